@@ -42,17 +42,13 @@ class Measures:
         """Adds the row of a step; `left` is how many tokens are still to train on."""
         self._tokens += tokens
         self._spent_s += seconds
-        self.add(row | {"tokens_per_s": tokens / seconds})
+        self.rows.append(row | {"tokens_per_s": tokens / seconds})
         if time.monotonic() - self._logged_s >= LOGGED_S:
             self._logged_s = time.monotonic()
             logger.info(
                 f"step {row['step']}: loss {row['loss']:.4f}, {self.tokens_per_s:.0f} tokens/s, "
                 f"{duration(left / self.tokens_per_s)} left"
             )
-
-    def add(self, row: dict[str, Any]) -> None:
-        """A row of figures."""
-        self.rows.append(row)
 
     def write(self, directory: Path) -> None:
         """Writes ``metrics.jsonl``, and TensorBoard's files if it is installed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Processes:
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
+        self.is_main = self.rank == 0
         self.device: torch.device = self.accelerator.device
         self.dtype = PRECISIONS[precision]
         self._directory: Path | None = None
@@ -67,22 +68,9 @@ class Processes:
             logging.getLogger("edge_transact").setLevel(logging.WARNING)  # one process tells
             progress.console = None
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
-        return self.rank == 0
-
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Model and optimizer as the processes share them."""
-        return self.accelerator.prepare(model, optimizer)
-
-    def forget(self) -> None:
-        """Lets go of what was prepared: accelerate keeps it otherwise, and the next training needs the memory."""
-        self.accelerator.free_memory()
-
     def part(self, model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
         """A context for a part of a step's gradients: only the last part exchanges them between processes."""
-        return self.accelerator.no_sync(model) if not last else _nothing()
+        return nullcontext() if last else self.accelerator.no_sync(model)
 
     def total(self, *values: float) -> list[float]:
         """The sums of some figures over all processes."""
@@ -96,10 +84,6 @@ class Processes:
         """Waits until all processes are here."""
         with self.failing_together():
             self.accelerator.wait_for_everyone()
-
-    def end(self) -> None:
-        """Parts with the other processes."""
-        self.accelerator.end_training()
 
     def tell(self, value: Any) -> Any:
         """The value of process 0, in all processes."""
@@ -121,10 +105,6 @@ class Processes:
             self._directory = Path(directory)
             with self.failing_together():
                 yield Journal(self._directory)
-            return
-        if self.count == 1:
-            with journal_of(what, ingredients, start) as journal:
-                yield journal
             return
         begun = False
         try:
@@ -174,8 +154,3 @@ def _word_of(note: Path, rank: int) -> str:
     with suppress(OSError):
         return f"another process failed: {note.read_text().strip()}"
     return f"process {rank} lost the connection to another process, which was killed or whose machine is gone"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

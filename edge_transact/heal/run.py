@@ -195,9 +195,9 @@ def heal(
         result = HealResult(checkpoint, source, options, trained, record, measures, processes.is_main, seconds)
         if finish and processes.is_main:
             finish(result)
-    processes.forget()
+    processes.accelerator.free_memory()  # the next training needs it
     if not together:
-        processes.end()
+        processes.accelerator.end_training()
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 
 from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
-from edge_transact.heal.text import TrainingText
+from edge_transact.heal.text import Sequence, TrainingText
 
 WARMUP = 0.05
 """The share of the steps in which the learning rate rises."""
@@ -109,12 +109,11 @@ class Schedule:
         """How many held-out sequences are measured, of so many that there are."""
         return min(self._wanted_held_out, most)
 
-    def held_out(self, text: TrainingText) -> tuple[torch.Tensor, torch.Tensor]:
-        """The held-out sequences that are measured, evenly spaced: int64 ``[n, length]``, and which of their tokens
-        count, bool ``[n, length]``."""
+    def held_out(self, text: TrainingText) -> list[Sequence]:
+        """The held-out sequences that are measured, evenly spaced."""
         count = self.held_out_sequences(len(text.held_out))
         chosen = torch.linspace(0, len(text.held_out) - 1, count).round().long()
-        return text.held_out[chosen], text.held_out_counted[chosen]
+        return [Sequence(text.held_out[number], text.held_out_counted[number]) for number in chosen.tolist()]
 
     @property
     def _wanted_held_out(self) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -47,6 +47,8 @@ OF_STUDENT = "model."
 """In front of a parameter's name in the checkpoint, where it is the student's."""
 
 Evaluate = Callable[[Student], dict[str, Any]]
+
+Item = TypeVar("Item")
 
 
 class NotFiniteError(EdgeTransactError):
@@ -123,7 +125,7 @@ class Training:
         optimizer = torch.optim.AdamW(
             trained, lr=options.learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
-        self.model, self.optimizer = processes.prepare(student, optimizer)
+        self.model, self.optimizer = processes.accelerator.prepare(student, optimizer)
         self._parameters = {
             name.removeprefix("module."): parameter
             for name, parameter in self.model.named_parameters()
@@ -131,7 +133,7 @@ class Training:
         }
         if grid:
             grid.attach({name.removeprefix(OF_STUDENT): parameter for name, parameter in student.named_parameters()})
-        self._held_out, self._held_out_counted = self.schedule.held_out(text)
+        self._held_out = self.schedule.held_out(text)
         self._held_out_predictions: dict[int, Predictions] = {}
         """The teacher's, which never change, of what goes through the model at once."""
         self._done, self._best, self._worse = 0, 0, 0
@@ -149,19 +151,17 @@ class Training:
         if not self._done:
             self._before = self._lowest = self._measure(0)
             self._keep_best()
-            if self.options.eval_every:
-                self._evaluate()
-        schedule, stopped = self.schedule, self._is_worse()
+            self._evaluate()
+        schedule = self.schedule
         sequences = self.text.sequences(self._done * schedule.sequences)
         try:
             with bar(TRAIN_STEP, self._work(schedule.steps), self._work(self._done)) as advance:
-                while self._done < schedule.steps and not stopped:
+                while self._done < schedule.steps and self._worse < PATIENCE:
                     self._step([next(sequences) for _ in range(schedule.sequences)])
                     self._after_step()
                     advance(self._work(self._done) - self._work(self._done - 1))
-                    stopped = self._is_worse()
         except NotFiniteError:
-            self._restore_best(though_failed=True)
+            self._restore_best()
             raise
         self._restore_best()
         losses = [row["loss"] for row in self.measures.rows if "loss" in row]
@@ -182,9 +182,6 @@ class Training:
         measurement = len(self._held_out) / (3 * self.schedule.sequences)
         return done + measurement * self.schedule.evaluations(done)
 
-    def _is_worse(self) -> bool:
-        return self._worse >= PATIENCE and self._done < self.schedule.steps
-
     def _step(self, sequences: list[Sequence]) -> None:
         started = time.perf_counter()
         schedule, step = self.schedule, self._done
@@ -194,11 +191,11 @@ class Training:
         counted = sum(int(sequence.counted[1:].sum()) for sequence in sequences)
         first = step * schedule.sequences
         figures = {"unlikelihood": self._unlearn_repetition(sequences, first)} if self._rows else {}
-        parts = list(self._parts(sequences))
+        groups = self._mine(sequences)
         summed = 0.0
-        for number, (ids, where) in enumerate(parts, 1):
-            with self.processes.part(self.model, last=number == len(parts)), self.processes.failing_together():
-                loss = self._loss(ids, where)
+        for number, group in enumerate(groups, 1):
+            with self.processes.part(self.model, last=number == len(groups)), self.processes.failing_together():
+                loss = self._loss(*self._batch(group))
                 # DDP and FSDP average gradients over the processes, and the loss is a sum over all.
                 self.processes.accelerator.backward(loss * (self.processes.count / max(counted, 1)))
             summed += loss.item()
@@ -208,7 +205,17 @@ class Training:
         if self._rows:
             loss_per_token += self.options.unlikelihood * figures["unlikelihood"]
         if not math.isfinite(loss_per_token) or not math.isfinite(norm):
-            self._not_finite(loss_per_token, norm, first)
+            what = (
+                f"the norm of the gradient is {norm}"
+                if math.isfinite(loss_per_token)
+                else f"the loss is {loss_per_token}"
+            )
+            raise NotFiniteError(
+                f"{what} in step {step + 1} of {schedule.steps}, on the sequences {first} to "
+                f"{first + schedule.sequences - 1}",
+                fix=f"Give a lower --learning-rate than {schedule.rate:g}.",
+                best=self._best,
+            )
         if self.grid:
             self.grid.step(self.optimizer.step, rate / schedule.rate, step + 1)
         else:
@@ -232,12 +239,11 @@ class Training:
 
     def _unlearn_repetition(self, sequences: list[Sequence], first: int) -> float:
         """Adds the gradient of the penalty, and returns it, in nats for each token that the student has written."""
-        processes, together, summed = self.processes, self.schedule.together, 0.0
+        processes, summed = self.processes, 0.0
         written = len(sequences) * self._rows * CONTINUATION
-        mine = list(enumerate(sequences, first))[processes.rank :: processes.count]
-        for start in range(0, len(mine), together):
+        for group in self._mine(list(enumerate(sequences, first))):
             with processes.part(self.model, last=False), processes.failing_together():
-                penalty = self._penalty(mine[start : start + together])
+                penalty = self._penalty(group)
                 processes.accelerator.backward(penalty * (self.options.unlikelihood * processes.count / written))
             summed += penalty.item()
         (summed,) = processes.total(summed)
@@ -248,14 +254,16 @@ class Training:
         ids = torch.cat([contexts(sequence, number) for number, sequence in sequences])
         return self.model(ids.to(self.processes.device), None, None, self.processes.dtype)
 
-    def _parts(self, sequences: list[Sequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This process's share of a step, as many sequences at once as go through the model together."""
-        mine = sequences[self.processes.rank :: self.processes.count]
-        for start in range(0, len(mine), self.schedule.together):
-            those = mine[start : start + self.schedule.together]
-            ids = torch.stack([sequence.ids for sequence in those])
-            counted = torch.stack([sequence.counted for sequence in those])
-            yield ids.to(self.processes.device), counted.to(self.processes.device)
+    def _mine(self, items: list[Item]) -> list[list[Item]]:
+        """This process's share, as many at once as go through the model together."""
+        mine, together = items[self.processes.rank :: self.processes.count], self.schedule.together
+        return [mine[start : start + together] for start in range(0, len(mine), together)]
+
+    def _batch(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens, and which of them count, both ``[batch, length]`` on the device."""
+        ids = torch.stack([sequence.ids for sequence in sequences])
+        counted = torch.stack([sequence.counted for sequence in sequences])
+        return ids.to(self.processes.device), counted.to(self.processes.device)
 
     def _loss(self, ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
         predictions = self.teacher.predict(ids, counted) if self.teacher else None
@@ -268,15 +276,6 @@ class Training:
         if norm > CLIP and math.isfinite(norm):
             torch._foreach_mul_(gradients, CLIP / norm)
         return norm
-
-    def _not_finite(self, loss: float, norm: float, first: int) -> None:
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-        last = first + self.schedule.sequences - 1
-        raise NotFiniteError(
-            f"{what} in step {self._done + 1} of {self.schedule.steps}, on the sequences {first} to {last}",
-            fix=f"Give a lower --learning-rate than {self.schedule.rate:g}.",
-            best=self._best,
-        )
 
     def _after_step(self) -> None:
         schedule, done = self.schedule, self._done
@@ -300,31 +299,28 @@ class Training:
         self.student.eval()
         figures = self.evaluate(self.student)
         self.student.train()
-        self.measures.add({"step": self._done, "tokens": self._done * self.schedule.batch_tokens, **figures})
+        self.measures.rows.append({"step": self._done, "tokens": self._done * self.schedule.batch_tokens, **figures})
 
     @torch.no_grad()
     def _measure(self, done: int) -> float:
         """The mean loss on held-out text, in nats a token, with the penalty on repetition."""
-        rank, count = self.processes.rank, self.processes.count
-        summed, penalty, together = 0.0, 0.0, self.schedule.together
-        mine = list(range(rank, len(self._held_out), count))
+        numbered = list(enumerate(self._held_out))
+        groups = self._mine(numbered)
         # Every process calls the model as often, because sharded weights are gathered by all.
-        calls = math.ceil(math.ceil(len(self._held_out) / count) / together)
+        calls = math.ceil(math.ceil(len(numbered) / self.processes.count) / self.schedule.together)
+        summed = penalty = 0.0
         with working(HELD_OUT_STEP), self.processes.failing_together():
             for call in range(calls):
-                those = mine[call * together : (call + 1) * together]
-                ids = self._held_out[those or [0]].to(self.processes.device)
-                counted = self._held_out_counted[those or [0]].to(self.processes.device)
+                group, share = (groups[call], 1) if call < len(groups) else (numbered[:1], 0)
+                ids, counted = self._batch([sequence for _, sequence in group])
                 if self.teacher and call not in self._held_out_predictions:
                     self._held_out_predictions[call] = self.teacher.predict(ids, counted)
                 predictions = self._held_out_predictions.get(call)
-                loss = self.model(ids, counted, predictions, self.processes.dtype)
-                summed += loss.item() if those else 0.0
+                summed += share * self.model(ids, counted, predictions, self.processes.dtype).item()
                 if self._rows:
-                    found = self._penalty((n, self._held_out_sequence(n)) for n in those or [0])
-                    penalty += found.item() if those else 0.0
+                    penalty += share * self._penalty(group).item()
         summed, penalty = self.processes.total(summed, penalty)
-        mean = summed / max(int(self._held_out_counted[:, 1:].sum()), 1)
+        mean = summed / max(sum(int(sequence.counted[1:].sum()) for sequence in self._held_out), 1)
         if self._rows:
             mean += self.options.unlikelihood * penalty / (len(self._held_out) * self._rows * CONTINUATION)
         if not math.isfinite(mean):
@@ -335,21 +331,16 @@ class Training:
                 else "The model or its teacher is damaged: eval says which.",
                 best=self._best,
             )
-        self.measures.add({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})
+        self.measures.rows.append({"step": done, "tokens": done * self.schedule.batch_tokens, "held_out_loss": mean})
         logger.info(f"step {done} of {self.schedule.steps}: loss on held-out text {mean:.4f}")
         return mean
-
-    def _held_out_sequence(self, number: int) -> Sequence:
-        return Sequence(self._held_out[number], self._held_out_counted[number])
 
     def _keep_best(self) -> None:
         # The latest snapshot, from which a killed run continues, may have another best step.
         self.snapshots.write(BEST, self._best, self._weights(), keep=self._best_of_snapshot)
 
-    def _restore_best(self, *, though_failed: bool = False) -> None:
+    def _restore_best(self) -> None:
         """The student gets the weights of the best step."""
-        if self._best == self._done and not though_failed:
-            return
         self.snapshots.read(BEST, self._best, self._weights())
         if self.grid:
             self.grid.round()

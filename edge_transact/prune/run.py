@@ -199,7 +199,7 @@ def prune(
             journal.note(_WRITTEN, sha256(output / PROVENANCE_FILE))
             finish(result)
     if processes:
-        processes.end()
+        processes.accelerator.end_training()
     return result
 
 
