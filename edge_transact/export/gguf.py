@@ -11,7 +11,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType as Kind
 
 from edge_transact import costs
 from edge_transact.artifacts.outputs import new_file, refuse_existing
@@ -23,13 +22,6 @@ from edge_transact.export.tokenizer import add_tokenizer
 from edge_transact.formatting import megabytes
 from edge_transact.gguf import layout
 from edge_transact.progress import track
-
-FILE_TYPES = {
-    Kind.F16: gguf.LlamaFileType.MOSTLY_F16,
-    Kind.BF16: gguf.LlamaFileType.MOSTLY_BF16,
-    Kind.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-    Kind.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ def export_gguf(
 
 def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
     writer = gguf.GGUFWriter(fresh, model.architecture)
-    writer.add_file_type(FILE_TYPES[model.kind])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{model.kind.name}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_sizes(writer, model)
     add_tokenizer(writer, model.directory, model.plan.vocab_size, pre)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import gguf
 import numpy as np
@@ -29,16 +28,6 @@ BLOCK_WEIGHTS = 4 << 20
 TORCH_DTYPES = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
 
 
-class Tensors(Protocol):
-    """The tensors of a model, one at a time."""
-
-    def kinds(self) -> Mapping[str, Kind]:
-        """Each tensor's kind, by the checkpoint's name, in the order of `packed`."""
-
-    def packed(self) -> Iterator[np.ndarray]:
-        """The bytes of each GGUF tensor, uint8."""
-
-
 def packed_bytes(place: Place, kind: Kind) -> int:
     """Bytes of a GGUF tensor."""
     size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
@@ -54,7 +43,7 @@ class CheckpointTensors:
     kind: Kind
 
     def kinds(self) -> Mapping[str, Kind]:
-        """See `Tensors`."""
+        """Each tensor's kind, by the checkpoint's name, in the order of `packed`."""
         size, _ = gguf.GGML_QUANT_SIZES[self.kind]
 
         def kind(place: Place) -> Kind:
@@ -65,7 +54,7 @@ class CheckpointTensors:
         return {name: kind(place) for name, place in self.places.items()}
 
     def packed(self) -> Iterator[np.ndarray]:
-        """See `Tensors`. Raises an `EdgeTransactError` with the tensor's name if a weight isn't finite in `kind`."""
+        """The bytes of each GGUF tensor, uint8. An `EdgeTransactError` names one that isn't finite in `kind`."""
         for name, kind in self.kinds().items():
             yield cast(name, self.checkpoint.tensor(name), self.places[name], kind)
 
@@ -113,7 +102,7 @@ class ShardTensors:
     places: Mapping[str, Place]
 
     def kinds(self) -> Mapping[str, Kind]:
-        """See `Tensors`."""
+        """See `CheckpointTensors`."""
         shapes = tensor_shapes(self.plan)
         return {
             part: self._kind(name, self.places[part], shapes[part])
@@ -132,7 +121,7 @@ class ShardTensors:
         return Kind.F16 if self.quantization.model_dtype == "float16" else Kind.F32
 
     def packed(self) -> Iterator[np.ndarray]:
-        """See `Tensors`."""
+        """See `CheckpointTensors`."""
         shapes, kinds = tensor_shapes(self.plan), self.kinds()
         for name, source in self.sources.items():
             parts = [part for part in source[0] if part in kinds]
@@ -171,3 +160,6 @@ class ShardTensors:
     def _words(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         prefix = name.removesuffix("weight")
         return self.reader.array(f"{prefix}q_weight"), self.reader.array(f"{prefix}q_scale")
+
+
+Tensors = CheckpointTensors | ShardTensors

@@ -21,12 +21,10 @@ from torch.distributed.tensor import DTensor
 
 from edge_transact.errors import UsageError
 from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.rounding.distillation import descend
 
 SCALE_RATE = 1e-3
 """The largest relative change of a scale in a step, where the learning rate of weights is at its highest."""
-
-DECAY = 0.9, 0.95
-"""Of the running means of the scales' gradients, and of their sizes."""
 
 LOWEST, HIGHEST = -ZERO_POINT, 15 - ZERO_POINT
 """What codes stand for, in scales."""
@@ -170,12 +168,7 @@ class Grid:
                 _grouped(tensor, rows, columns) for tensor in (matrix.parameter.grad, matrix.parameter.data)
             )
             torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=_of_groups(gradient, rows, columns))
-        matrix.mean.lerp_(gradient, 1 - DECAY[0])
-        matrix.size.lerp_(gradient.abs().mean(), 1 - DECAY[1])
-        size = matrix.size / (1 - DECAY[1] ** number)
-        if size > 0:
-            mean = matrix.mean / (1 - DECAY[0] ** number)
-            matrix.change.sub_((mean / size).clamp_(-1, 1), alpha=rate)
+        descend(matrix.change, matrix.mean, matrix.size, gradient, rate, number)
 
     def _follow(self, matrix: _Matrix, before: torch.Tensor) -> None:
         """Exact weights grow with their scales, and stay on the grid's range."""

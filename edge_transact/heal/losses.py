@@ -12,10 +12,8 @@ from torch.nn import functional
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits are in memory at once, by the kind of device."""
 
-
 BLOCK_TOKENS = 1024
-"""Tokens whose logits' gradients are in memory at once: one matrix product for the gradient of `lm_head`, which is as
-large as the embedding, instead of many that are added up."""
+"""Tokens whose logits' gradients are in memory at once: one matrix product gives the gradient of `lm_head`."""
 
 
 @dataclass(frozen=True)

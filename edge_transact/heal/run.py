@@ -154,7 +154,7 @@ def heal(
 
         def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
             done = record | {"loss": loss, "loss_before": before}
-            provenance = _provenance(source, model) | {HEALED: [*_healed_before(source), done]}
+            provenance = _provenance(source, model) | {HEALED: [*_provenance(source, "").get(HEALED, []), done]}
             tensors = tensors_of(student, source, grid.dtype if grid else None)
 
             def also(directory: Path) -> None:
@@ -302,7 +302,3 @@ def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return {key: value for key, value in found.items() if key not in ("versions", "license")}
     return {"source": source_name(model)}
-
-
-def _healed_before(source: Checkpoint) -> list[Any]:
-    return list(_provenance(source, "").get(HEALED, []))

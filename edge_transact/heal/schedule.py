@@ -22,12 +22,10 @@ MOST_EVALUATIONS = 8
 """How often held-out text is measured at most, besides once before the training."""
 
 HELD_OUT_SHARE, LEAST_HELD_OUT = 0.02, 4
-"""Held-out tokens, as a share of those that are trained on: measuring takes little of the time. Of a short training, at
-least so many sequences: of fewer, the best step would be a matter of chance."""
+"""Held-out tokens, as a share of those that are trained on, and of a short training at least so many sequences."""
 
 TRAINED_BETWEEN = 2
-"""At least so many times the measured sequences are trained on between two measurements: of a short training, too,
-measuring takes a tenth of the time or so."""
+"""Between two measurements, at least so many times the measured sequences are trained on."""
 
 
 def length_of(config: Any, window: int | None) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import shutil
 from importlib.metadata import version
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -18,25 +17,12 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.frozen import load_frozen
-from edge_transact.heal.losses import DensePredictions, Predictions, TopPredictions, chunks
+from edge_transact.heal.losses import DensePredictions, TopPredictions, chunks
 from edge_transact.progress import working
 
 logger = logging.getLogger(__name__)
 
 LOAD_STEP = "load the teacher"
-
-
-class Teacher(Protocol):
-    """What predicts."""
-
-    def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> Predictions:
-        """The predictions of the tokens that count, in order.
-
-        Args:
-            ids: int64 ``[batch, length]``.
-            counted: bool ``[batch, length]``.
-        """
-        ...
 
 
 class DenseTeacher:
@@ -133,3 +119,6 @@ class KeptTeacher:
             ids.append(indices.int().cpu())
             probabilities.append(values.half().cpu())
         return {"ids": torch.cat(ids), "log_probabilities": torch.cat(probabilities)}
+
+
+Teacher = DenseTeacher | KeptTeacher

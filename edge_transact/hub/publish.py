@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from edge_transact import progress
@@ -14,9 +13,6 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.hub.download import HUB_ID, refused
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +53,7 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
     Checkpoint.open(directory)
     card = _card(directory, repository, revision)
 
-    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import disable_progress_bars
 
@@ -65,7 +61,8 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
         raise EdgeTransactError("not logged in to the hub", fix="Log in with a token that can write: hf auth login.")
     if not progress.drawable():
         disable_progress_bars()
-    files = [path for path in directory.rglob("*") if path.is_file() and _is_published(path.relative_to(directory))]
+    found = {path.relative_to(directory): path for path in directory.rglob("*") if path.is_file()}
+    files = {name.as_posix(): path for name, path in found.items() if _is_published(name)}
     logger.info(f"push {directory}: {len(files)} files to {repository}")
     api = HfApi()
     try:
@@ -74,7 +71,7 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.create_commit(
             repository,
-            [_addition(path, directory, card) for path in files],
+            [CommitOperationAdd(name, card if name == CARD else path) for name, path in files.items()],
             commit_message=f"Push {directory.name} with edge-transact",
             revision=revision,
         )
@@ -92,13 +89,6 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
 def _is_published(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and not any(path.match(pattern) for pattern in UNPUBLISHED)
-
-
-def _addition(path: Path, directory: Path, card: bytes) -> CommitOperationAdd:
-    from huggingface_hub import CommitOperationAdd
-
-    name = path.relative_to(directory).as_posix()
-    return CommitOperationAdd(path_in_repo=name, path_or_fileobj=card if name == CARD else path)
 
 
 def _card(directory: Path, repository: str, revision: str | None) -> bytes:

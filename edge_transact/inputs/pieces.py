@@ -11,22 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from edge_transact.artifacts.digests import sha256, text_digest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.demo_texts import Purpose
-from edge_transact.inputs.rows import (
-    Row,
-    is_blank,
-    not_utf8,
-    parquet_file,
-    plain,
-    read_files,
-    read_parquet,
-    rows_of_lines,
-    unreadable,
-)
+from edge_transact.inputs.rows import Row, parquet_file, plain, read_files, read_parquet, reading, rows_of_lines
 from edge_transact.inputs.texts import files_of, read_rows
 
 PIECE_BYTES = 1 << 18
@@ -57,25 +47,18 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Piece:
+class HeldPiece:
     """Rows in memory."""
 
     held: tuple[Row, ...]
 
-    def rows(self) -> Iterator[Row | Part]:
-        """The rows that aren't blank, and the parts of documents.
-
-        Raises:
-            EdgeTransactError: The file is gone, has changed, or has a row without text.
-        """
-        return (row for row in self._all() if isinstance(row, Part) or not is_blank(row))
-
-    def _all(self) -> Iterator[Row | Part]:
-        yield from self.held
+    def rows(self) -> Iterator[Row]:
+        """The rows."""
+        return iter(self.held)
 
 
 @dataclass(frozen=True)
-class FilePiece(Piece):
+class FilePiece:
     """A part of a file that had `size` bytes: a range of bytes, or of rows in a row group of Parquet."""
 
     file: Path
@@ -84,28 +67,30 @@ class FilePiece(Piece):
     stop: int
     group: int = 0
 
+    def rows(self) -> Iterator[Row | Part]:
+        """The rows that aren't blank, and the parts of documents.
+
+        Raises:
+            EdgeTransactError: The file is gone, has changed, or has a row without text.
+        """
+        with reading(self.file):
+            yield from (row for row in self._all() if isinstance(row, Part) or plain(row).strip())
+
     def _all(self) -> Iterator[Row | Part]:
-        try:
-            if (size := self.file.stat().st_size) != self.size:
-                raise EdgeTransactError(
-                    f"{self.file} has changed while it was read: {size} bytes, {self.size} before",
-                    fix="Leave a text as it is while a run reads it, and start again with --fresh.",
-                )
-            suffix = self.file.suffix.lower()
-            if suffix == ".parquet":
-                yield from read_parquet(self.file, self.group, range(self.start, self.stop))
-            elif suffix in (".html", ".htm"):
-                yield from read_files([self.file])
-            elif suffix == ".jsonl":
-                after = f", after byte {self.start}" if self.start else ""
-                lines = (line.decode("utf-8") for line in self._lines())
-                yield from rows_of_lines(lines, f"{self.file}{after}")
-            else:
-                yield from self._text()
-        except UnicodeDecodeError as error:
-            raise not_utf8(self.file, error) from error
-        except OSError as error:
-            raise unreadable(self.file, error) from error
+        if (size := self.file.stat().st_size) != self.size:
+            raise EdgeTransactError(
+                f"{self.file} has changed while it was read: {size} bytes, {self.size} before",
+                fix="Leave a text as it is while a run reads it, and start again with --fresh.",
+            )
+        suffix = self.file.suffix.lower()
+        if suffix == ".parquet":
+            return read_parquet(self.file, self.group, range(self.start, self.stop))
+        if suffix in (".html", ".htm"):
+            return read_files([self.file])
+        if suffix != ".jsonl":
+            return self._text()
+        after = f", after byte {self.start}" if self.start else ""
+        return rows_of_lines((line.decode("utf-8") for line in self._lines()), f"{self.file}{after}")
 
     def _text(self) -> Iterator[Row | Part]:
         """The document, or the part of it that is in the range."""
@@ -142,14 +127,12 @@ def _cut(stream: BinaryIO, position: int, size: int) -> int:
     return position + next((at for at, byte in enumerate(window[1:]) if byte & 0xC0 != 0x80), 0)
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """A TEXT in pieces, in order, its bytes, and a digest that identifies the content (see `DIGESTED_BYTES`)."""
+class Pieces(NamedTuple):
+    """A TEXT in pieces, in order, a digest that identifies the content (see `DIGESTED_BYTES`), and its bytes."""
 
-    text: str
-    pieces: Sequence[Piece]
-    nbytes: int
+    pieces: Sequence[HeldPiece | FilePiece]
     digest: str
+    nbytes: int
 
 
 def pieces_of(text: str, purpose: Purpose) -> Pieces:
@@ -162,24 +145,27 @@ def pieces_of(text: str, purpose: Purpose) -> Pieces:
         rows = read_rows(text, purpose)
         nbytes = sum(len(plain(row).encode()) for row in rows)
         digest = text_digest("\0".join(map(plain, rows)))
-        return Pieces(text, list(_grouped(rows, _piece_bytes(nbytes))), nbytes, digest)
+        return Pieces(list(_grouped(rows, _piece_bytes(nbytes))), digest, nbytes)
     files = files_of(text, purpose)
     sizes = [file.stat().st_size for file in files]
     length = _piece_bytes(sum(sizes))
-    pieces: list[Piece] = []
+    pieces: list[FilePiece] = []
     for file, size in zip(files, sizes, strict=True):
         suffix = file.suffix.lower()
         if suffix == ".parquet":
             pieces += _row_ranges(file, size, length)
         elif suffix in (".html", ".htm"):
-            pieces.append(FilePiece((), file, size, 0, size))
+            pieces.append(FilePiece(file, size, 0, size))
         else:
             starts = range(0, size, length)
-            pieces += [FilePiece((), file, size, start, min(start + length, size)) for start in starts]
+            pieces += [FilePiece(file, size, start, min(start + length, size)) for start in starts]
     if not pieces:
         raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
-    identity = [[file.name, _identity(file, size)] for file, size in zip(files, sizes, strict=True)]
-    return Pieces(text, pieces, sum(sizes), text_digest(json.dumps(identity)))
+    identity = [
+        [file.name, sha256(file) if size <= DIGESTED_BYTES else f"{size} {file.stat().st_mtime_ns}"]
+        for file, size in zip(files, sizes, strict=True)
+    ]
+    return Pieces(pieces, text_digest(json.dumps(identity)), sum(sizes))
 
 
 def _row_ranges(file: Path, size: int, length: int) -> Iterator[FilePiece]:
@@ -189,18 +175,14 @@ def _row_ranges(file: Path, size: int, length: int) -> Iterator[FilePiece]:
         group = metadata.row_group(number)
         count = max(1, min(PIECES, group.total_byte_size // length, group.num_rows))
         cuts = (group.num_rows * part // count for part in range(count + 1))
-        yield from (FilePiece((), file, size, start, stop, number) for start, stop in pairwise(cuts))
-
-
-def _identity(file: Path, size: int) -> str:
-    return sha256(file) if size <= DIGESTED_BYTES else f"{size} {file.stat().st_mtime_ns}"
+        yield from (FilePiece(file, size, start, stop, number) for start, stop in pairwise(cuts))
 
 
 def _piece_bytes(nbytes: int) -> int:
     return min(PIECE_BYTES, max(LEAST_PIECE_BYTES, nbytes // PIECES))
 
 
-def _grouped(rows: Sequence[Row], length: int) -> Iterator[Piece]:
+def _grouped(rows: Sequence[Row], length: int) -> Iterator[HeldPiece]:
     """Rows in memory as pieces of about `length` bytes."""
     held: list[Row] = []
     nbytes = 0
@@ -208,7 +190,7 @@ def _grouped(rows: Sequence[Row], length: int) -> Iterator[Piece]:
         held.append(row)
         nbytes += len(plain(row).encode())
         if nbytes >= length:
-            yield Piece(tuple(held))
+            yield HeldPiece(tuple(held))
             held, nbytes = [], 0
     if held:
-        yield Piece(tuple(held))
+        yield HeldPiece(tuple(held))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,6 @@ class Chat:
 Row = str | Chat
 
 
-def is_blank(row: Row) -> bool:
-    """Whether nothing is written in it."""
-    return not (row if isinstance(row, str) else row.plain()).strip()
-
-
 def plain(row: Row) -> str:
     """A row as plain text."""
     return row if isinstance(row, str) else row.plain()
@@ -67,7 +63,7 @@ def read_files(files: Iterable[Path]) -> Iterator[Row]:
     """
     for file in files:
         suffix = file.suffix.lower()
-        try:
+        with reading(file):
             if suffix == ".jsonl":
                 with file.open(encoding="utf-8") as stream:
                     yield from rows_of_lines(stream, str(file))
@@ -77,20 +73,18 @@ def read_files(files: Iterable[Path]) -> Iterator[Row]:
                 yield strip_html(file.read_text(encoding="utf-8"))
             else:
                 yield file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise not_utf8(file, error) from error
-        except OSError as error:
-            raise unreadable(file, error) from error
 
 
-def not_utf8(file: Path, error: UnicodeDecodeError) -> EdgeTransactError:
-    """What to raise for a file in another encoding."""
-    return EdgeTransactError(f"{file} is not UTF-8: {error}", fix="Convert it to UTF-8.")
-
-
-def unreadable(file: Path, error: OSError) -> EdgeTransactError:
-    """What to raise for a file that the system doesn't give."""
-    return EdgeTransactError(f"{file} can't be read: {error}", fix="Check that it is there, and its permissions.")
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raises an `EdgeTransactError` for a file in another encoding, or that can't be read."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise EdgeTransactError(f"{file} is not UTF-8: {error}", fix="Convert it to UTF-8.") from error
+    except OSError as error:
+        fix = "Check that it is there, and its permissions."
+        raise EdgeTransactError(f"{file} can't be read: {error}", fix=fix) from error
 
 
 def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:

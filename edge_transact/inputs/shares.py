@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_transact.errors import UsageError
 from edge_transact.inputs.demo_texts import MIXED, MIXED_PARTS
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One of several texts, and its weight relative to the others."""
 
     text: str

@@ -13,7 +13,7 @@ from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.demo_texts import DEMO_TEXTS, Purpose, demo_rows
 from edge_transact.inputs.html import strip_html
 from edge_transact.inputs.names import suggestion
-from edge_transact.inputs.rows import SUFFIXES, Row, is_blank, plain, read_files
+from edge_transact.inputs.rows import SUFFIXES, Row, plain, read_files
 
 __all__ = ["DOCUMENT_SEPARATOR", "files_of", "read_documents", "read_rows", "read_text", "strip_html"]
 
@@ -48,7 +48,7 @@ def read_rows(text: str, purpose: Purpose) -> list[Row]:
         EdgeTransactError: There is no such text, it can't be read, or it is empty. The message names file and line.
     """
     found = demo_rows(text, purpose) if text.startswith("demo:") else read_files(files_of(text, purpose))
-    rows = [row for row in found if not is_blank(row)]
+    rows = [row for row in found if plain(row).strip()]
     if not rows:
         raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
     characters = sum(len(plain(row)) for row in rows)

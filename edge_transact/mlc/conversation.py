@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 """Used if the chat template has none, because MLC always writes a system part."""
 
+ROLES = ("user", "assistant", "tool")
+
 
 @dataclass(frozen=True)
 class _Family:
@@ -31,12 +33,11 @@ class _Family:
     name: str
     markers: tuple[str, ...]
     system_template: str
-    user: str
-    assistant: str
-    tool: str
+    roles: tuple[str, str, str]
+    """Of the user, the assistant and tools."""
     seps: tuple[str, ...]
-    role_content_sep: str
-    role_empty_sep: str
+    role_seps: tuple[str, str]
+    """Between a role and its message, and between the assistant's role and its answer."""
     stop_str: tuple[str, ...]
     merged_system: bool = False
 
@@ -46,36 +47,27 @@ _FAMILIES = (
         name="chatml",
         markers=("<|im_start|>", "<|im_end|>"),
         system_template="<|im_start|>system\n{system_message}<|im_end|>\n",
-        user="<|im_start|>user",
-        assistant="<|im_start|>assistant",
-        tool="<|im_start|>tool",
+        roles=("<|im_start|>user", "<|im_start|>assistant", "<|im_start|>tool"),
         seps=("<|im_end|>\n",),
-        role_content_sep="\n",
-        role_empty_sep="\n",
+        role_seps=("\n", "\n"),
         stop_str=("<|im_end|>",),
     ),
     _Family(
         name="llama-3",
         markers=("<|start_header_id|>", "<|eot_id|>"),
         system_template="{bos}<|start_header_id|>system<|end_header_id|>\n\n{system_message}<|eot_id|>",
-        user="<|start_header_id|>user",
-        assistant="<|start_header_id|>assistant",
-        tool="<|start_header_id|>ipython",
+        roles=("<|start_header_id|>user", "<|start_header_id|>assistant", "<|start_header_id|>ipython"),
         seps=("<|eot_id|>",),
-        role_content_sep="<|end_header_id|>\n\n",
-        role_empty_sep="<|end_header_id|>\n\n",
+        role_seps=("<|end_header_id|>\n\n", "<|end_header_id|>\n\n"),
         stop_str=("<|eot_id|>",),
     ),
     _Family(
         name="llama-2",
         markers=("[INST]", "<<SYS>>"),
         system_template="{bos}[INST] <<SYS>>\n{system_message}\n<</SYS>>\n\n",
-        user="{bos}[INST]",
-        assistant="[/INST]",
-        tool="[INST]",
+        roles=("{bos}[INST]", "[/INST]", "[INST]"),
         seps=(" ", " {eos}"),
-        role_content_sep=" ",
-        role_empty_sep="",
+        role_seps=(" ", ""),
         stop_str=("[INST]",),
         merged_system=True,
     ),
@@ -83,17 +75,14 @@ _FAMILIES = (
         name="tinyllama_v1_0",
         markers=("<|user|>", "<|assistant|>"),
         system_template="<|system|>\n{system_message}{eos}\n",
-        user="<|user|>",
-        assistant="<|assistant|>",
-        tool="<|user|>",
+        roles=("<|user|>", "<|assistant|>", "<|user|>"),
         seps=("{eos}\n",),
-        role_content_sep="\n",
-        role_empty_sep="\n",
+        role_seps=("\n", "\n"),
         stop_str=(),
     ),
 )
 
-_PLAIN = _Family("LM", (), "{system_message}", "", "", "", ("",), "", "", ())
+_PLAIN = _Family("LM", (), "{system_message}", ("", "", ""), ("",), ("", ""), ())
 
 
 def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
@@ -123,12 +112,12 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
         "system_message": "" if family is _PLAIN else _system_message(tokenizer, text(family.system_template)),
         **({"system_prefix_token_ids": [tokenizer.bos_token_id]} if adds_bos else {}),
         "add_role_after_system_message": not family.merged_system,
-        "roles": {"user": text(family.user), "assistant": text(family.assistant), "tool": text(family.tool)},
-        "role_templates": {role: f"{{{role}_message}}" for role in ("user", "assistant", "tool")},
+        "roles": dict(zip(ROLES, map(text, family.roles), strict=True)),
+        "role_templates": {role: f"{{{role}_message}}" for role in ROLES},
         "messages": [],
         "seps": [text(sep) for sep in family.seps],
-        "role_content_sep": text(family.role_content_sep),
-        "role_empty_sep": text(family.role_empty_sep),
+        "role_content_sep": text(family.role_seps[0]),
+        "role_empty_sep": text(family.role_seps[1]),
         "stop_str": stop_str,
         "stop_token_ids": sorted({*eos_token_ids, *stop_ids}),
         "function_string": "",
@@ -157,10 +146,8 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _family(chat_template: str) -> _Family:
-    for family in _FAMILIES:
-        if all(marker in chat_template for marker in family.markers):
-            return family
-    return _PLAIN
+    fitting = (family for family in _FAMILIES if all(marker in chat_template for marker in family.markers))
+    return next(fitting, _PLAIN)
 
 
 def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:

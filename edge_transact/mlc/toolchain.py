@@ -19,7 +19,7 @@ from edge_transact.compiler.archive import check_library
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, Checkout, find
+from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, find
 from edge_transact.quantization import Quantization
 
 logger = logging.getLogger(__name__)
@@ -51,14 +51,10 @@ class MLC:
                 "MLC-LLM compiles Metal with Xcode's xcrun, which isn't installed here",
                 fix="Build iphone with --engine tvm, or on a Mac with Xcode.",
             )
-        self._checkout = find()
-        self._known = self._checkout.is_known
+        self.checkout = find()
+        self._known = self.checkout.is_known
         if not self._known:
-            logger.warning(f"trying {self._checkout.pair}, which was not tested; {KNOWN_PAIR} is known to work")
-
-    @property
-    def checkout(self) -> Checkout:
-        return self._checkout
+            logger.warning(f"trying {self.checkout.pair}, which was not tested; {KNOWN_PAIR} is known to work")
 
     def write_model(
         self,
@@ -109,8 +105,8 @@ class MLC:
         check_library(path, target, model_lib)
 
     def _run(self, emitted: Path, command: str, *arguments: str) -> None:
-        logger.info(f"mlc_llm {command} ({self._checkout.where})")
-        path = [str(self._checkout.python), os.environ.get("PYTHONPATH", "")]
+        logger.info(f"mlc_llm {command} ({self.checkout.where})")
+        path = [str(self.checkout.python), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "SKIP_LOADING_MLCLLM_SO": "1",
@@ -141,7 +137,7 @@ class MLC:
             fix = "Run again with --verbose to see its output, or build with --engine tvm."
             return EdgeTransactError(f"mlc_llm {command} failed: {said}", fix=fix)
         return EdgeTransactError(
-            f"mlc_llm {command} failed: {said}. {self._checkout.pair} is not known to work",
+            f"mlc_llm {command} failed: {said}. {self.checkout.pair} is not known to work",
             fix=f"{KNOWN_PAIR} is: {CHECK_OUT_KNOWN}",
         )
 

@@ -12,8 +12,7 @@ from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.distillation import distill
 
 CODES_TOKENS, SCALES_TOKENS = 8192, 16384
-"""The most tokens that each of both steps reads, so that more text takes no more time. For SmolLM2's codes, 16,384 were
-no better than 8,192."""
+"""The most tokens that each of both steps reads, so that more text takes no more time."""
 
 
 def round_best(

@@ -35,8 +35,7 @@ HELD_OUT = 8
 """One window in 8 is held out, to see how far fitting helps."""
 
 FRACTIONS = (1.0, 0.75, 0.5, 0.25)
-"""Of the change that the descent ends with, the one that predicts held-out text best is kept. A window a step makes the
-end noisy, and half of a noisy change has a quarter of its harm."""
+"""Of the change that the descent ends with, the one that predicts held-out text best is kept: the end is noisy."""
 
 _STATE = "distilled-state"
 
@@ -109,12 +108,23 @@ def _last_hidden(model: LayerwiseModel, journal: Journal) -> torch.Tensor:
     return hidden
 
 
-class _Descent:
-    """Gradient descent with momentum on the relative changes of scales; as in Adam, large gradients move by the rate.
+def descend(
+    change: torch.Tensor, mean: torch.Tensor, size: torch.Tensor, gradient: torch.Tensor, rate: float, number: int
+) -> None:
+    """Step `number`, from 1, of the changes of a matrix's scales, given the running means of gradients and sizes.
 
-    A gradient's size is relative to the mean in its matrix: relative to the scale's own, scales of tokens that the text
-    doesn't have would move as far as all others.
+    As in Adam, a gradient of at least the mean size moves a scale by the rate. The size is that of the whole matrix:
+    relative to their own, scales of tokens that the text doesn't have would move as far as all others.
     """
+    mean.lerp_(gradient, 1 - DECAY[0])
+    size.lerp_(gradient.abs().mean(), 1 - DECAY[1])
+    typical = size / (1 - DECAY[1] ** number)
+    if typical > 0:
+        change.sub_((mean / (1 - DECAY[0] ** number) / typical).clamp_(-1, 1), alpha=rate)
+
+
+class _Descent:
+    """The state of the descent, and where it is kept."""
 
     def __init__(self, changes: Mapping[str, torch.Tensor]) -> None:
         self._changes = changes
@@ -123,12 +133,7 @@ class _Descent:
 
     def step(self, name: str, gradient: torch.Tensor, rate: float, number: int) -> None:
         """Changes a matrix's scales, in step `number`, from 1."""
-        self._means[name].lerp_(gradient, 1 - DECAY[0])
-        self._sizes[name].lerp_(gradient.abs().mean(), 1 - DECAY[1])
-        mean = self._means[name] / (1 - DECAY[0] ** number)
-        size = self._sizes[name] / (1 - DECAY[1] ** number)
-        if size > 0:
-            self._changes[name].sub_((mean / size).clamp_(-1, 1), alpha=rate)
+        descend(self._changes[name], self._means[name], self._sizes[name], gradient, rate, number)
 
     def keep(self, journal: Journal, steps: int, before: float, *, last: bool) -> None:
         """Writes the state now and then."""

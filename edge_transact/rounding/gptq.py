@@ -15,16 +15,14 @@ from edge_transact.rounding.search import best_scales, stored
 from edge_transact.weights import w4
 
 SHRINKAGE = 0.2
-"""How much of what inputs have in common is not trusted, at least: the Gram matrix's entries beside the diagonal become
-smaller by this share. Measured on text that the matrix isn't from, in six matrices of SmolLM2 and with 1,000 to 10,000
-tokens, 0.2 to 0.4 left the least error or nearly that; a damping of 0.01, as is usual, left up to twice as much. With
-the energy that `calibrated.OTHER_TEXT` adds to the diagonal, it is 0.4."""
+"""The Gram matrix's entries beside the diagonal become smaller by this share, at least. With the energy that
+`calibrated.OTHER_TEXT` adds to the diagonal, it is 0.4. The usual damping of 0.01 leaves up to twice the error."""
 
 CHUNK_ROWS = 4096
 """Rows that are rounded at once; rows don't depend on each other."""
 
 BLOCK = 4 * GROUP_SIZE
-"""Columns after which all later ones make up for the errors so far: these are read from memory once a block."""
+"""Columns after which all later ones make up for the errors so far."""
 
 INVERTED_AT_ONCE = 512
 """Rows of a triangular matrix that is inverted by solving."""

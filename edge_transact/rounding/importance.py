@@ -19,7 +19,7 @@ from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
 from edge_transact.layerwise.model import LayerwiseModel
 
 TOKENS = 64
-"""Tokens of the window. For SmolLM2, 32 and 128 measured the same."""
+"""Tokens of the window."""
 
 FLOOR = 1e-2
 """The least importance of an input, as a share of the mean: text may use what these tokens leave dead."""

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from tvm import tirx
 
 STEPS = (6.3, 6.65, 7.0, 7.35, 7.7, 8.05, 8.4, 8.75, 9.1, 9.45, -6.3, -6.65, -7.0, -7.35)
-"""What the largest weight is divided by. MLC's scale is 7, not solved again: but for the rounding of scales, the result
-is never worse."""
+"""What the largest weight is divided by. MLC's scale is 7, not solved again."""
 
 FP16_OVERFLOW = 65520.0
 """The least number that is infinite in fp16."""

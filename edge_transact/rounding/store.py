@@ -20,8 +20,7 @@ DISTILLED = "distilled"
 """The journal's group of scales that replace those found layer by layer."""
 
 KEPT_WEIGHTS = 1 << 26
-"""Parameters with more weights are rounded again: memory would have to hold their codes, a byte each, until all of them
-are known. In large models these are embeddings, a small part of the work."""
+"""Parameters with more weights, such as embeddings, are rounded again rather than held in memory."""
 
 CODES, SCALES = ".codes", ".scales"
 """What the journal calls the codes and scales of a matrix, after its name."""

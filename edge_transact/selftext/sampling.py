@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -11,17 +11,11 @@ TOP = 200
 """Only the likeliest tokens are drawn: beyond them is noise that no prompt would lead to."""
 
 
-class Turns:
-    """The tokens of a chat template between turns. They are not sampled: they follow the first one of them that is
-    drawn.
+Turns = tuple[list[int], list[int]]
+"""The tokens of a chat template from a question to its answer, and from an answer to the next question.
 
-    Args:
-        to_assistant: The tokens from the end of a question to the beginning of the answer.
-        to_user: The tokens from the end of an answer to the beginning of the next question.
-    """
-
-    def __init__(self, to_assistant: Sequence[int], to_user: Sequence[int]) -> None:
-        self.between = (list(to_assistant), list(to_user))
+They are not sampled: they follow the first one of them that is drawn.
+"""
 
 
 @torch.inference_mode()
@@ -60,8 +54,8 @@ def sample(
         column = tokens.cpu().gather(1, drawn)[:, 0]
         if turns:
             for row, token in enumerate(column.tolist()):
-                if not forced[row] and token == turns.between[roles[row]][0]:
-                    forced[row] = list(turns.between[roles[row]])
+                if not forced[row] and token == turns[roles[row]][0]:
+                    forced[row] = list(turns[roles[row]])
                     roles[row] = 1 - roles[row]
                 if forced[row]:
                     column[row] = forced[row].pop(0)

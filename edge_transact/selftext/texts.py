@@ -34,13 +34,6 @@ _FILE = "ids.npy"
 
 
 @dataclass(frozen=True)
-class Written:
-    """A row that a model wrote, int32 ``[row length]``."""
-
-    ids: np.ndarray
-
-
-@dataclass(frozen=True)
 class SelfPiece:
     """A piece of a model's text, written when its rows are asked for."""
 
@@ -52,20 +45,17 @@ class SelfPiece:
         """How many it has."""
         return math.prod(shape_of(self.writer))
 
-    def rows(self) -> Iterator[Written]:
-        """The rows, from the cache if they have been written before."""
-        ingredients = writer_identity(self.writer) | {
-            "piece": self.number,
-            "seed": SEED,
-            "shape": shape_of(self.writer),
-        }
+    def rows(self) -> Iterator[np.ndarray]:
+        """The rows, int32 ``[row length]``, from the cache if they have been written before."""
+        shape = shape_of(self.writer)
+        ingredients = writer_identity(self.writer) | {"piece": self.number, "seed": SEED, "shape": shape}
 
         def make(directory: Path) -> None:
             np.save(directory / _FILE, write(self.writer, self.number))
 
         what = f"{STEP}, piece {self.number + 1}"
         found = cache.made(cache.Recipe("texts", what, ingredients, make, is_step=False))
-        return (Written(row) for row in np.load(found / _FILE))
+        return iter(np.load(found / _FILE))
 
 
 def self_pieces(checkpoint: Checkpoint) -> tuple[list[SelfPiece], str]:
@@ -86,7 +76,7 @@ def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
     """At least `tokens` tokens of ``self``, int64, row after row."""
     writer = pruned_from(checkpoint) or checkpoint
     pieces = -(-tokens // SelfPiece(writer, 0).tokens)
-    rows = [row.ids for number in range(pieces) for row in SelfPiece(writer, number).rows()]
+    rows = [row for number in range(pieces) for row in SelfPiece(writer, number).rows()]
     return torch.from_numpy(np.concatenate(rows)).long()
 
 

@@ -15,11 +15,7 @@ from edge_transact.selftext.sampling import Turns, sample
 from edge_transact.system.cpu import has_fast_bf16
 
 ROWS, LENGTH = 32, 256
-"""Rows of a piece, which are sampled together, and tokens of a row: 32 rows of SmolLM2 have a KV cache of 0.4 GB.
-
-On one core with AVX2, 32 rows in fp32 are 173 tokens a second. The host library's W4 model, one row at a time, makes
-209, but it isn't quite the model itself, and would have to be built first.
-"""
+"""Rows of a piece, which are sampled together, and tokens of a row."""
 
 SEED = 0
 
@@ -90,5 +86,5 @@ def chat_frame(codec: TextCodec) -> tuple[list[int], Turns] | None:
     def ids(part: str) -> list[int]:
         return codec.backend.encode(part, add_special_tokens=False).ids
 
-    turns = Turns(ids(to_assistant), ids(to_user))
-    return (ids(prefix), turns) if all([ids(prefix), *turns.between]) else None
+    turns = ids(to_assistant), ids(to_user)
+    return (ids(prefix), turns) if all([ids(prefix), *turns]) else None

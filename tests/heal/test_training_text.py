@@ -178,7 +178,7 @@ def test_what_an_assistant_says_unasked_does_not_count(tiny_model, tmp_path):
     assert "itislong[end]" in counted
     assert not any(word in counted for word in ("helpful", "welcome", "city", "river"))
     file.write_text('{"text": "a story"}\n' + json.dumps({"messages": [{"role": "gpt", "content": "hello"}]}))
-    with pytest.raises(EdgeTransactError, match=r"chats\.jsonl, line 2: the model's chat template refuses .*role gpt"):
+    with pytest.raises(EdgeTransactError, match=r"chats\.jsonl, line 2: the model's chat template rejects .*role gpt"):
         TrainingText(Checkpoint.open(path), [str(file)], length=256, seed=0)
 
 

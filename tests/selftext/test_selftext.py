@@ -16,7 +16,7 @@ from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.runtime.text import TextCodec
 from edge_transact.selftext import texts, writing
-from edge_transact.selftext.sampling import Turns, sample
+from edge_transact.selftext.sampling import sample
 from tests.support.tokenizers import CHAT_TEMPLATE
 
 
@@ -57,23 +57,23 @@ def test_turns_follow_the_template():
             logits[..., 9] = 50
             return type("Output", (), {"logits": logits})
 
-    rows = sample(Ending(), torch.tensor([[1]]), 9, torch.Generator(), Turns([9, 2, 3], [9, 4]))
+    rows = sample(Ending(), torch.tensor([[1]]), 9, torch.Generator(), ([9, 2, 3], [9, 4]))
     assert rows.tolist() == [[1, 9, 2, 3, 9, 4, 9, 2, 3]]
 
 
 def test_it_is_written_once_and_taken_as_text(writer, tmp_path):
     prefix = TextCodec(writer.path).backend.encode("[user]", add_special_tokens=False).ids
-    first = [row.ids for row in texts.SelfPiece(writer, 0).rows()]
+    first = list(texts.SelfPiece(writer, 0).rows())
     assert len(first) == 4 and all(len(ids) == 48 for ids in first)
     assert all(ids[: len(prefix)].tolist() == prefix for ids in first)
-    document = next(texts.SelfPiece(writer, 1).rows()).ids
+    document = next(texts.SelfPiece(writer, 1).rows())
     assert document[: len(prefix)].tolist() != prefix
     entry = next(entry for entry in cache.entries() if entry.what.endswith("piece 1"))
     np.save(entry.path / "content" / "ids.npy", np.stack(first)[::-1])
-    again = [row.ids for row in texts.SelfPiece(writer, 0).rows()]
+    again = list(texts.SelfPiece(writer, 0).rows())
     assert np.array_equal(again, first[::-1]), "it is taken from the cache"
     shutil.rmtree(entry.path)
-    assert np.array_equal([row.ids for row in texts.SelfPiece(writer, 0).rows()], first), "it is the same again"
+    assert np.array_equal(list(texts.SelfPiece(writer, 0).rows()), first), "it is the same again"
     (tmp_path / "a.txt").write_text("once upon a time there was a short text. " * 40)
     texts_of_both = ["self", f"{tmp_path}/a.txt=2"]
     options = CalibrationOptions(calibration=texts_of_both, calibration_tokens=9 * 32, calibration_window=32)

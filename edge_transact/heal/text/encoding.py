@@ -13,7 +13,6 @@ from edge_transact.inputs.pieces import Part
 from edge_transact.inputs.rows import Chat, Row, plain
 from edge_transact.runtime.chat_template import render_chat
 from edge_transact.runtime.text import TextCodec
-from edge_transact.selftext.texts import Written
 from edge_transact.selftext.writing import end_of_document
 
 ASSISTANT = "assistant"
@@ -40,14 +39,14 @@ class Encoder:
         self._codec = TextCodec(checkpoint.path)
         self._end = end_of_document(self._codec)
 
-    def __call__(self, row: Row | Part | Written) -> Encoded:
+    def __call__(self, row: Row | Part | np.ndarray) -> Encoded:
         """Encodes a row, or a part of a document.
 
         Raises:
             EdgeTransactError: It has tokens outside the model's vocabulary, or the template refuses the chat.
         """
-        if isinstance(row, Written):
-            return Encoded(row.ids, np.ones(len(row.ids), bool))
+        if isinstance(row, np.ndarray):  # a row of ``self``
+            return Encoded(row, np.ones(len(row), bool))
         if isinstance(row, Chat) and self._template:
             try:
                 return self._chat(row)

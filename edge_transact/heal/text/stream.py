@@ -18,7 +18,7 @@ import random
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +26,15 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.heal.text.encoding import Encoded, Encoder
-from edge_transact.inputs.pieces import Part, pieces_of
-from edge_transact.inputs.rows import Row
+from edge_transact.inputs.pieces import FilePiece, HeldPiece, pieces_of
 from edge_transact.inputs.shares import Share, dealt, shares_of
-from edge_transact.selftext.texts import SELF, Written, self_pieces
+from edge_transact.selftext.texts import SELF, SelfPiece, self_pieces
 
 HELD_OUT_EVERY = 32
 """Of the pieces of a text, one in this many is held out, and at least one."""
 
 LEAST_PIECES = 16
-"""Of fewer pieces, one would be too much to hold out: of the text's sequences, one in this many is held out instead."""
+"""Of a text with fewer pieces, one in this many sequences is held out instead."""
 
 MOST_HELD_OUT = 64
 """Held-out sequences of all texts together; the rest of what is held out is not used at all."""
@@ -53,8 +52,7 @@ class Sequence:
     counted: torch.Tensor
 
 
-class _Rows(Protocol):
-    def rows(self) -> Iterator[Row | Part] | Iterator[Written]: ...
+_Piece = HeldPiece | FilePiece | SelfPiece
 
 
 class TrainingText:
@@ -125,13 +123,12 @@ def _turns(weights: Several[float]) -> Iterator[int]:
         yield index
 
 
-def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Rows], str, int, int]:
+def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Piece], str, int, int]:
     """The pieces of a TEXT, a digest of its content, its bytes (of ``self``, 0), and the tokens to shuffle."""
     if text == SELF:
         written, digest = self_pieces(checkpoint)
         return written, digest, 0, 2 * written[0].tokens
-    found = pieces_of(text, "calibration")
-    return found.pieces, found.digest, found.nbytes, BUFFER_TOKENS
+    return *pieces_of(text, "calibration"), BUFFER_TOKENS
 
 
 class _Stream:
@@ -143,13 +140,13 @@ class _Stream:
         every = min(HELD_OUT_EVERY, len(pieces))
         self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
         self._held_out = pieces[every // 2 :: every]
-        self._in_order: Several[_Rows] = []
+        self._in_order: Several[_Piece] = []
         if len(pieces) < LEAST_PIECES or not self._fills(self._trained_on) or not self._fills(self._held_out):
             self._in_order = pieces
             if not self._fills(pieces, 2):
                 raise self._too_short()
 
-    def _fills(self, pieces: Several[_Rows], sequences: int = 1) -> bool:
+    def _fills(self, pieces: Several[_Piece], sequences: int = 1) -> bool:
         """Whether the pieces fill so many sequences."""
         return len(list(itertools.islice(self._packed(pieces), sequences))) == sequences
 
@@ -180,18 +177,17 @@ class _Stream:
         """The sequences to train on, endlessly, after the first `skip` ones."""
         for epoch in itertools.count():
             draw = random.Random(f"{self._seed}, epoch {epoch}")
-            found = self._every(held_out=False) if self._in_order else self._packed(self._order(draw))
+            if self._in_order:
+                found = self._every(held_out=False)
+            elif self._text == SELF:
+                found = self._packed(self._trained_on)
+            else:
+                found = self._packed(draw.sample(self._trained_on, len(self._trained_on)))
             for sequence in self._shuffled(found, draw):
                 if skip:
                     skip -= 1
                 else:
                     yield sequence
-
-    def _order(self, draw: random.Random) -> Several[_Rows]:
-        """The pieces of an epoch."""
-        if self._text == SELF:
-            return self._trained_on
-        return draw.sample(self._trained_on, len(self._trained_on))
 
     def _every(self, *, held_out: bool) -> Iterator[Sequence]:
         """Of a text in its own order, the sequences that are held out, or the others."""
@@ -204,7 +200,7 @@ class _Stream:
             draw.shuffle(buffer)
             yield from buffer
 
-    def _packed(self, pieces: Iterable[_Rows]) -> Iterator[Sequence]:
+    def _packed(self, pieces: Iterable[_Piece]) -> Iterator[Sequence]:
         """The tokens of the pieces, cut into sequences; those in which nothing counts are left out."""
         ids, counted = np.empty(0, np.int32), np.empty(0, bool)
         for encoded in self._encoded(pieces):
@@ -212,16 +208,11 @@ class _Stream:
             whole = len(ids) // self._length * self._length
             for start in range(0, whole, self._length):
                 part = slice(start, start + self._length)
-                if counted[part][1:].any():
-                    yield Sequence(torch.from_numpy(ids[part].astype(np.int64)), _predicted(counted[part]))
+                predicted = torch.from_numpy(counted[part].copy())
+                predicted[0] = False  # nothing predicts the first token
+                if predicted.any():
+                    yield Sequence(torch.from_numpy(ids[part].astype(np.int64)), predicted)
             ids, counted = ids[whole:], counted[whole:]
 
-    def _encoded(self, pieces: Iterable[_Rows]) -> Iterator[Encoded]:
+    def _encoded(self, pieces: Iterable[_Piece]) -> Iterator[Encoded]:
         return (self._encoder(row) for piece in pieces for row in piece.rows())
-
-
-def _predicted(counted: np.ndarray) -> torch.Tensor:
-    """Without the first token of a sequence, which nothing predicts."""
-    predicted = torch.from_numpy(counted.copy())
-    predicted[0] = False
-    return predicted
