@@ -27,15 +27,7 @@ CODE = "nvidia/Llama-3_1-Nemotron-51B-Instruct"
 
 
 def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dict[str, Any]:
-    """Writes a directory, complete or not at all, with at most one shard in memory.
-
-    Args:
-        model: A MODEL.
-        output: The directory.
-        force: Replace `output` if it exists.
-
-    Returns:
-        The object that ``export --format nemotron-nas --json`` prints.
+    """Writes a directory, complete or not at all, with at most one shard in memory; returns the object for ``--json``.
 
     Raises:
         UsageError: `model` is a DIST.

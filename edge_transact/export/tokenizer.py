@@ -33,11 +33,8 @@ SPLITS = {
 def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str | None) -> None:
     """Adds tokens, merges, special tokens and the chat template.
 
-    Args:
-        writer: The file.
-        directory: The checkpoint or the DIST that holds the tokenizer.
-        vocab_size: Rows of the embedding. Rows without a token are named ``[PAD1]`` and so on.
-        pre: The name of the tokenizer's splits, instead of looking it up in `SPLITS`.
+    Rows of the embedding without a token are named ``[PAD1]`` and so on. `pre` names the tokenizer's splits, instead of
+    looking it up in `SPLITS`.
 
     Raises:
         EdgeTransactError: There is no tokenizer, it has more tokens than the model, or GGUF has no name for it.

@@ -31,8 +31,7 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
     Its figures are ``perplexity``, by text, and ``tasks``, the main metric by task.
 
     Raises:
-        UsageError: There are tasks, but not when to score them, or a task that doesn't exist.
-        EdgeTransactError: The model can't be asked questions, or lm-eval isn't installed.
+        EdgeTransactError: Tasks don't exist or have no time, the model can't be asked, or lm-eval isn't installed.
     """
     basics, others = asked_for(options.tasks or "")
     if not options.eval_every:

@@ -52,9 +52,7 @@ class _Matrix:
 class Grid:
     """The weights of a model under training, exact and rounded.
 
-    Args:
-        scales: The initial scales of each matrix, by its name in the checkpoint: ``[rows, groups]``.
-        quantization: The 4-bit quantization that they are for.
+    `scales` are the initial ones of each matrix, by its name in the checkpoint: ``[rows, groups]``.
     """
 
     def __init__(self, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
@@ -67,13 +65,10 @@ class Grid:
         self._stored = torch.bfloat16 if self.dtype == torch.float32 else self.dtype
 
     def attach(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Takes over a model's parameters, fp32 by their names in the checkpoint: from now on, they hold rounded
+        """Takes over a model's parameters by their names in the checkpoint, fp32: from now on, they hold rounded
         weights.
 
-        Those without a gradient are rounded and stay as they are.
-
-        Raises:
-            UsageError: They are sharded over several processes.
+        Those without a gradient are rounded and stay as they are. Raises a `UsageError` if they are sharded.
         """
         if any(isinstance(parameter, DTensor) for parameter in parameters.values()):
             raise UsageError(
@@ -113,12 +108,10 @@ class Grid:
 
     @torch.no_grad()
     def step(self, update: Callable[[], object], rate: float, number: int) -> None:
-        """Moves exact weights and scales along the gradients of the parameters.
+        """Moves exact weights and scales along the gradients of the parameters, in step `number`, from 1.
 
-        Args:
-            update: The optimizer's step, which sees exact weights.
-            rate: The learning rate, as a share of the highest.
-            number: The step's number, from 1.
+        `update` is the optimizer's step, which sees exact weights; `rate` is the learning rate as a share of the
+        highest.
         """
         before = {name: self._scales(matrix) for name, matrix in self._matrices.items()}
         for name, matrix in self._matrices.items():

@@ -56,12 +56,9 @@ def contexts(sequence: Sequence, number: int) -> torch.Tensor:
 
 @torch.no_grad()
 def go_on(model: PreTrainedModel, ids: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """Greedy continuations: int64 ``[rows, CONTINUATION]``.
+    """Greedy continuations, int64 ``[rows, CONTINUATION]``, of `ids`, int64 ``[rows, CONTEXT]``.
 
-    Args:
-        model: As in `student.generating`.
-        ids: int64 ``[rows, CONTEXT]``.
-        head: `lm_head`'s weight, in the dtype of products.
+    The model is as in `student.generating`, and `head` is `lm_head`'s weight, in the dtype of products.
     """
     cache, inputs, written = DynamicCache(config=model.config), ids, []
     # However it goes on: loops are what is looked for, and sharded weights are gathered by all processes each time.

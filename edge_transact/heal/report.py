@@ -27,17 +27,10 @@ POINTS = 120
 def write_report(result: HealResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
     """Writes ``report.json``, ``metrics.jsonl``, and ``index.html`` with its charts, which are SVG files too.
 
-    Args:
-        result: The training.
-        directory: Where to write it; it is complete or absent.
-        text: The result of `prepare_report`.
-        force: Replace a directory that exists.
-
-    Returns:
-        The content of ``report.json``.
+    Returns the content of ``report.json``. `text` is the result of `prepare_report`.
 
     Raises:
-        EdgeTransactError: `directory` exists.
+        EdgeTransactError: `directory` exists, without `force`.
     """
     output, teacher = result.checkpoint.path, teacher_of(result.source, result.options)[0]
     models = {"teacher": teacher and teacher.path, "before": result.source.path, "after": output}

@@ -55,13 +55,8 @@ def trained_parameters(plan: WidthPlan, options: HealOptions) -> int:
 def memory_bytes(plan: WidthPlan, options: HealOptions, length: int, dtype: torch.dtype) -> int:
     """The most bytes of tensors at once: weights, gradients, AdamW's two means, activations and logits.
 
-    The teacher's weights and those under LoRA are mapped files, which take no memory that others need.
-
-    Args:
-        plan: The student's widths.
-        options: How it is trained.
-        length: Tokens of a sequence.
-        dtype: The dtype of products.
+    The teacher's weights and those under LoRA are mapped files, which take no memory that others need. `length` is in
+    tokens, and `dtype` that of products.
     """
     parameters, trained = costs.parameters(plan), trained_parameters(plan, options)
     embedding = plan.vocab_size * plan.hidden_size

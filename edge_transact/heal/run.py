@@ -54,10 +54,7 @@ class HealResult(Summarized):
     Attributes:
         checkpoint: The healed checkpoint.
         source: The one before.
-        options: The options.
-        trained: The outcome of the training.
         record: The entry in ``edge_transact.json``.
-        measures: Its figures.
         is_main: Whether this is the process that reports, of those that trained it together.
         seconds: Wall time of the run.
     """

@@ -47,7 +47,6 @@ class Schedule:
     """The steps of a training.
 
     Attributes:
-        steps: How many.
         sequences: Sequences of a step, over all processes.
         together: Sequences that go through the model at once.
         length: Tokens of a sequence.

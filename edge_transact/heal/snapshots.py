@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edge_transact.cache.journal import Journal, whole
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
 from edge_transact.heal.processes import Processes
 
 STEP, BEST = "step", "best"
@@ -32,21 +34,20 @@ class Snapshots:
         return bool(due)
 
     def write(self, kind: str, step: int, tensors: Tensors, *, keep: int | None = None) -> None:
-        """Writes a snapshot in place of the one before, which stays until the new one is complete.
+        """Writes a snapshot of `kind` `STEP` or `BEST` after so many steps; all processes have the same names of
+        tensors.
 
-        Args:
-            kind: `STEP` or `BEST`.
-            step: How many steps are done.
-            tensors: The same names in all processes.
-            keep: The step of another one of this kind that stays.
+        It replaces the one before, which stays until the new one is complete; that of the step `keep` stays, too.
 
         Raises:
-            EdgeTransactError: The disk has no space for it. The one before stays.
+            EdgeTransactError: The disk has no space for it.
         """
         name = f"{kind}-{step}"
         with self._processes.failing_together():
             if self._processes.is_main:
-                self._check_space(tensors)
+                needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+                fix = "Free some space, and run the same command again to go on; or set EDGE_TRANSACT_CACHE."
+                check_space(self._journal.directory, needed, "a snapshot of the training needs", fix)
                 if kind == STEP:
                     self._journal.write_state(name, tensors)
                 else:
@@ -84,12 +85,9 @@ class Snapshots:
     def _names(self, kind: str) -> list[str]:
         return [name for name in self._journal.names() if name.startswith(f"{kind}-")]
 
-    def _check_space(self, tensors: Tensors) -> None:
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        free = shutil.disk_usage(self._journal.directory).free
-        if needed > free:
-            raise EdgeTransactError(
-                f"{self._journal.directory} has {free / 2**30:.1f} GiB left, and a snapshot of the training needs "
-                f"{needed / 2**30:.1f} GiB",
-                fix="Free some space, and run the same command again to go on; or set EDGE_TRANSACT_CACHE.",
-            )
+
+def check_space(directory: Path, needed: int, what: str, fix: str) -> None:
+    """Raises an `EdgeTransactError` if the disk of a directory has less than so many bytes left."""
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise EdgeTransactError(f"{directory} has {megabytes(free)} left, and {what} {megabytes(needed)}", fix=fix)

@@ -54,13 +54,7 @@ def generating(model: PreTrainedModel) -> Iterator[None]:
 
 
 class Student(nn.Module):
-    """A model under training.
-
-    Args:
-        model: From `load`; its weights are trained in place, or LoRA's are added.
-        options: How it is trained.
-        ends: Tokens that end an answer: after them, nothing counts as repetition.
-    """
+    """A model under training; after one of `ends`, the tokens that end an answer, nothing counts as repetition."""
 
     # For FSDP by accelerate: what is gathered at once.
     _no_split_modules = ("LlamaDecoderLayer",)

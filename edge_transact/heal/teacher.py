@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from importlib.metadata import version
 
 import torch
@@ -16,8 +15,10 @@ from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
 from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.losses import DensePredictions, TopPredictions, chunks
+from edge_transact.heal.snapshots import check_space
 from edge_transact.progress import working
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,9 @@ class DenseTeacher:
 
 
 class KeptTeacher:
-    """Keeps the likeliest predictions of another teacher in the cache, by the tokens of a sequence.
+    """Keeps the `top` likeliest predictions of another teacher in the cache, by the tokens of a sequence.
 
-    Args:
-        teacher: The other one, which is loaded only if something is missing.
-        text: The origin of the sequences, as JSON values.
-        top: How many predictions of a token are kept.
+    The other one is loaded only if something is missing. `text` is the origin of the sequences, as JSON values.
     """
 
     def __init__(self, teacher: DenseTeacher, text: object, top: int) -> None:
@@ -82,16 +80,10 @@ class KeptTeacher:
         """Raises an `EdgeTransactError` if the disk has no space for the missing ones of so many sequences."""
         missing = max(0, sequences - len(self._kept.names()))
         needed = missing * (length - 1) * self._top * (torch.int32.itemsize + torch.float16.itemsize)
-        free = shutil.disk_usage(self._kept.directory).free
-        logger.info(
-            f"teacher's predictions: {missing} sequences to keep, {needed / 1e6:,.0f} MB in {self._kept.directory}"
-        )
-        if needed > free:
-            raise EdgeTransactError(
-                f"{self._kept.directory} has {free / 2**30:.1f} GiB left, and the teacher's predictions need "
-                f"{needed / 2**30:.1f} GiB",
-                fix="Give a smaller --teacher-top, or leave it out; or free some space.",
-            )
+        directory = self._kept.directory
+        logger.info(f"teacher's predictions: {missing} sequences to keep, {megabytes(needed)} in {directory}")
+        fix = "Give a smaller --teacher-top, or leave it out; or free some space."
+        check_space(directory, needed, "the teacher's predictions need", fix)
 
     @torch.no_grad()
     def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:

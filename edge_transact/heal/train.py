@@ -65,8 +65,6 @@ class Trained:
     """The outcome of a training; the student has the weights of the best step.
 
     Attributes:
-        steps: Steps that were done.
-        tokens: Tokens that were trained on.
         loss: The mean loss of the last tenth of the steps, in nats a token, with the penalty on repetition if there is.
         held_out_before: The same on held-out text before the training.
         held_out: That of the best step.
@@ -86,16 +84,8 @@ class Trained:
 class Training:
     """A training of any student.
 
-    Args:
-        student: The model under training.
-        text: The training text.
-        options: The options.
-        teacher: `None` if the options want the text alone.
-        processes: Those that train it.
-        measures: Gets the figures.
-        snapshots: Get the state.
-        evaluate: Called as `HealOptions.eval_every` says; its figures go to `measures`.
-        grid: Rounds the student, with ``--quant``.
+    `measures` gets the figures, `snapshots` the state. There is no teacher if the text alone is learned. `evaluate` is
+    called as `HealOptions.eval_every` says, and `grid` rounds the student.
 
     Raises:
         UsageError: A step is less than a sequence for each process.

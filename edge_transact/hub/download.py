@@ -18,13 +18,9 @@ HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
 
 
 def download(hub_id: str, kind: Literal["model", "dataset"], patterns: Sequence[str], fix: str) -> Path:
-    """Downloads a snapshot of a hub repository into the hub's cache, and returns its directory.
+    """Downloads the files of a hub repository that match globs into the hub's cache, and returns their directory.
 
-    Args:
-        hub_id: A string that `HUB_ID` matches.
-        kind: The kind of repository.
-        patterns: Globs of the files to download.
-        fix: What the user can name instead, for error messages.
+    `hub_id` matches `HUB_ID`. `fix` says what the user can name instead, for error messages.
 
     Raises:
         EdgeTransactError: The hub has no such repository or revision, refuses it, or can't be reached.

@@ -32,15 +32,10 @@ class Published:
 
 
 def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> Published:
-    """Uploads a checkpoint that `prune` wrote into a new or existing repository.
+    """Uploads a checkpoint that `prune` wrote into a new or existing repository, ``organisation/name[@branch]``.
 
     The uploaded model card names the repository and the branch instead of the directory, and a source model on the hub
-    as ``base_model``.
-
-    Args:
-        directory: The checkpoint. Its headers are checked against its configuration before anything is sent.
-        hub_id: ``organisation/name``, or ``organisation/name@branch``.
-        private: Make a new repository private.
+    as ``base_model``. The checkpoint's headers are checked against its configuration before anything is sent.
 
     Raises:
         UsageError: `hub_id` isn't a hub id.

@@ -27,11 +27,9 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation.
+    """A conversation: role and content of each message, and its file and row for errors.
 
-    Attributes:
-        turns: Role and content of each message, in order; roles are ``system``, ``user`` and ``assistant``.
-        where: Its file, and its row where that is known, for errors.
+    Roles are ``system``, ``user`` and ``assistant``.
     """
 
     turns: tuple[tuple[str, str], ...]

@@ -10,10 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import tvm
 
 CALLS: dict[str, int | None] = {
     "vm.builtin.alloc_shape_heap": 2,
@@ -43,38 +39,11 @@ TAGS = frozenset({"global", "tirx"})
 BYTECODE = "0.14"
 """The version of their bytecode."""
 
-_MAGIC = (0xD225DE2F4214151E).to_bytes(8, "little")
-"""The first bytes of bytecode; its version follows."""
-
-_CALL = re.compile(r"call\s+(vm\.builtin\.[\w.]+)\s+in: (.*?)\s+dst:")
-_JSON = re.compile(r'"\{.*\}"')
-_TAG = re.compile(r'(?<=[\[ ])"(\w+)"(?=[,\]])')
 _NAME = re.compile(r'"(vm\.builtin\.[\w.]+)"')
 _TYPED = re.compile(r'\.def\(\s*"(vm\.builtin\.[\w.]+)",\s*\[\w*\]\(([^()]*)\)')
 _FUNCTION = re.compile(r'\.def\(\s*"(vm\.builtin\.[\w.]+)",\s*(?:\w+::)*(\w+)\)')
 _WORD = re.compile(r'"(\w+)"')
 _VERSION = re.compile(r'#define VM_VERSION "([\w.]+)"')
-
-
-def called(executable: tvm.runtime.Module) -> dict[str, int | None]:
-    """The functions that an executable's bytecode calls, in the form of `CALLS`."""
-    calls: dict[str, set[int]] = {}
-    for name, arguments in _CALL.findall(str(executable["as_text"]())):
-        calls.setdefault(name, set()).add(_count(arguments))
-    return {name: counts.pop() if len(counts) == 1 else None for name, counts in calls.items()}
-
-
-def tags(executable: tvm.runtime.Module) -> set[str]:
-    """The tags among an executable's constants, without error messages and the metadata."""
-    constants = str(executable["stats"]()).partition("Constant pool")[2].partition("\n")[0]
-    return set(_TAG.findall(_JSON.sub("", constants)))
-
-
-def bytecode(data: bytes) -> str | None:
-    """The version of the bytecode in a library or an object file; `None` if it has none."""
-    _, found, rest = data.partition(_MAGIC)
-    size = int.from_bytes(rest[:8], "little")
-    return rest[8 : 8 + size].decode() if found else None
 
 
 @dataclass(frozen=True)
@@ -100,10 +69,10 @@ class Runtime:
             text = path.read_text(errors="replace")
             words.update(_WORD.findall(text))
             registered |= {name: registered.get(name) for name in _NAME.findall(text)}
-            registered |= {name: _count(parameters) for name, parameters in _TYPED.findall(text)}
+            registered |= {name: count_arguments(parameters) for name, parameters in _TYPED.findall(text)}
             for name, function in _FUNCTION.findall(text):
                 if definition := re.search(rf"\b{function}\(([^()]*)\)\s*{{", text):
-                    registered[name] = _count(definition[1])
+                    registered[name] = count_arguments(definition[1])
         versions = [
             version
             for path in sorted((tvm / "include" / "tvm" / "runtime").rglob("executable.h"))
@@ -126,7 +95,7 @@ class Runtime:
         return problems
 
 
-def _count(arguments: str) -> int:
+def count_arguments(arguments: str) -> int:
     """The number of arguments in a list of them. Commas inside ``<>`` and ``[]`` don't count."""
     depth, count = 0, int(bool(arguments.strip()))
     for character in arguments:

@@ -35,16 +35,9 @@ def chat_config(
 ) -> dict[str, object]:
     """The contents of ``mlc-chat-config.json``.
 
-    Args:
-        checkpoint: A checkpoint directory: its tokenizer, ``generation_config.json`` and ``config.json`` give special
-            tokens, sampling defaults and the conversation template.
-        model_type: The name under which the definition registers itself.
-        model_lib: The library's name.
-        quantization: The quantization's name.
-        model_config: The definition's configuration, as JSON values.
-        vocab_size: The number of logits.
-        context_window_size: The most tokens of a sequence.
-        prefill_chunk_size: The most tokens of one prefill call.
+    A checkpoint's tokenizer, ``generation_config.json`` and ``config.json`` give special tokens, sampling defaults and
+    the conversation template. `model_type` is the name under which the definition registers itself; sizes are in
+    tokens.
     """
     generation = {**_read_json(checkpoint / "config.json"), **_read_json(checkpoint / "generation_config.json")}
     eos = generation.get("eos_token_id", 2)

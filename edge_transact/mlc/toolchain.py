@@ -67,16 +67,9 @@ class MLC:
     ) -> None:
         """Makes an MLC model directory without libraries, with MLC's ``gen_config`` and ``convert_weight``.
 
-        Our ``mlc-chat-config.json`` in `directory` fills in values that MLC's lacks, and gives the conversation
-        template with the tokenizer's own tokens, which MLC's templates don't have.
-
-        Args:
-            emitted: The directory of the emitted definition.
-            checkpoint: A checkpoint directory.
-            definition: The loaded definition, of the model or of its first layers.
-            quantization: The quantization of the weights.
-            sizes: ``context_window_size``, ``prefill_chunk_size`` and ``max_batch_size``.
-            directory: Has our ``mlc-chat-config.json``. Gets MLC's, the tokenizer's files and the parameter shards.
+        `directory` has our ``mlc-chat-config.json``, and gets MLC's, the tokenizer's files and the parameter shards.
+        Ours fills in values that MLC's lacks, and gives the conversation template with the tokenizer's own tokens,
+        which MLC's don't have. `emitted` holds the definition, and `sizes` are those of the chat configuration.
         """
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())

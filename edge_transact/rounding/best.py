@@ -25,12 +25,8 @@ def round_best(
     """Rounds all matrices of a model, for `keep_rounded`. Returns the matrices with too little text, as `round_model`
     does.
 
-    Args:
-        checkpoint: The model.
-        teacher: The model that it was pruned from, if it was.
-        windows: Calibration text, int64 ``[windows, window]``.
-        quantization: A 4-bit quantization.
-        journal: Gets the results. An interrupted run continues with it.
+    `teacher` is the model that it was pruned from, if it was, and `windows` are calibration text, int64 ``[windows,
+    window]``. An interrupted run continues with the journal.
     """
     shuffled = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
     window = windows.shape[1]

@@ -45,15 +45,9 @@ FEWEST = 1 / 16
 
 @torch.no_grad()
 def round_model(model: LayerwiseModel, quantization: Quantization, journal: Journal) -> list[str]:
-    """Rounds all matrices of a model.
+    """Rounds all matrices of a model, and returns the names of those that the windows have too few tokens for.
 
-    Args:
-        model: The checkpoint, and the calibration windows.
-        quantization: A 4-bit quantization.
-        journal: Gets codes and scales as soon as they are chosen, for `Rounded`.
-
-    Returns:
-        The names of the matrices that the windows have too few tokens for.
+    Codes and scales go to the journal as soon as they are chosen, for `Rounded`.
 
     Raises:
         EdgeTransactError: A layer computes NaN or infinity, or a weight isn't finite in the quantization's dtype.

@@ -46,11 +46,7 @@ def distill(
 ) -> None:
     """Fits the scales that `round_model` left in the journal, and adds the better ones to it, for `keep_rounded`.
 
-    Args:
-        model: The checkpoint that was rounded, and the windows to fit to.
-        teachers: The models whose mean prediction is the target, with the same windows and vocabulary.
-        quantization: The quantization that it was rounded to.
-        journal: The journal of `round_model`.
+    The target is the mean prediction of the teachers, which have the same windows and vocabulary as the model.
     """
     if DISTILLED in journal:
         return

@@ -32,9 +32,7 @@ class GPTQ:
     """Rounds rows of matrices that read the same inputs.
 
     Args:
-        gram: The sum of ``x^T x`` over the inputs x of all tokens, fp32 ``[in, in]``.
-        tokens: How many tokens these are.
-        quantization: A 4-bit quantization.
+        gram: The sum of ``x^T x`` over the inputs x of so many tokens, fp32 ``[in, in]``.
 
     Raises:
         ValueError: The Gram matrix can't be factorized, because it isn't finite.

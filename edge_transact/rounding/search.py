@@ -61,10 +61,8 @@ def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Q
 def searched_scales(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, torch.Tensor]:
     """The scales that `search` finds for all matrices of a model, where training through the grid begins.
 
-    ``[rows, groups]`` in the model's dtype, by the checkpoint's names.
-
-    Raises:
-        EdgeTransactError: A weight isn't finite in the quantization's dtype.
+    ``[rows, groups]`` in the model's dtype, by the checkpoint's names. Raises an `EdgeTransactError` if one isn't
+    finite.
     """
     importance_of = InputImportance(checkpoint)
     found = {}
@@ -82,16 +80,10 @@ def searched_scales(checkpoint: Checkpoint, quantization: Quantization) -> dict[
 def search(
     rows: torch.Tensor, first: int = 0, *, importance: torch.Tensor, quantization: Quantization
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounds rows with searched scales; with the other arguments bound, a `w4.RoundRows`.
+    """Rounds rows ``[rows, in]`` with searched scales; with the keywords bound, a `w4.RoundRows`.
 
     Scales are rounded to the dtype in which `quantization` stores them before codes are chosen. The scale of a group
-    that isn't finite in the model's dtype is NaN.
-
-    Args:
-        rows: ``[rows, in]``, any float dtype.
-        first: Unused.
-        importance: fp32 ``[in]``, positive.
-        quantization: A 4-bit quantization.
+    that isn't finite in the model's dtype is NaN. `importance` is positive, fp32 ``[in]``; `first` is unused.
     """
     groups = w4.grouped(rows.float())
     limit = FP16_OVERFLOW if quantization.model_dtype == "float16" else math.inf

@@ -22,13 +22,7 @@ from edge_transact.weights import w4
 
 
 class Student:
-    """The rounded model.
-
-    Args:
-        model: The checkpoint that was rounded.
-        teachers: Models with the same vocabulary. The mean of their predictions is the target.
-        quantization: The quantization that `model` was rounded to.
-        journal: Codes and scales.
+    """The rounded model; its target is the mean of the predictions of its teachers, which have the same vocabulary.
 
     Attributes:
         scales: Each matrix's scales by its name with `SCALES`, in the quantization's model dtype.

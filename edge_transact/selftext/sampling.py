@@ -27,15 +27,9 @@ def sample(
     turns: Turns | None = None,
     advance: Callable[[float], None] = lambda tokens: None,
 ) -> torch.Tensor:
-    """Continues prompts at temperature 1 to int64 ``[rows, length]``, prompts included.
+    """Continues prompts ``[rows, prompt]`` at temperature 1 to int64 ``[rows, length]``, prompts included.
 
-    Args:
-        model: A causal language model of transformers.
-        prompts: int64 ``[rows, prompt]``; of chats, they end where the user's first question begins.
-        length: Tokens of each row.
-        generator: Draws the tokens.
-        turns: Of chats.
-        advance: Moves a progress bar by a number of tokens.
+    Of chats, prompts end where the user's first question begins. `advance` moves a progress bar by a number of tokens.
     """
     from transformers import DynamicCache
 

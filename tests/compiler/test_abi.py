@@ -16,9 +16,10 @@ import torch
 from edge_transact import costs
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
-from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
+from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS
 from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
+from tests.support.bytecode import bytecode, called, tags
 from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS, Source
 from tests.support.opencl import build_for_here, counted, executed_here

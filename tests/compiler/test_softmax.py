@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge_transact.compiler.targets import get_target
-from edge_transact.mlc.builtins import CALLS, called
+from edge_transact.mlc.builtins import CALLS
+from tests.support.bytecode import called
 
 
 @pytest.fixture(scope="module")

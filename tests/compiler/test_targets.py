@@ -7,7 +7,8 @@ import tarfile
 import pytest
 
 from edge_transact.compiler.targets import library_name, system_lib_prefix
-from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS, bytecode, called, tags
+from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS
+from tests.support.bytecode import bytecode, called, tags
 from tests.support.mlc_small import ANDROID_METADATA
 from tests.support.odd_models import CONFIG, FUNCTIONS, MODEL_LIB
 

@@ -58,16 +58,13 @@ _Piece = HeldPiece | FilePiece | SelfPiece
 class TrainingText:
     """The sequences of one text or several, each in proportion to its weight.
 
+    ``self`` is written by the model, or by the one that it was pruned from if that is on this machine.
+
     Args:
-        checkpoint: The model, for its tokenizer, chat template and vocabulary. ``self`` is written by it, or by the
-            model that it was pruned from if that is on this machine.
+        checkpoint: The model, for its tokenizer, chat template and vocabulary.
         texts: TEXTs, each with ``=WEIGHT`` or without.
         length: Tokens of a sequence.
         seed: The order of the sequences.
-
-    Attributes:
-        held_out: int64 ``[n, length]``: sequences of all texts that are never trained on.
-        held_out_counted: bool ``[n, length]``: which of their tokens count.
 
     Raises:
         EdgeTransactError: A text can't be read, is too short for one sequence to train on and one to hold out, has
