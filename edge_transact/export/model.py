@@ -32,9 +32,6 @@ from edge_transact.weights import ShardReader
 from edge_transact.weights.trained import TRAINED
 from edge_transact.widths import WidthPlan
 
-KINDS = {"f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}
-"""Types of a checkpoint's matrices, by their names in ``--type``."""
-
 QUANTIZATION = "q4f16_0"
 """A checkpoint exported as Q4_0 gets this quantization's codes and scales, which `build` uses for phones."""
 
@@ -79,7 +76,7 @@ class Model:
 def open_model(model: str, kind: str | None) -> Iterator[Model]:
     """Opens a MODEL or a DIST for the body of a ``with``.
 
-    `kind` is one of `KINDS`; `None` for ``f16``, or for the DIST's own.
+    `kind` is one of `options.KINDS`; `None` for ``f16``, or for the DIST's own.
 
     Raises:
         UsageError: `kind` isn't the DIST's.
@@ -88,7 +85,7 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
     if (Path(model) / MANIFEST).is_file():
         yield _dist(Path(model), kind)
         return
-    wanted = KINDS[kind or "f16"]
+    wanted = Kind[(kind or "f16").upper()]
     checkpoint = Checkpoint.open(resolve_model(model))
     _require_groups(model, checkpoint.plan, wanted)
     pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
@@ -131,7 +128,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
     manifest.verify(directory, SHARDS)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
     stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
-    if kind is not None and KINDS[kind] != stored:
+    if kind is not None and Kind[kind.upper()] != stored:
         raise UsageError(
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
             fix="Leave out --type, or export the checkpoint it was built from.",

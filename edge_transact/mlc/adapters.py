@@ -30,8 +30,10 @@ def after_import() -> None:
     from tvm import ir, tirx
     from tvm.s_tir import dlight
 
+    from edge_transact.mlc.chat_config import tokenizer_info
+
     # Building needs only this function of the C++ library.
-    _ffi_api.DetectTokenizerInfo = _detect_tokenizer_info
+    _ffi_api.DetectTokenizerInfo = lambda directory: json.dumps(tokenizer_info(Path(directory)))
     # MLC looks for devices in a new interpreter, which has no adapters. The CPU always exists.
     auto_device._RESULT_CACHE["cpu:0"] = True
     # In 0.26 a variable has a `name`, and parameters are buffers, where MLC's TVM maps handles to buffers.
@@ -43,12 +45,6 @@ def after_import() -> None:
     dlight.cpu.GEMV.apply = lambda self, func, target, tunable: None
     _keep_to_vectors(dlight.gpu.Matmul)
     dlight.gpu.matmul.MetalMatmul.apply = _no_simdgroups
-
-
-def _detect_tokenizer_info(directory: str) -> str:
-    from edge_transact.mlc.chat_config import tokenizer_info
-
-    return json.dumps(tokenizer_info(Path(directory)))
 
 
 def _is_buffer(param: tirx.Var) -> bool:

@@ -102,30 +102,14 @@ class TrainingText:
         Raises:
             EdgeTransactError: A file is gone or has changed, or a row has no text.
         """
-        turns = _turns([share.weight for share in self._shares])
-        skipped = [0] * len(self._streams)
-        for index in itertools.islice(turns, first):
-            skipped[index] += 1
-        streams = [stream.sequences(count) for stream, count in zip(self._streams, skipped, strict=True)]
-        for index in turns:
+        weights = [share.weight for share in self._shares]
+        given = dealt([math.inf] * len(weights), weights, first)
+        streams = [stream.sequences(count) for stream, count in zip(self._streams, given, strict=True)]
+        while True:
+            # The text that is furthest behind its weight is next, as in `dealt`.
+            index = min(range(len(weights)), key=lambda index: (given[index] + 1) / weights[index])
+            given[index] += 1
             yield next(streams[index])
-
-
-def _turns(weights: Several[float]) -> Iterator[int]:
-    """Whose turn it is, endlessly: the text that is furthest behind its weight."""
-    given = [0] * len(weights)
-    while True:
-        index = min(range(len(weights)), key=lambda index: (given[index] + 1) / weights[index])
-        given[index] += 1
-        yield index
-
-
-def _cut(checkpoint: Checkpoint, text: str) -> tuple[Several[_Piece], str, int, int]:
-    """The pieces of a TEXT, a digest of its content, its bytes (of ``self``, 0), and the tokens to shuffle."""
-    if text == SELF:
-        written, digest = self_pieces(checkpoint)
-        return written, digest, 0, 2 * written[0].tokens
-    return *pieces_of(text, "calibration"), BUFFER_TOKENS
 
 
 class _Stream:
@@ -133,7 +117,13 @@ class _Stream:
 
     def __init__(self, checkpoint: Checkpoint, share: Share, encoder: Encoder, length: int, seed: str) -> None:
         self._text, self._encoder, self._length, self._seed = share.text, encoder, length, seed
-        pieces, self.digest, self.nbytes, self._buffer_tokens = _cut(checkpoint, share.text)
+        pieces: Several[_Piece]
+        if share.text == SELF:
+            written, self.digest = self_pieces(checkpoint)
+            pieces, self.nbytes, self._buffer_tokens = written, 0, 2 * written[0].tokens
+        else:
+            pieces, self.digest, self.nbytes = pieces_of(share.text, "calibration")
+            self._buffer_tokens = BUFFER_TOKENS
         every = min(HELD_OUT_EVERY, len(pieces))
         self._trained_on = [piece for number, piece in enumerate(pieces) if number % every != every // 2]
         self._held_out = pieces[every // 2 :: every]
