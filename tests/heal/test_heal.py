@@ -256,8 +256,12 @@ def test_refusals(pruned_model: Path, random_model: Path, tmp_path: Path, option
     other = save_llama(tmp_path / "other", vocab_size=512)
     with pytest.raises(EdgeTransactError, match=r"has a vocabulary of 512 tokens, .* one of 1024"):
         heal(str(pruned_model), tmp_path / "out", changed(options, teacher=str(other)))
-    with pytest.raises(UsageError, match="names no model on this machine"):
+    with pytest.raises(UsageError, match="is not a pruned model"):
         heal(str(random_model), tmp_path / "out", options)
+    orphan = shutil.copytree(random_model, tmp_path / "orphan")
+    (orphan / "edge_transact.json").write_text('{"source": "gone"}')
+    with pytest.raises(UsageError, match="names no model on this machine"):
+        heal(str(orphan), tmp_path / "out", options)
     line = tmp_path / "line.txt"
     line.write_text("One line.")
     with pytest.raises(EdgeTransactError, match="too few for a sequence of 64"):
