@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from edge_transact.export.metadata import add_metadata
 from edge_transact.export.model import Model, open_model
 from edge_transact.export.tensors import packed_bytes
 from edge_transact.export.tokenizer import add_tokenizer
-from edge_transact.formatting import megabytes
 from edge_transact.gguf import layout
 from edge_transact.progress import track
+from edge_transact.system.disk import require_space
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
         divisors = layout.rope_divisors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
         writer.add_tensor_info(layout.ROPE_FREQS, divisors.shape, float32, divisors.nbytes)
     size = sum(tensor.nbytes for tensor in writer.tensors[0].values())
-    _require_room(output, size)
+    require_space(output.absolute().parent, size, f"{output} needs", "Make room, or write elsewhere.")
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -125,15 +124,6 @@ def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
     ):
         widths = [getattr(layer, field) for layer in layers]
         add(widths if model.architecture == layout.VARIABLE else widths[0])
-
-
-def _require_room(output: Path, size: int) -> None:
-    free = shutil.disk_usage(output.absolute().parent).free
-    if size > free:
-        raise EdgeTransactError(
-            f"{output} needs {megabytes(size)}, and its disk has {megabytes(free)} left",
-            fix="Make room, or write elsewhere.",
-        )
 
 
 def _summary(model: Model, output: Path, size: int) -> Export:

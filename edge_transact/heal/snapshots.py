@@ -5,17 +5,14 @@ A snapshot is one group of whole tensors: sharded ones are gathered, and on read
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edge_transact.cache.journal import Journal, whole
-from edge_transact.errors import EdgeTransactError
-from edge_transact.formatting import megabytes
 from edge_transact.heal.processes import Processes
+from edge_transact.system.disk import require_space
 
 STEP, BEST = "step", "best"
 
@@ -47,7 +44,7 @@ class Snapshots:
             if self._processes.is_main:
                 needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
                 fix = "Free some space, and run the same command again to go on; or set EDGE_TRANSACT_CACHE."
-                check_space(self._journal.directory, needed, "a snapshot of the training needs", fix)
+                require_space(self._journal.directory, needed, "a snapshot of the training needs", fix)
                 if kind == STEP:
                     self._journal.write_state(name, tensors)
                 else:
@@ -84,10 +81,3 @@ class Snapshots:
 
     def _names(self, kind: str) -> list[str]:
         return [name for name in self._journal.names() if name.startswith(f"{kind}-")]
-
-
-def check_space(directory: Path, needed: int, what: str, fix: str) -> None:
-    """Raises an `EdgeTransactError` if the disk of a directory has less than so many bytes left."""
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise EdgeTransactError(f"{directory} has {megabytes(free)} left, and {what} {megabytes(needed)}", fix=fix)

@@ -18,8 +18,8 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
 from edge_transact.heal.frozen import load_frozen
 from edge_transact.heal.losses import DensePredictions, TopPredictions, chunks
-from edge_transact.heal.snapshots import check_space
 from edge_transact.progress import working
+from edge_transact.system.disk import require_space
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class KeptTeacher:
         directory = self._kept.directory
         logger.info(f"teacher's predictions: {missing} sequences to keep, {megabytes(needed)} in {directory}")
         fix = "Give a smaller --teacher-top, or leave it out; or free some space."
-        check_space(directory, needed, "the teacher's predictions need", fix)
+        require_space(directory, needed, "the teacher's predictions need", fix)
 
     @torch.no_grad()
     def predict(self, ids: torch.Tensor, counted: torch.Tensor) -> TopPredictions:
