@@ -7,14 +7,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
-from tests.support.hub import Hub, serve
+from tests.support.hub import serve
 from tests.support.machine import TestRun
 
 TEST_RUN = pytest.StashKey[TestRun]()
@@ -105,7 +104,7 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 
 @pytest.fixture
-def make_llama(tmp_path: Path) -> Callable[..., Path]:
+def make_llama(tmp_path: Path):
     """``make_llama(seed=0, **config)``: the directory of a stock LLaMA with random weights, `TINY` by default."""
     return lambda seed=0, **config: save_llama(tmp_path / f"llama-{len(list(tmp_path.iterdir()))}", seed, **config)
 
@@ -151,7 +150,7 @@ def batch_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub():
     """A hub on loopback, empty."""
     with serve() as running:
         yield running

@@ -2,7 +2,6 @@
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -15,7 +14,7 @@ FORBIDDEN = {"", "tests", "benchmarks", *(path.stem for path in FILES if path.pa
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 
-def _tests_in_files() -> Iterator[tuple[str, ast.FunctionDef]]:
+def _tests_in_files():
     for path, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
@@ -25,7 +24,7 @@ def _tests_in_files() -> Iterator[tuple[str, ast.FunctionDef]]:
 FUNCTIONS = dict(_tests_in_files())
 
 
-def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
+def own_nodes(function: ast.FunctionDef):
     """The nodes of a function, without those of functions inside it."""
     nodes: list[ast.AST] = list(function.body)
     for node in nodes:

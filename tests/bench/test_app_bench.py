@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import shutil
-from pathlib import Path
 
 import psutil
 import pytest
@@ -26,7 +25,7 @@ EXTERNAL = f"sdcard/Android/data/{PACKAGE}/files"
 
 
 @pytest.fixture
-def model(tiny_dist: Path) -> BenchModel:
+def model(tiny_dist) -> BenchModel:
     """What is measured."""
     (model,) = open_models([tiny_dist], [])
     return model

@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,7 @@ def runs_on(phone) -> bool:
     return any("edge-bench" in line for line in phone.processes().values())
 
 
-def fake_runner(tmp_path: Path, script: str) -> Path:
+def fake_runner(tmp_path, script: str):
     """A misbehaving runner: a shell script with the run's name in $run, where `repetition N` prints a good line."""
     prologue = """\
         #!/system/bin/sh

@@ -29,7 +29,6 @@ from edge_transact.bench.records.lines import CheckLine, Line, MalformedLine
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, make_rounds
 from edge_transact.bench.records.readings import Reading
-from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import run_plan
 from edge_transact.bench.session import BenchOutcome, bench_models, plan_bench
 from edge_transact.errors import UsageError
@@ -134,7 +133,7 @@ def bench(dists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench
     return run
 
 
-def by_name(outcome: BenchOutcome) -> dict[str, Result]:
+def by_name(outcome: BenchOutcome):
     return {result["model"]: result for result in outcome.results}
 
 

@@ -11,13 +11,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.bench_logs import repetitions
-from tests.support.phone.phone import AdbServer, Phone
 
 pytestmark = pytest.mark.slow
 
@@ -27,24 +25,24 @@ HANG_S = 300
 REPETITIONS = 4
 
 
-def fill_up(phone: Phone) -> None:
+def fill_up(phone) -> None:
     with contextlib.suppress(OSError), phone.filled_up(leave=0):
         time.sleep(1)
 
 
-def stall(phone: Phone) -> None:
+def stall(phone) -> None:
     phone.kill("edge-bench", signal.SIGSTOP)
     time.sleep(3)
     phone.kill("edge-bench", signal.SIGCONT)
 
 
-def heat_up(phone: Phone) -> None:
+def heat_up(phone) -> None:
     phone.set_temperature(70)
     time.sleep(2)
     phone.set_temperature(30)
 
 
-FAULTS: dict[str, Callable[[Phone, AdbServer, subprocess.Popen[bytes]], object]] = {
+FAULTS = {
     "the phone boots": lambda phone, server, bench: phone.reboot(),
     "the network is cut": lambda phone, server, bench: phone.cut_network(2),
     "the adb server is killed": lambda phone, server, bench: server.kill(),
@@ -76,7 +74,7 @@ def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, 
             break
 
 
-def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[str]:
+def command(phones, dist: Path, runner: Path, log: Path) -> list[str]:
     options = {
         "--device": ",".join(phone.serial for phone in phones), "--target": "android-cpu", "--runner": str(runner),
         "--lengths": "8+4", "--repetitions": str(REPETITIONS), "--per-visit": "2", "--warmups": "0", "--timeout": "20",
@@ -86,7 +84,7 @@ def command(phones: list[Phone], dist: Path, runner: Path, log: Path) -> list[st
     return [sys.executable, "-m", "edge_transact", "bench", str(dist), *words]
 
 
-def storm(dice: random.Random, faults: int, phones: list, server: AdbServer, command: list[str], log: Path) -> None:
+def storm(dice: random.Random, faults: int, phones: list, server, command: list[str], log: Path) -> None:
     """Run the command until it succeeds, with `faults` faults on the way, and check what each attempt leaves."""
     for attempt in range(faults + 2):
         finished = finished_lines(log)
@@ -126,7 +124,7 @@ def finished_lines(log: Path) -> list[str]:
     return log.read_text().split("\n")[:-1] if log.exists() else []
 
 
-def nothing_runs_on(phone: Phone) -> None:
+def nothing_runs_on(phone) -> None:
     deadline = time.monotonic() + 10
     while running := [line for line in phone.processes().values() if "edge-bench" in line]:
         assert time.monotonic() < deadline, running

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,7 +76,7 @@ def compiled(project, api, faults, tmp_path_factory) -> Compiled:
     return Compiled(classes=output / "classes", classpath=classpath, resources=output / "resources")
 
 
-def elements(project: Path, pattern: str) -> Iterator[tuple[Path, ElementTree.Element]]:
+def elements(project: Path, pattern: str):
     """All elements of the app's XML files."""
     for file in sorted((project / "app" / "src" / "main").glob(pattern)):
         for element in ElementTree.parse(file).iter():

@@ -2,8 +2,6 @@
 
 import json
 from dataclasses import MISSING, asdict, fields
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +24,7 @@ REQUEST = AppRequest(
 class Run:
     """One run of an app with its files in `home`: what the app wrote."""
 
-    def __init__(self, app: App, home: Path, request: dict[str, Any]) -> None:
+    def __init__(self, app: App, home, request) -> None:
         app.read(app.entry("short"))
         directory, self.scratch = home / "bench", home / "cache" / "bench"
         directory.mkdir(parents=True, exist_ok=True)

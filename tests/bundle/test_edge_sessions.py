@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -135,7 +134,7 @@ def test_the_engine_gets_room_behind_the_window(app):
     ],
 )
 def test_without_that_the_engine_dies_at_the_end_as_mlcs_does(app, config, dies):
-    heard: list[dict[str, Any]] = []
+    heard = []
     ended = threading.Event()
 
     def said(responses: str) -> None:

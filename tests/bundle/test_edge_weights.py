@@ -6,9 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -178,7 +176,7 @@ def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
     assert same(places["internal"] / "short", app.assets / "short")
 
 
-def wait_until(condition: Any) -> None:
+def wait_until(condition) -> None:
     """Wait for another process."""
     end = time.monotonic() + 60
     while not condition():
@@ -187,7 +185,7 @@ def wait_until(condition: Any) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path):
     """A file system of 600 kB, which the weights almost fill."""
     directory = tmp_path / "small"
     directory.mkdir()

@@ -1,7 +1,5 @@
 """What a command reads is there afterwards, whatever it is told to write."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.support.command import run
@@ -24,7 +22,7 @@ from tests.support.examples import small_model, split
         "build model --target host -o .. --force",
     ],
 )
-def test_no_output_replaces_an_input(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_output_replaces_an_input(line: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("model", "teacher"):
         small_model(tmp_path / name)

@@ -4,39 +4,23 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import pytest
-import torch
 
-from edge_transact.cache.journal import Journal
 from edge_transact.cache.resume import RESUME_HINT, described, journal_of
 from tests.support.command import run, said
+from tests.support.interruption import ended_after
 from tests.support.pruning import TEXT
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
 
 
-@contextmanager
-def interrupted_after(writes: int) -> Iterator[None]:
-    """Somebody presses Ctrl-C when the body would write to a journal once more."""
-    put, written = Journal.__setitem__, 0
-
-    def write(journal: Journal, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        nonlocal written
-        if written == writes:
-            raise KeyboardInterrupt
-        written += 1
-        put(journal, name, tensors)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Journal, "__setitem__", write)
-        yield
+interrupted_after = partial(ended_after, error=KeyboardInterrupt)
+"""Somebody presses Ctrl-C."""
 
 
 def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_kept(random_model, tmp_path) -> None:

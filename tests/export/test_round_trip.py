@@ -1,7 +1,6 @@
 """Export and import are each other's inverse: widths, values, and Q4_0's codes and scales bit for bit."""
 
 import json
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -110,7 +109,7 @@ def test_a_manifest_tells_kept_codes_from_searched_ones(make_llama, tmp_path):
     assert placed(Checkpoint.open(source), "q4f16_1", tmp_path / "4").rounding == "search"
 
 
-def dist_of(checkpoint: Checkpoint, quantization: str, directory: Path) -> Path:
+def dist_of(checkpoint: Checkpoint, quantization: str, directory):
     """What `build` writes, without libraries."""
     definition = emitted(checkpoint, directory / "definition")
     kind, rounding = get_quantization(quantization), Rounding("search", PruneChoices())

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ model = AutoModelForCausalLM.from_pretrained("small", dtype="auto")
 
 
 @pytest.fixture
-def checkpoint(make_llama: Callable[..., Path], tmp_path: Path) -> Path:
+def checkpoint(make_llama, tmp_path: Path) -> Path:
     """A checkpoint as `prune` leaves one: with its card, and where it came from."""
     directory = tmp_path / "small"
     make_llama().rename(directory)

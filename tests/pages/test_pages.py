@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ PAPER = 680
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser():
     """The system's Chromium without a display: one process shows all pages."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -72,7 +71,7 @@ PAGES = {
 
 
 @pytest.fixture(scope="module", params=PAGES)
-def page(request, browser: Browser, tmp_path_factory) -> Iterator[Page]:
+def page(request, browser: Browser, tmp_path_factory):
     """A report page, opened; its network requests and the errors of its scripts are in ``page.seen``."""
     file = PAGES[request.param](tmp_path_factory.mktemp("page") / "report")
     page = browser.new_page()

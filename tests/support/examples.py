@@ -100,8 +100,6 @@ def _run(words: list[str], text: str) -> str:
     return result.stdout
 
 
-BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]
-"""Which bytes GPT-2's vocabulary writes as the characters of the same number; the others follow from 256 on."""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -114,9 +112,9 @@ def small_model(directory: Path, seed: int = 0, **changed: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters = [chr(byte) for byte in BYTES] + [chr(256 + number) for number in range(256 - len(BYTES))]
-    words = {word: index for index, word in enumerate([*SPECIAL, *letters, "th"])}
+    words = {word: index for index, word in enumerate([*SPECIAL, *bytes_to_unicode().values(), "th"])}
     tokenizer = Tokenizer(models.BPE(words, [("t", "h")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

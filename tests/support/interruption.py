@@ -1,10 +1,9 @@
 """Runs that end in the middle of their writes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import torch
 
 from edge_transact.cache.journal import Journal
 
@@ -14,17 +13,24 @@ class KilledError(Exception):
 
 
 @contextmanager
-def killed_after(writes: int) -> Iterator[list[str]]:
-    """The body is killed when it would write to a journal once more. Yields the names of the groups it has written."""
+def ended_after(writes: int, error: type[BaseException] = KilledError) -> Iterator[list[str]]:
+    """Who would write to a journal once more gets an error. Yields the names of the groups that were written."""
     written: list[str] = []
     put = Journal.__setitem__
 
-    def until_killed(journal: Journal, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    def until_the_end(journal: Journal, name: str, tensors: dict) -> None:
         if len(written) == writes:
-            raise KilledError
+            raise error
         written.append(name)
         put(journal, name, tensors)
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(Journal, "__setitem__", until_killed)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "__setitem__", until_the_end)
+        yield written
+
+
+@contextmanager
+def killed_after(writes: int) -> Iterator[list[str]]:
+    """`ended_after`, and the body ends there."""
+    with pytest.raises(KilledError), ended_after(writes) as written:
         yield written
