@@ -15,7 +15,8 @@ from benchmarks import page
 from benchmarks.model_coverage import in_own_process
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs.models import resolve_model
-from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options

@@ -19,7 +19,7 @@ from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.progress import track
-from edge_transact.prune import PruneOptions
+from edge_transact.prune.options import PruneOptions
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:

@@ -77,7 +77,8 @@ def demo(directory: Path = Path("demo")) -> None:
     from edge_transact.heal.options import HealOptions
     from edge_transact.heal.run import heal
     from edge_transact.inputs import resolve_model
-    from edge_transact.prune import PruneOptions, prune
+    from edge_transact.prune.options import PruneOptions
+    from edge_transact.prune.run import prune
     from edge_transact.quantization import get_quantization
 
     timer = Timer()

@@ -15,7 +15,6 @@ from edge_transact.build.options import CALIBRATED_ROUNDINGS
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import BuildTarget
@@ -112,7 +111,7 @@ def place_weights(
         codes = rounded(checkpoint, quantization, rounding)
     name, rounding_of = rounding_named(rounding.name, checkpoint, sources, quantization, codes)
     ingredients = {
-        "checkpoint": digest_of(checkpoint),
+        "checkpoint": checkpoint.digest(),
         "parameters": {name: list(names) for name, (names, _) in sources.items()},
         "quantization": quantization.name,
         "rounding": codes.parent.name if codes else name,
@@ -143,11 +142,11 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
     calibration = rounding.calibration
     choices = {name: getattr(calibration, name) for name in CALIBRATION_KEYS}
     key = {
-        "checkpoint": digest_of(checkpoint, *COPIED_FILES),
+        "checkpoint": checkpoint.digest(*COPIED_FILES),
         # Layouts don't matter: q4f16_0 and q4f16_1 share what is chosen.
         "dtype": quantization.model_dtype,
         "rounding": rounding.name,
-        "teacher": rounding.teacher and digest_of(rounding.teacher),
+        "teacher": rounding.teacher and rounding.teacher.digest(),
         "options": choices,
         "calibration": _text_digests(checkpoint, calibration),
         "computation": computation(checkpoint),

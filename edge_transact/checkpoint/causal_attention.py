@@ -36,14 +36,8 @@ def causal_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of sequences without padding, for transformers' `AttentionInterface`. GPUs use torch's own.
 
-    Args:
-        module: The layer's attention.
-        query: ``[batch, heads, n, qk_head_dim]``.
-        key: ``[batch, kv_heads, n, qk_head_dim]``.
-        value: ``[batch, kv_heads, n, v_head_dim]``.
-        attention_mask: Must be `None`.
-        scaling: The factor of the scores.
-        kwargs: Further arguments of torch's own attention.
+    Query, key and value are ``[batch, heads or kv_heads, n, head dim]``, where the last dim of values may differ.
+    `attention_mask` must be `None`. `kwargs` are for torch's own.
 
     Returns:
         ``[batch, n, heads, v_head_dim]`` in the dtype of `value`, and no weights. Softmax and its sums are in fp32.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
+from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError, first_problem
@@ -106,6 +107,11 @@ class Checkpoint(Summarized):
                     fix=f"Use the unquantized checkpoint: weights in {', '.join(WEIGHT_DTYPES)}.",
                 )
         return cls(path=path, config=config, plan=plan, _stored=stored)
+
+    def digest(self, *names: str) -> str:
+        """The digest of its configuration and weights, and of the files of these names that it has."""
+        files = [path for path in map(self.path.joinpath, ("config.json", *names)) if path.is_file()]
+        return files_digest([*files, *self.path.glob("*.safetensors")])
 
     def tensor_names(self) -> Sequence[str]:
         """The model's tensors in the order of the forward pass, without a tied ``lm_head.weight``."""

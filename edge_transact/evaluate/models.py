@@ -245,13 +245,12 @@ def _weights_bytes(model: str) -> int:
 
 def _digest(model: str) -> str:
     """A digest of everything that a MODEL's or a DIST's predictions depend on."""
-    from edge_transact.checkpoint.digest import digest_of
     from edge_transact.checkpoint.writer import COPIED_FILES
 
     if is_dist(model):
         # The manifest has the digests of all files, and people may edit the configuration.
         return files_digest([Path(model) / MANIFEST, Path(model) / CHAT_CONFIG])
-    return digest_of(checkpoint_of(model), *COPIED_FILES)
+    return checkpoint_of(model).digest(*COPIED_FILES)
 
 
 def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, TextCodec]:

@@ -18,7 +18,6 @@ from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.answering import stop_ids
@@ -283,8 +282,8 @@ def ingredients(
 ) -> dict[str, Any]:
     """Everything that the result depends on, as JSON values."""
     return {
-        "source": digest_of(source, *COPIED_FILES, PROVENANCE_FILE),
-        "teacher": teacher and digest_of(teacher),
+        "source": source.digest(*COPIED_FILES, PROVENANCE_FILE),
+        "teacher": teacher and teacher.digest(),
         "options": options.identity(),
         "text": text.to_dict(),
         "code": code_of(heal),

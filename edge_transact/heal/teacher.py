@@ -13,7 +13,6 @@ from edge_transact import cache
 from edge_transact.cache.journal import Journal
 from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.digest import digest_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
 from edge_transact.heal.frozen import load_frozen
@@ -63,7 +62,7 @@ class KeptTeacher:
                 f"--teacher-top {top} is not less than the vocabulary of {vocabulary}", fix="Give less, such as 64."
             )
         ingredients = {
-            "teacher": digest_of(teacher.checkpoint),
+            "teacher": teacher.checkpoint.digest(),
             "text": text,
             "top": top,
             "dtype": str(teacher.dtype),

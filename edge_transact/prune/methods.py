@@ -21,8 +21,6 @@ METHODS = {
 }
 """The module and class of each method, as text: the command line offers the names without importing torch."""
 
-DEFAULT_METHOD = "obs"
-
 
 def find_method(name: str) -> type[Scorer]:
     """The method with that name.

@@ -21,7 +21,7 @@ from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import LAYERS_PREFIX, pruned_layer, shifted_biases
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.score.methods.scorer import Scorer
-from edge_transact.prune.score.passes import description, score_layers
+from edge_transact.prune.score.passes import Scoring, description
 from edge_transact.prune.score.sensitivity import measure_sensitivity
 from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import WidthPlan
@@ -111,15 +111,10 @@ class Pruning:
 
     def score(self, shot: int, shots: int) -> list[LayerScores]:
         """The scores of each layer as it is now, computed or from the journal."""
-        return score_layers(
-            self.model,
-            self.selections,
-            self.method,
-            self.journal,
-            description(shot, shots),
-            self.seed,
-            self.wants_losses,
-        )
+        title = description(shot, shots)
+        return Scoring(
+            self.model, self.selections, self.method, self.journal, title, self.seed, self.wants_losses
+        ).layers()
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         for part, tensor in tensors.items():

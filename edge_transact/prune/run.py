@@ -20,7 +20,6 @@ from edge_transact.cache.journal import Journal
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.digest import digest_of
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import UsageError
@@ -31,7 +30,7 @@ from edge_transact.progress import working
 from edge_transact.prune.allocate.allocation import Allocation, check_reachable
 from edge_transact.prune.compensate.regression import Fit
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.methods import DEFAULT_METHOD, find_method
+from edge_transact.prune.methods import find_method
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.pruning import Pruning
 from edge_transact.prune.scores import LayerScores
@@ -53,11 +52,9 @@ _WRITTEN = "written"
 
 @dataclass(frozen=True, repr=False)
 class PruneResult(Summarized):
-    """A pruned model.
+    """A pruned model, its source, and how it was made.
 
     Attributes:
-        checkpoint: The pruned checkpoint.
-        source: The model that was pruned.
         options: The options, with what they left to the method decided.
         training: How it was trained after each shot; `None` if it wasn't.
         provenance: The content of ``edge_transact.json`` about the run.
@@ -66,7 +63,6 @@ class PruneResult(Summarized):
         sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` returns it, where the allocation needs it.
         fits: The least-squares fits of each layer, by name; empty without compensation, and where training followed it.
         is_main: Whether this is the process that reports, of those that trained it together.
-        seconds: Wall time of the run.
     """
 
     checkpoint: Checkpoint
@@ -222,7 +218,7 @@ def _is_written(journal: Journal, output: Path) -> bool:
 def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer | None = None) -> dict[str, Any]:
     """Everything that a pruning's result depends on, as JSON values, except the calibration text."""
     return {
-        "source": digest_of(source, *COPIED_FILES),
+        "source": source.digest(*COPIED_FILES),
         "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
         "computation": computation(source),
         "code": code_of(prune, *([type(trainer)] if trainer else ())),
@@ -254,7 +250,7 @@ def resolved(options: PruneOptions) -> PruneOptions:
             raise UsageError(
                 f"--units {','.join(units)} with --allocation budgeted: {options.method} doesn't say what dims inside "
                 "heads cost",
-                fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method {DEFAULT_METHOD}.",
+                fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method obs.",
             )
     compensate = scoring.compensates if options.compensate is None else options.compensate
     return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})

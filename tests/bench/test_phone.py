@@ -18,7 +18,7 @@ from edge_transact.build.dist import build
 from edge_transact.build.options import BuildOptions
 from edge_transact.errors import UsageError
 from edge_transact.inputs import read_text
-from edge_transact.prune import PruneOptions
+from edge_transact.prune.options import PruneOptions
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import NASTY, copy_dist
 from tests.support.phone.phone import adb_server_beside

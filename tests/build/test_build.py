@@ -20,9 +20,9 @@ from edge_transact.cli import app
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import read_text
-from edge_transact.prune import PruneOptions
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
+from edge_transact.prune.options import PruneOptions
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.system.cores import Cores
 from edge_transact.weights import ShardReader

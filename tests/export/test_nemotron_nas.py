@@ -13,7 +13,8 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.export.nemotron_nas import export_nemotron_nas
-from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from edge_transact.runtimes import RUNTIMES, misfits, nemotron_nas
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.command import said

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.prune import PruneOptions, prune
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from tests.support.pruning import TEXT
 
 

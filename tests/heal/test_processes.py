@@ -22,8 +22,8 @@ from edge_transact.errors import UsageError
 from edge_transact.heal.options import HealOptions
 from edge_transact.heal.processes import Processes
 from edge_transact.heal.run import heal
-from edge_transact.prune import PruneOptions, prune
-from edge_transact.prune.options import ShotTraining
+from edge_transact.prune.options import PruneOptions, ShotTraining
+from edge_transact.prune.run import prune
 from edge_transact.prune.shots import ShotTrainer
 from tests.support.examples import ROOT
 
@@ -214,9 +214,9 @@ def test_two_processes_train_between_shots(
     one = prune(str(random_model), tmp_path / "one", options, trainer)
     result = launched(
         environment,
-        "from pathlib import Path\nfrom edge_transact.prune import PruneOptions, prune\n"
+        "from pathlib import Path\nfrom edge_transact.prune.run import prune\n"
         "from edge_transact.prune.shots import ShotTrainer\n"
-        "from edge_transact.prune.options import ShotTraining\n"
+        "from edge_transact.prune.options import PruneOptions, ShotTraining\n"
         f"options = PruneOptions(**{options.model_dump(exclude_unset=True)!r})\n"
         f"trainer = ShotTrainer(ShotTraining(train={text!r}, **{SIZES!r}), {str(random_model)!r})\n"
         f"prune({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, trainer)\n",

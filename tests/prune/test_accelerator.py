@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from edge_transact.layerwise import model as layerwise
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.methods import METHODS
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from tests.support.accelerator import NAME, accelerator
 from tests.support.pruning import TEXT
 

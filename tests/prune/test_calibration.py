@@ -18,10 +18,11 @@ from edge_transact.inputs.texts import read_text
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import Calibration, read_calibration
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.methods import METHODS, find_method
-from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
+from edge_transact.prune.score.passes import Scoring
 from tests.support.pruning import prune_command
 from tests.support.tokenizers import CHAT_TEMPLATE
 
@@ -244,7 +245,7 @@ def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
     journal = Journal(tmp_path / "out")
     with pytest.raises(EdgeTransactError, match="layer 1 computes NaN or infinity on the calibration text"):
-        score_layers(LayerwiseModel(source, windows), everything, find_method(method), journal, "score")
+        Scoring(LayerwiseModel(source, windows), everything, find_method(method), journal, "score").layers()
 
 
 def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from edge_transact.cache import journal
 from edge_transact.cache.journal import DTYPES, Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.limits import limits_of
+from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.requirements import pruned_plan, requirements
+from edge_transact.prune.run import prune
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import TEXT, weights_of

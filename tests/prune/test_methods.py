@@ -14,11 +14,12 @@ from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import METHODS, find_method
-from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
+from edge_transact.prune.score.passes import Scoring
 from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
 from tests.support.pruning import TEXT
@@ -41,7 +42,7 @@ def source(make_llama, request) -> Checkpoint:
 def measured(source: Checkpoint, method: str, seed: int = 0) -> list[LayerScores]:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
     journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
-    return score_layers(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score", seed)
+    return Scoring(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score", seed).layers()
 
 
 def whole_model(path: Path) -> torch.nn.Module:

@@ -16,7 +16,6 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.allocate.allocation import allocate
 from edge_transact.prune.allocate.curves import sensitivity_curves
 from edge_transact.prune.allocate.limits import limits_of
@@ -24,8 +23,10 @@ from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.cut.selection import LayerSelection, select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
-from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.score.passes import Scoring
 from edge_transact.prune.score.sensitivity import measure_sensitivity, reference
 from edge_transact.prune.scores import LayerScores, PredictedLosses
 from edge_transact.prune.units import UNITS
@@ -145,7 +146,7 @@ def test_pairs_are_scored_by_their_effect_on_attention(make_llama, monkeypatch) 
 def scored(source: Checkpoint, method: str) -> list[LayerScores]:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
     journal = Journal(source.path.with_name(f"out-{method}"))
-    return score_layers(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score")
+    return Scoring(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score").layers()
 
 
 @pytest.mark.parametrize("vocabulary", [7, 4096])

@@ -15,7 +15,7 @@ from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import find_method
-from edge_transact.prune.score.passes import score_layers
+from edge_transact.prune.score.passes import Scoring
 
 ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 = {"rope_parameters": {**ROPE, "original_max_position_embeddings": 32}}
@@ -26,7 +26,7 @@ def measured(source: Checkpoint, selections=None) -> list:
     everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
     journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
     model = LayerwiseModel(source, WINDOWS)
-    return score_layers(model, selections or everything, find_method("transact"), journal, "score")
+    return Scoring(model, selections or everything, find_method("transact"), journal, "score").layers()
 
 
 def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:

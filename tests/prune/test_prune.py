@@ -15,9 +15,10 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.evaluate.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
-from edge_transact.prune import PruneOptions, prune
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from tests.support.pruning import TEXT, prune_command, weights_of
 
 

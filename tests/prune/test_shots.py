@@ -18,8 +18,8 @@ from edge_transact.heal.options import HealOptions
 from edge_transact.heal.run import heal
 from edge_transact.heal.student import Student
 from edge_transact.inputs.source import pruned_from
-from edge_transact.prune import PruneOptions, prune
-from edge_transact.prune.options import ShotTraining
+from edge_transact.prune.options import PruneOptions, ShotTraining
+from edge_transact.prune.run import prune
 from edge_transact.prune.shots import ShotTrainer, shot_trainings
 from tests.support.interruption import KilledError
 from tests.support.pruning import TEXT, prune_command, weights_of

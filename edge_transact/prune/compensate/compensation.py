@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -171,23 +172,18 @@ class _Layer:
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
         """Runs both streams through attention, in place; returns `o_proj`'s new weight and its fit."""
-        projection = self.cut.self_attn.o_proj
-        regression = Regression(projection.weight)
-        o_proj, kept = self.full.self_attn.o_proj, self._kept_of_attention()
-        split = None if kept is None else _Split(o_proj, projection, kept, _others(kept, o_proj.in_features))
-        activations = self._room(projection)
-        for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += o_proj(self.model.attend(self.full, of_source)).to(of_source.device)
-            uncut = self.model.attend(self.full, of_pruned)
-            if split is None:
-                activation = self.model.attend(self.cut, of_pruned)
-                output = projection(activation)
-                computed = _Output(activation, output, o_proj(uncut) - output)
-            else:
-                computed = split(uncut)
-            kept_back.copy_(computed.activation)
-            self._add(regression, held_out, computed, of_source, of_pruned)
-        return self._finish(O_PROJ, projection, regression, pruned, activations)
+        full, cut, kept = self.full.self_attn.o_proj, self.cut.self_attn.o_proj, self._kept_of_attention()
+        split = None if kept is None else _Split(full, cut, kept, _others(kept, full.in_features))
+        attend = partial(self.model.attend, self.full)
+
+        def computed(hidden: torch.Tensor) -> _Output:
+            if split is not None:
+                return split(attend(hidden))
+            activation = self.model.attend(self.cut, hidden)
+            output = cut(activation)
+            return _Output(activation, output, full(attend(hidden)) - output)
+
+        return self._solve(O_PROJ, full, cut, attend, computed, source, pruned)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
         """The inputs of `o_proj` that the cut layer has; `None` if RoPE pairs were cut, which changes all of them."""
@@ -198,19 +194,37 @@ class _Layer:
 
     def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance: Advance) -> dict[str, torch.Tensor]:
         """Runs both streams through the MLP, in place; returns `down_proj`'s new weight and its fit."""
-        projection = self.cut.mlp.down_proj
-        regression = Regression(projection.weight)
         self._order_mlp()
-        size = projection.in_features
-        split = _Split(self.full.mlp.down_proj, projection, slice(0, size), slice(size, None))
-        activations = self._room(projection)
+        full, cut = self.full.mlp.down_proj, self.cut.mlp.down_proj
+        split = _Split(full, cut, slice(0, cut.in_features), slice(cut.in_features, None))
+        activate = partial(self.model.activate, self.full)
+        return self._solve(DOWN_PROJ, full, cut, activate, lambda x: split(activate(x)), source, pruned, advance)
+
+    def _solve(
+        self,
+        name: str,
+        full: torch.nn.Linear,
+        cut: torch.nn.Linear,
+        activation_of: Callable[[torch.Tensor], torch.Tensor],
+        computed_of: Callable[[torch.Tensor], _Output],
+        source: torch.Tensor,
+        pruned: torch.Tensor,
+        advance: Advance = lambda batches: None,
+    ) -> dict[str, torch.Tensor]:
+        """Solves a projection again, and adds the block's output to both models' hidden states."""
+        regression = Regression(cut.weight)
+        activations = self.journal.room((*self.model.windows.shape, cut.in_features), self.model.dtype)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += self.full.mlp.down_proj(self.model.activate(self.full, of_source)).to(of_source.device)
-            computed = split(self.model.activate(self.full, of_pruned))
+            of_source += full(activation_of(of_source)).to(of_source.device)
+            computed = computed_of(of_pruned)
             kept_back.copy_(computed.activation)
             self._add(regression, held_out, computed, of_source, of_pruned)
             advance(1)
-        return self._finish(DOWN_PROJ, projection, regression, pruned, activations)
+        weight, fit = regression.solve()
+        cut.weight = _frozen(weight.to(self.model.dtype))
+        for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
+            hidden += cut(activation.to(self.model.device)).to(hidden.device)
+        return _solved(name, cut, fit)
 
     def _order_mlp(self) -> None:
         """Moves the kept dims of the uncut MLP to the front, so that they are a slice of its activations."""
@@ -221,10 +235,6 @@ class _Layer:
             if projection.bias is not None:
                 projection.bias = _frozen(projection.bias[order])
         mlp.down_proj.weight = _frozen(mlp.down_proj.weight[:, order])
-
-    def _room(self, projection: torch.nn.Linear) -> torch.Tensor:
-        """Storage for the projection's input, ``[windows, window, in_features]``."""
-        return self.journal.room((*self.model.windows.shape, projection.in_features), self.model.dtype)
 
     def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """For each batch: which of its windows are held out, bool ``[batch]``, and its views of the states."""
@@ -253,18 +263,3 @@ class _Layer:
         parts = zip(runs[0].tolist(), *(t.split(runs[1].tolist()) for t in (activation, missing, counts)), strict=True)
         for chosen, *tensors in parts:
             regression.add(*(tensor.flatten(end_dim=1) for tensor in tensors), held_out=chosen)
-
-    def _finish(
-        self,
-        name: str,
-        projection: torch.nn.Linear,
-        regression: Regression,
-        pruned: torch.Tensor,
-        activations: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Solves the projection and adds its output to the pruned model's hidden states."""
-        weight, fit = regression.solve()
-        projection.weight = _frozen(weight.to(self.model.dtype))
-        for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
-            hidden += projection(activation.to(self.model.device)).to(hidden.device)
-        return _solved(name, projection, fit)

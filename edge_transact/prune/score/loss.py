@@ -1,21 +1,13 @@
 """Predicts the loss that a cut costs, from one backward pass, if the consuming projection is then solved again.
 
-To second order, a change of a block's output by ``d_t`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is
-the gradient of the summed loss with respect to that output (the empirical Fisher information). A block's output is
-``W z``, where z is its transitional activation. If gradients and activations are independent, except that tokens with
-larger gradients count more,
+A change ``d_t`` of a block's output ``W z`` at token t costs ``1/2 (g_t . d_t)^2`` nats, where ``g_t`` is the gradient
+of the summed loss with respect to it (the empirical Fisher information). With activations independent of gradients,
 
     loss = 1/2 tr(F dW A dW^T) / tokens,    F = sum g g^T,   A = sum |g|^2 z z^T / sum |g|^2.
 
-When dims of z are cut and W is solved again, the error that remains is the part of the cut dims that the kept dims
-don't explain. Order the dims from first kept to first cut and let ``A = L L^T``: cutting the dims from the k-th on
-leaves the columns of L from the k-th on. So one Cholesky factorization gives the loss at every width. F is factorized
-too: the loss of a dim is then the squared length of a row of ``W^T`` times that factor, and A is the only matrix of all
-dims by all dims.
-
-The order is found by elimination, as in the optimal brain surgeon: the dim that costs least is cut, the other dims take
-over what they explain of it, and the search goes on with the new costs. If two dims say the same, the first is cheap to
-cut, and the second no longer is.
+When W is solved again, what remains is the part of the cut dims that the kept ones don't explain: with ``A = L L^T``,
+dims from first kept to first cut, the columns of L from the k-th on. F is factorized too, so that A is the only matrix
+of all dims by all dims. docs/prune-methods.md derives it.
 """
 
 from __future__ import annotations

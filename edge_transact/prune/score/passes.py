@@ -30,42 +30,34 @@ def description(shot: int, shots: int) -> str:
     return "score" if shots == 1 else f"score, shot {shot} of {shots}"
 
 
-def score_layers(
-    model: LayerwiseModel,
-    selections: Sequence[LayerSelection],
-    method: type[Scorer],
-    journal: Journal,
-    description: str,
-    seed: int = 0,
-    wants_losses: bool = True,
-) -> list[LayerScores]:
-    """The scores of every layer of the model that `selections` leave.
+@dataclass
+class Scoring:
+    """The passes that score every layer of the model that `selections` leave.
 
-    `description` is the title of the progress bar, and what the journal calls the scores, which are computed only once.
-
-    Raises:
-        EdgeTransactError: The model holds or computes NaN or infinity; the tensor or the layer is named.
+    `description` is the title of the progress bar, and what the journal calls the scores. `seed` is for methods that
+    draw random numbers; `wants_losses` tells whether methods that can predict losses should.
     """
-    if method.gradients != "none":
-        model = model.sample(GRADIENT_TOKENS)
-    scoring = _Scoring(model, selections, method, journal, description, seed, wants_losses)
-    names = [scoring.name(index) for index in range(len(selections))]
-    if not all(name in journal for name in names):
-        (scoring.forward if method.gradients == "none" else scoring.backward)()
-    return [LayerScores.from_tensors(journal[name]) for name in names]
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """The arguments of `score_layers`, and the passes."""
 
     model: LayerwiseModel
     selections: Sequence[LayerSelection]
     method: type[Scorer]
     journal: Journal
     description: str
-    seed: int
-    wants_losses: bool
+    seed: int = 0
+    wants_losses: bool = True
+
+    def layers(self) -> list[LayerScores]:
+        """The scores of each layer, from the journal as far as it has them.
+
+        Raises:
+            EdgeTransactError: The model holds or computes NaN or infinity; the tensor or the layer is named.
+        """
+        if self.method.gradients != "none":
+            self.model = self.model.sample(GRADIENT_TOKENS)
+        names = [self.name(index) for index in range(len(self.selections))]
+        if not all(name in self.journal for name in names):
+            (self.forward if self.method.gradients == "none" else self.backward)()
+        return [LayerScores.from_tensors(self.journal[name]) for name in names]
 
     def name(self, part: int | str) -> str:
         """The journal's name of a layer's scores, or of ``state``: the hidden states or gradients between layers."""
