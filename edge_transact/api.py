@@ -1,7 +1,6 @@
 """What ``import edge_transact.api as et`` offers: the stages as functions, their options and their results.
 
-Importing it takes some tenths of a second: torch and TVM load when a function needs them, results' classes when they
-are named (PEP 562).
+torch and TVM load when a function needs them, results' classes when they are named (PEP 562).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The MLC-LLM model definition: rendered from ``templates/``, then loaded and compiled.
 
-The emitted file itself is compiled, and reads the widths from config.json, like MLC's own definitions. A layer with
-``k`` times as many KV heads as a layer of the cache becomes ``k`` virtual KV layers (see `widths.WidthPlan`).
+A layer with ``k`` times as many KV heads as the cache's becomes ``k`` virtual KV layers (see `widths.WidthPlan`).
 """
 
 from edge_transact.definition.emit import MODEL_TYPE, load, render

@@ -36,12 +36,7 @@ def _runs(plan: WidthPlan) -> Iterator[dict[str, str | LayerWidths]]:
 
 
 def load(directory: Path, config: Mapping[str, object]) -> Definition:
-    """Load ``edge_llama_model.py`` from a directory, and a configuration for it.
-
-    Args:
-        directory: The file in it is executed, so it must come from `render`.
-        config: A parsed config.json, with the library's ``context_window_size``, ``prefill_chunk_size`` and
-            ``max_batch_size``.
+    """Load ``edge_llama_model.py``, which `render` made, with a config.json that has the library's sizes.
 
     Raises:
         EdgeTransactError: There is no such file, or the configuration contradicts itself or the file.

@@ -1,12 +1,8 @@
-"""Options as typed models: an option's name, type, default, range and help are written once.
+"""Options as typed models: an option's name, type, default, range and help are written once, as a field.
 
-A stage's options are the fields of one `Options` model next to its code, such as `prune.options`. From the fields come
-the command line (`options.command_line`), Python's keyword arguments (`options.keywords`), the sections of
-``edge-transact.toml`` (`project.schema`), cache keys, provenance and defaults. A new option is one field, and the code
-that uses it.
-
-A model holds what a result depends on. Where a result goes and how a run goes (an output, ``force``, ``resume``, a
-report, a dump, ``--json``) are parameters of the function and of the command, so that no key can depend on them.
+From the fields of a stage's `Options` come the command line (`options.command_line`), Python's keyword arguments
+(`options.keywords`), the sections of ``edge-transact.toml`` (`project.schema`), cache keys and provenance. A model
+holds what a result depends on; where a result goes and how a run goes are parameters of functions and commands.
 """
 
 from edge_transact.options.model import IN_A_FILE, Option, Options, options_of

@@ -21,10 +21,8 @@ from edge_transact.options.values import COMMAS, metadata_of
 def expand(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters typed as `Options` models become the options that the models describe.
 
-    ``options: PruneOptions`` becomes ``--ratio``, ``--method`` and so on, and the command gets a `PruneOptions` of what
-    was given; the rest has the model's defaults and is not in its `model_fields_set`. ``Annotated[Model, "Prefix"]``
-    names the panels of the model's options ``Prefix: ...``. A command that has a parameter
-    ``context_of_command: typer.Context`` gets typer's context.
+    The command gets a model of what was given; ``Annotated[Model, "Prefix"]`` names the panels of its options
+    ``Prefix: ...``. A parameter ``context_of_command: typer.Context`` gets typer's context.
 
     Raises:
         UsageError: From the command that is returned, as the models raise it.
@@ -62,16 +60,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def refuse_others(context: typer.Context, mode: str, used: Collection[str]) -> None:
-    """Refuses options that were given on the command line although a mode of the command has no use for them.
-
-    Args:
-        context: The command's.
-        mode: What was asked for.
-        used: The parameters that the mode uses.
-
-    Raises:
-        UsageError: Others were given.
-    """
+    """Raise a `UsageError` for options that were given although a mode of the command uses only some parameters."""
     others = [
         max(parameter.opts, key=len)
         for parameter in context.command.params

@@ -26,8 +26,7 @@ Some = TypeVar("Some", bound=Options)
 class keywords(Generic[Fields, Call]):
     """Decorates a function whose last parameter is ``options``, a model, so that it takes the model's fields instead.
 
-    A checker sees the parameters of the model's constructor. Editors and notebooks see the fields with their help among
-    the function's ``Args:``.
+    Checkers see the parameters of the model's constructor; editors see the fields with their help among ``Args:``.
     """
 
     def __init__(self, model: Callable[Fields, Call]) -> None:

@@ -31,14 +31,11 @@ class Option:
     """How people meet a field of an `Options` model. A field without one is for Python only.
 
     Attributes:
-        help: A sentence or two for ``--help``, error messages and the file; ``{choices}`` stands for the names that the
-            field allows.
+        help: A sentence or two; ``{choices}`` stands for the names that the field allows.
         panel: The panel of ``--help`` that lists the option.
         flags: Its flags; by default the field's name with dashes.
-        metavar: What ``--help`` calls its value.
         default: What the default depends on, where it isn't a value.
         example: A value, where there is no default or it depends on something.
-        envvar: An environment variable that gives it too.
     """
 
     help: str

@@ -34,22 +34,13 @@ class UnknownName(BadValue):
 
 @dataclass(frozen=True)
 class OneOf:
-    """In an annotation such as ``Annotated[str, OneOf(...)]``: only some names are allowed.
-
-    Attributes:
-        choices: The names.
-        what: What they name, in messages; by default the option's name.
-    """
+    """In an annotation, allows some names only. `what` they name is in messages; by default the option's name."""
 
     choices: tuple[str, ...]
     what: str = ""
 
     def check(self, name: str) -> str:
-        """The name itself.
-
-        Raises:
-            UnknownName: It is not among the choices.
-        """
+        """The name itself; raises an `UnknownName` if it is not among the choices."""
         if name not in self.choices:
             raise UnknownName(f"unknown {name!r}", fix=did_you_mean(name, self.choices))
         return name
@@ -74,11 +65,7 @@ _PARAMETERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def parse_parameters(text: str | int) -> int:
-    """A number of parameters: ``1.3B``, ``900M``, ``64k`` or digits.
-
-    Raises:
-        UsageError: It isn't one.
-    """
+    """A number of parameters: ``1.3B``, ``900M``, ``64k`` or digits; raises a `BadValue` for others."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", _without_separators(str(text)))
     if not match or match[2].upper() not in _PARAMETERS:
         raise BadValue(f"{text!r} is not a number of parameters", fix="Write 1.3B, 900M or digits.")

@@ -11,12 +11,7 @@ from edge_transact.options.values import COMMAS
 
 
 def words(options: Options, *, apart_from: Collection[str] = ()) -> list[str]:
-    """The words that give a command these options, without those that were left at their defaults.
-
-    Args:
-        options: What was chosen.
-        apart_from: Names of fields that are left out.
-    """
+    """The words that give a command these options, without those at their defaults and the fields `apart_from`."""
     given = options.model_fields_set - set(apart_from)
     return [
         word

@@ -1,7 +1,4 @@
-"""Chat templates: Jinja programs that turn the messages of a conversation into a prompt.
-
-Equivalent to transformers' ``apply_chat_template``, whose import takes seconds.
-"""
+"""Chat templates: prompts from messages, as transformers' ``apply_chat_template``, whose import takes seconds."""
 
 from __future__ import annotations
 

@@ -17,15 +17,12 @@ def generate(
 ) -> Iterator[tuple[int, list[int]]]:
     """Continue prompts greedily, as many at once as the library allows; when one ends, the next starts.
 
-    The number of prompts at once doesn't change the tokens, except where two logits are equal up to rounding (`Batch`).
-
     Args:
         model: The library. Its own sequence isn't changed.
         prompts: Token ids.
         max_tokens: The most tokens after a prompt, at least 1. A full context window ends it, too.
         ends: Called after each token with the prompt's index and the tokens after it; true ends it.
-        shared: Length of a common prefix of all prompts, such as a system message, that each sequence computes only
-            once; less than the shortest prompt.
+        shared: Length of a common prefix of all prompts that is computed once; less than the shortest prompt.
 
     Yields:
         Each prompt's index and the tokens after it, in the order in which they end.

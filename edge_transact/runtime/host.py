@@ -1,9 +1,7 @@
 """Runs a library on this machine: load it with its weights, prefill, decode, generate.
 
-Functions are called in the order of MLC's engine: add a sequence, then call ``begin_forward``, the model's function and
-``end_forward`` for each chunk of a prompt and each decoded token. Our libraries decode a token in one call.
-
-Only TVM's runtime is loaded, through tvm_ffi: ``import tvm`` also loads the compiler, which takes seconds.
+Functions are called in the order of MLC's engine. Only TVM's runtime is loaded, through tvm_ffi: ``import tvm`` also
+loads the compiler, which takes seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ _CPU, _POOLED = 1, 2
 
 
 class HostModel:
-    """A loaded library with its weights and an empty KV cache for one sequence.
+    """A loaded library (``.so``) with its weights and an empty KV cache for one sequence.
 
     Args:
         library: The ``.so``.
@@ -111,11 +109,7 @@ class HostModel:
         return self._threads.count
 
     def instrument(self, called: Callable[..., None]) -> None:
-        """Observe every call of a kernel or built-in function.
-
-        ``called(function, name, before, result, *arguments)`` is called before and after each of them; see
-        ``tvm.relax.VirtualMachine.set_instrument``.
-        """
+        """Call ``called(function, name, before, result, *arguments)`` before and after each kernel and built-in."""
         self._vm["set_instrument"](called)
 
     def reset(self) -> None:
@@ -166,10 +160,7 @@ class HostModel:
         return logits
 
     def generate(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """Append a prompt, then the likeliest tokens until there are `max_tokens` or the context window is full.
-
-        Yields token ids; the caller stops at an end-of-text token.
-        """
+        """Append a prompt, and yield the likeliest tokens up to `max_tokens` or the end of the context window."""
         logits = self.prefill(ids)
         for count in range(max_tokens):
             token = int(logits.argmax())
@@ -193,10 +184,7 @@ class HostModel:
         return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
 
     def _call(self, function: str, ids: Sequence[int], cache: Any, sequences: tvm_ffi.Shape) -> np.ndarray:
-        """Append as many tokens to each sequence, the first sequence's first, and return logits, a float32 view.
-
-        `function` is one of the library, such as ``batch_decode``.
-        """
+        """Append as many tokens to each sequence, the first sequence's first, and return logits, a float32 view."""
         self._threads.start(self._ffi)
         if function == "decode" and self._decode_token is not None:
             return np.from_dlpack(self._decode_token(self._ids(ids), cache, sequences))
@@ -251,16 +239,12 @@ class HostModel:
 class Batch:
     """Several sequences of a host library, 0, 1, ..., beside the model's own.
 
-    Decoding a token of each reads the weights once. Logits are those of `HostModel.decode` up to rounding, since sums
-    with NK weights are in another order.
+    Logits are those of `HostModel.decode` up to rounding, since sums with NK weights are in another order.
 
     Args:
         model: The library.
         size: The number of sequences.
         tokens: The most tokens of each, limited by the context window.
-
-    Attributes:
-        lengths: The number of tokens of each sequence.
 
     Raises:
         EdgeTransactError: The library was built for fewer sequences.

@@ -19,14 +19,8 @@ MOST_THREADS = 4
 class Opening:
     """A DIST that is being read. Leaving the ``with`` statement waits until library and weights have been verified.
 
-    Configurations aren't verified: people may edit them.
-
-    Args:
-        dist: The DIST.
-        text: Also read its tokenizer, for `codec`.
-
-    Attributes:
-        library: The path of its host library, to be loaded after the ``with`` statement.
+    Configurations aren't verified: people may edit them. With `text`, the tokenizer is read, too. The `library` is to
+    be loaded after the ``with`` statement.
 
     Raises:
         EdgeTransactError: It is not a DIST, or has no host library; at the end, a file of it is missing or changed.

@@ -28,10 +28,7 @@ def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: boo
     They are read into one block of memory with huge pages, in which a token is faster than in the small pages of mapped
     files. Without huge pages, or above `MOST_READ_BYTES`, parameters that are stored as kernels read them are mapped.
 
-    Args:
-        weights: The directory of the shards.
-        expected: The library's parameters: name, dtype and shape of each, from its metadata.
-        verified: The shards have been checked against the manifest, so that their md5 needn't be.
+    `expected` are the library's parameters, from its metadata; `verified` shards needn't be checked by md5.
 
     Raises:
         EdgeTransactError: A parameter is missing or of another dtype or shape, or a shard is missing or damaged.

@@ -55,7 +55,6 @@ class Answer:
     """An answer of the model, and how long it took.
 
     Attributes:
-        text: The answer, without special tokens.
         tokens: Its token ids, without a stop token.
         finish: Why it ended.
         prompt_tokens: Tokens of the prompt, including the chat template.
@@ -139,15 +138,9 @@ class Session:
         opening: Opening | None = None,
         **options: Any,
     ) -> Session:
-        """A session with the host library of a DIST.
+        """A session with the host library of a DIST; `options` are the constructor's.
 
-        Args:
-            dist: The DIST.
-            temperature: See `Sampling`, whose defaults are those of ``mlc-chat-config.json``.
-            top_p: The same.
-            threads: As of `HostModel`.
-            opening: An `Opening` of the DIST with `text`, if there is one already.
-            options: The constructor's.
+        Sampling is that of ``mlc-chat-config.json`` but for `temperature` and `top_p`. `opening` is one with `text`.
 
         Raises:
             EdgeTransactError: It isn't a DIST, or has no host library.
@@ -183,17 +176,11 @@ class Session:
     ) -> Answer:
         """The model's answer to `text`, after the turns before it.
 
-        The oldest turns are forgotten if they leave no room for an answer in the context window. Tokens in the KV cache
-        aren't computed again.
-
-        Args:
-            text: The user's message, or the text to continue.
-            on_text: Called with each piece of the answer when it is decoded.
-            stopped: Asked before each chunk of the prompt and each token whether to stop. The answer so far is kept.
+        The oldest turns are forgotten if they leave no room for an answer in the context window. `on_text` is called
+        with each piece of the answer, which ends when `stopped` is true before a chunk of the prompt or a token.
 
         Raises:
-            EdgeTransactError: The prompt is empty or too long, or the chat template rejects it. The conversation
-                doesn't change.
+            EdgeTransactError: The prompt is empty or too long, or rejected by the template. Turns don't change.
         """
         with closing(self.stream(text, stopped=stopped)) as pieces:
             while True:
@@ -205,10 +192,7 @@ class Session:
                     on_text(piece)
 
     def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
-        """`answer` piece by piece: ``for piece in session.stream("Hello"): ...``.
-
-        Returns the answer, as a generator does. If it isn't read to the end, it isn't added to the conversation.
-        """
+        """`answer` as a generator of pieces that returns the answer; a turn is only added if it is read to the end."""
         dropped, ids = self._prompt(text)
         if not ids:
             raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')

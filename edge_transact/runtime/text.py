@@ -21,11 +21,8 @@ TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokeniz
 class TextCodec:
     """The tokenizer and chat template of a checkpoint or a DIST.
 
-    Uses tokenizers and jinja2 alone wherever they give the same as transformers, whose import takes seconds.
-
-    Args:
-        directory: The checkpoint or DIST.
-        read: Its ``tokenizer.json``, if that has been read before.
+    Uses tokenizers and jinja2 alone wherever they give the same as transformers, whose import takes seconds. `read` is
+    the ``tokenizer.json``, if that has been read before.
 
     Raises:
         EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a missing package.

@@ -1,7 +1,7 @@
 """The threads that kernels of this process run on.
 
-By default, TVM's runtime uses half of the CPUs on x86-64, ignores a container's quota, and binds its threads to the
-first CPUs. Here the number follows cores and quota, and the system places the threads, on big cores if there are any.
+TVM's defaults ignore a container's quota and bind threads to the first CPUs. Here, the number follows cores and quota,
+and the system places the threads, on big cores if there are any.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ class Threads:
     def start(self, ffi: Any) -> None:
         """Start the threads unless they exist. Call it just before a kernel: they wait busily for work.
 
-        TVM starts them once for each thread of Python that calls kernels; later, it can use fewer, but not more. `ffi`
-        is tvm_ffi with TVM's runtime loaded.
+        TVM starts them once for each thread of Python; later, it can use fewer, but not more.
         """
         if getattr(_here, "count", None) == self.count:
             return
@@ -93,10 +92,7 @@ class Threads:
 
 @contextmanager
 def _on_big_cores(machine: Cores, wanted: int) -> Iterator[None]:
-    """Restrict threads that are started in the body to big cores; they inherit this thread's CPUs, restored at the end.
-
-    The system would run some of them on little cores while they seem idle, and all others would wait for those.
-    """
+    """Restrict threads that are started in the body to big cores: one on a little core would make all others wait."""
     if not machine.has_little or not machine.big or wanted > machine.fast:
         yield
         return

@@ -46,7 +46,7 @@ def convert(
     directory: Path,
     rounding_of: RoundingOf | None = None,
 ) -> int:
-    """Write a checkpoint's weights as MLC parameter shards.
+    """Write a checkpoint's weights as MLC parameter shards; returns their bytes, `costs.weight_bytes` of the plan.
 
     Args:
         checkpoint: The checkpoint.
@@ -54,9 +54,6 @@ def convert(
         quantization: Packs matrices if it has 4 bits. Vectors have its model dtype, RoPE pairs int32.
         directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
         rounding_of: How matrices are rounded to 4 bits; `None` for `w4.nearest`.
-
-    Returns:
-        Bytes of all shards, which is `costs.weight_bytes` of the plan.
 
     Raises:
         EdgeTransactError: A weight isn't finite in the model dtype; the message names the parameter.
@@ -180,11 +177,7 @@ def restore(
     shapes: Mapping[str, Sequence[int]],
     quantization: Quantization,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The inverse of `convert`: dequantize the parameters and split them into the checkpoint's tensors.
-
-    Yields name and value of each tensor, float32 or int32 (RoPE pairs), in the order of `sources`; `shapes` are the
-    tensors' by name.
-    """
+    """The inverse of `convert`: the checkpoint's tensors by name, float32 or int32 (RoPE pairs), dequantized."""
     for name, (parts, join) in sources.items():
         in_features = tuple(shapes[parts[0]])[1:]
         if is_packed(name, shapes[parts[0]], quantization):

@@ -1,8 +1,7 @@
 """Parameter shards as TVM's tensor cache stores them (``tvm/contrib/tvmjs.py``, read by ``vm.builtin.tensor_cache``).
 
 ``params_shard_N.bin`` files hold raw little-endian tensors one after the other. ``tensor-cache.json`` has each tensor's
-place, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even. The same tensors in the same
-order give the same bytes.
+place, and the md5 of each file. fp32 tensors are stored as bf16, rounded to nearest even.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class TensorCache(BaseModel):
 class ShardWriter:
     """Writes tensors into shards in an existing directory, one tensor at a time.
 
-    Memory holds at most one shard, and one block of another. One thread hashes a block and another writes it while
-    the caller makes the next one.
+    One thread hashes a block and another writes it while the caller makes the next one.
     """
 
     def __init__(self, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -92,13 +90,9 @@ class ShardWriter:
         self.add_blocks(name, array.shape, array.dtype, [array])
 
     def add_blocks(self, name: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
-        """Append a tensor that comes in blocks of rows.
+        """Append a tensor that comes in blocks of rows, which the caller must not change later.
 
-        Args:
-            name: The parameter's name; unique.
-            shape: The shape of the whole tensor.
-            dtype: The dtype at run time; float32 is stored as bf16.
-            blocks: Its rows in order. The caller must not change a block later.
+        `dtype` is that at run time; float32 is stored as bf16.
         """
         if name in self._names:
             raise ValueError(f"{name} was already added")
@@ -122,10 +116,7 @@ class ShardWriter:
             self._data += block
 
     def finish(self, parameters: int) -> int:
-        """Write the last shard and the index; returns the bytes of all shards.
-
-        `parameters` is the model's number before quantization, for MLC's ``BitsPerParam``.
-        """
+        """Write the last shard and the index, for a model of so many parameters; returns the bytes of all shards."""
         self._flush()
         self._wait()
         self._threads.shutdown()
@@ -182,11 +173,7 @@ def _stored_bytes(array: np.ndarray) -> memoryview:
 
 
 class ShardReader:
-    """Reads parameters from a directory of shards, and checks them, as MLC's engine doesn't.
-
-    Args:
-        directory: Holds ``tensor-cache.json`` and the shards.
-        verified: The shards' sha256 were checked against a manifest; else their md5 is checked at the first read.
+    """Reads parameters from a directory of shards, and checks their md5 at the first read, unless they are `verified`.
 
     Raises:
         EdgeTransactError: The index is missing or invalid, or a shard is missing or has the wrong size.
@@ -258,8 +245,7 @@ class ShardReader:
     def mapped(self, name: str, alignment: int) -> np.ndarray | None:
         """A parameter mapped into memory from its shard, without a copy; don't write to it.
 
-        `None` if it has to be read: it is stored as bf16, or isn't aligned to `alignment` bytes. Raises the errors of
-        `array`.
+        `None` if it has to be read: it is stored as bf16, or isn't aligned to `alignment` bytes.
         """
         shard, record = self._record(name)
         if record.is_bf16 or record.byteOffset % alignment or not record.nbytes:

@@ -1,7 +1,6 @@
-"""The scales of a checkpoint that was trained with rounding to MLC's 4-bit grid: a file beside its weights.
+"""The scales of a checkpoint that was trained with rounding to MLC's 4-bit grid: a file beside its rounded weights.
 
-The weights are the rounded ones, so that transformers loads the model that a library has. A weight is -7 to 8 times its
-scale, so the scales determine the 4-bit values.
+A weight is -7 to 8 times its scale, so the scales determine the 4-bit values.
 """
 
 from __future__ import annotations
@@ -82,10 +81,7 @@ class TrainedRounding:
         return scales
 
     def rounding_of(self, sources: ParameterSources) -> RoundingOf:
-        """How the definition's parameters are rounded, for `weights.convert.convert`.
-
-        A rounding raises an `EdgeTransactError` if a weight isn't a multiple of its scale.
-        """
+        """How parameters are rounded; an `EdgeTransactError` if a weight isn't a multiple of its scale."""
 
         def rounding(name: str) -> w4.RoundRows:
             parts, join = sources[name]

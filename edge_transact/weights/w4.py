@@ -1,9 +1,8 @@
 """4-bit group quantization in the format of MLC-LLM's ``quantization/group_quantization.py``.
 
 Groups of 32 weights along the input features share one scale, and a weight is ``(code - 7) * scale`` with a 4-bit code.
-Eight codes make a uint32, the first in its lowest bits. A ragged last group is padded with code 0. Linear weights are
-stored output-major (NK), or for ``q4f16_0`` input-major (KN): both tensors transposed. Embeddings are always
-output-major. A `RoundRows` chooses codes and scales; `nearest` is MLC's, bit for bit.
+Eight codes make a uint32, the first in its lowest bits; a ragged last group is padded. Linear weights are stored
+output-major (NK), or for ``q4f16_0`` input-major (KN): both tensors transposed. Embeddings are output-major.
 """
 
 from __future__ import annotations
@@ -30,32 +29,11 @@ _CHUNK_WEIGHTS = 1 << 18
 """Weights that a thread packs at once: temporaries fit the CPU's cache, and `rounding.search` fills all its lanes."""
 
 
-def quantize(
-    weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False, rounding: RoundRows | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pack a weight.
-
-    Args:
-        weight: ``[out, in]``, any float dtype.
-        quantization: A 4-bit quantization.
-        embedding: The weight is an embedding, which is always output-major.
-        rounding: How to choose codes and scales; `None` for `nearest`.
-
-    Returns:
-        `q_weight`, uint32 ``[out, 4 * ceil(in / 32)]``, and `q_scale`, the model's dtype ``[out, ceil(in / 32)]``; both
-        transposed for a linear weight in the KN layout.
-
-    Raises:
-        EdgeTransactError: A weight is not finite in the model's dtype.
-    """
-    out_features, in_features = weight.shape
-    packer = Packer(out_features, in_features, quantization, embedding=embedding, rounding=rounding)
-    packer.add(weight)
-    return packer.finish()
-
-
 class Packer:
-    """`quantize` for a weight that comes in blocks of rows and is never in memory as a whole."""
+    """Packs a weight ``[out, in]`` that comes in blocks of rows and is never in memory as a whole.
+
+    `rounding` is `nearest` by default.
+    """
 
     def __init__(
         self,
@@ -96,7 +74,13 @@ class Packer:
         _each(pack, starts)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """The result and errors of `quantize`."""
+        """`q_weight`, uint32 ``[out, 4 * ceil(in / 32)]``, and `q_scale`, the model's dtype ``[out, ceil(in / 32)]``.
+
+        Both are transposed for a linear weight (not an `embedding`) in the KN layout.
+
+        Raises:
+            EdgeTransactError: A weight is not finite in the model's dtype.
+        """
         if not torch.isfinite(self._scales).all():
             raise not_finite(self._quantization)
         return self._words.numpy().view("<u4"), self._scales.numpy()
@@ -169,10 +153,7 @@ def dequantize(
     *,
     embedding: bool = False,
 ) -> np.ndarray:
-    """The weight that `quantize` packed, ``[out, in_features]`` in the model's dtype.
-
-    `in_features` is needed because a ragged last group is padded.
-    """
+    """The weight that a `Packer` packed, ``[out, in_features]`` in the model's dtype."""
     q_weight, q_scale = output_major(q_weight, q_scale, quantization, embedding=embedding)
     scales = torch.from_numpy(q_scale)
     weight = (torch.from_numpy(codes(q_weight)).to(scales.dtype) - ZERO_POINT) * scales[..., None]
@@ -182,7 +163,7 @@ def dequantize(
 def output_major(
     q_weight: np.ndarray, q_scale: np.ndarray, quantization: Quantization, *, embedding: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The result of `quantize` with output features first: words ``[out, 4 * groups]``, scales ``[out, groups]``."""
+    """A `Packer`'s result with output features first: words ``[out, 4 * groups]``, scales ``[out, groups]``."""
     if quantization.linear_layout == "KN" and not embedding:
         return np.ascontiguousarray(q_weight.T), np.ascontiguousarray(q_scale.T)
     return q_weight, q_scale

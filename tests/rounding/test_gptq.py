@@ -9,6 +9,7 @@ from edge_transact.rounding.gptq import GPTQ, SHRINKAGE
 from edge_transact.rounding.search import search
 from edge_transact.rounding.store import dequantized
 from edge_transact.weights import w4
+from tests.support.packed import quantize
 
 W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
 
@@ -120,7 +121,7 @@ def test_codes_pack_like_any_others():
     x, weight = inputs(200, 70), matrix(12, 70)
     quantization = QUANTIZATIONS["q4f16_0"]
     gptq = GPTQ(x.T @ x, len(x), quantization)
-    packed = w4.quantize(weight, quantization, rounding=gptq)
+    packed = quantize(weight, quantization, rounding=gptq)
     np.testing.assert_allclose(
         w4.dequantize(*packed, quantization, 70).astype(np.float32), dequantized(*gptq(weight), 70), rtol=1e-3
     )

@@ -13,6 +13,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import STEPS, best_scales, search
 from edge_transact.weights import w4
+from tests.support.packed import quantize
 
 W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
 
@@ -20,7 +21,7 @@ W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits 
 def packed(weight, name, importance=None, **options):
     importance = torch.ones(weight.shape[1]) if importance is None else importance
     rounding = partial(search, importance=importance, quantization=QUANTIZATIONS[name])
-    return w4.quantize(weight, QUANTIZATIONS[name], rounding=rounding, **options)
+    return quantize(weight, QUANTIZATIONS[name], rounding=rounding, **options)
 
 
 def restored(weight, name, importance=None, **options):
@@ -66,7 +67,7 @@ def test_the_best_step_of_every_group():
 def test_never_worse_than_nearest(name, weight):
     weight = torch.where(weight.abs() < 1e-2, torch.zeros(()), weight)  # far above the subnormals of fp16
     quantization, exact = QUANTIZATIONS[name], weight.double().numpy()
-    nearest = w4.dequantize(*w4.quantize(weight, quantization), quantization, weight.shape[1]).astype(np.float64)
+    nearest = w4.dequantize(*quantize(weight, quantization), quantization, weight.shape[1]).astype(np.float64)
     # Scales are rounded to the dtype they are stored in: fp16, or bf16 in shards of q4f32_1.
     rounding = 2.0**-8 if quantization.model_dtype == "float32" else 2.0**-10
     slack = (np.abs(exact) * rounding) ** 2

@@ -11,12 +11,21 @@ from edge_transact.rounding.search import search
 from edge_transact.weights import w4
 
 
+def quantize(
+    weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False, rounding: w4.RoundRows | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result of a `w4.Packer` for a weight ``[out, in]``."""
+    packer = w4.Packer(*weight.shape, quantization, embedding=embedding, rounding=rounding)
+    packer.add(weight)
+    return packer.finish()
+
+
 def packed(
     weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """``q_weight`` and ``q_scale`` of a weight ``[out, in]``, with searched scales."""
     rounding = partial(search, importance=torch.ones(weight.shape[1]), quantization=quantization)
-    words, scales = w4.quantize(weight, quantization, embedding=embedding, rounding=rounding)
+    words, scales = quantize(weight, quantization, embedding=embedding, rounding=rounding)
     assert (scales < 0).any() and (scales > 0).any()
     assert any((words >> shift & 15 == 15).any() for shift in range(0, 32, 4))
     return words, scales

@@ -19,6 +19,7 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.packed import quantize
 
 
 def odd_plan(tied: bool = True, biases: bool = False) -> WidthPlan:
@@ -138,7 +139,7 @@ def test_restores_every_tensor_within_its_quantization(tmp_path, name):
         expected = original.float()
         if quantization.bits and original.ndim == 2:
             # Rows are quantized by themselves, so joining first and splitting after changes nothing.
-            packed = w4.quantize(original, quantization)
+            packed = quantize(original, quantization)
             expected = torch.from_numpy(w4.dequantize(*packed, quantization, original.shape[1])).float()
         # The scales of q4f32_1 are rounded once more, to bf16.
         torch.testing.assert_close(tensor, expected, rtol=2**-8 if name == "q4f32_1" else 1e-6, atol=1e-6)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS
 from edge_transact.weights import w4
+from tests.support.packed import quantize
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "mlc_w4.npz")
 CASES = sorted({key.split(".")[0] for key in GOLDEN.files})
@@ -23,7 +24,7 @@ W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits 
 @pytest.mark.parametrize("case", CASES)
 def test_packs_like_mlc(case, name, kind):
     weight = torch.from_numpy(GOLDEN[f"{case}.weight"])
-    q_weight, q_scale = w4.quantize(weight, QUANTIZATIONS[name], embedding=kind == "embedding")
+    q_weight, q_scale = quantize(weight, QUANTIZATIONS[name], embedding=kind == "embedding")
     for ours, part in ((q_weight, "q_weight"), (q_scale, "q_scale")):
         theirs = GOLDEN[f"{case}.{name}.{kind}.{part}"]
         assert ours.dtype == theirs.dtype and ours.flags.c_contiguous
@@ -45,7 +46,7 @@ def rounding_of(quantization):
 @given(weight=weights(1000.0), embedding=st.booleans())
 def test_error_is_at_most_half_a_step(name, weight, embedding):
     quantization = QUANTIZATIONS[name]
-    q_weight, q_scale = w4.quantize(weight, quantization, embedding=embedding)
+    q_weight, q_scale = quantize(weight, quantization, embedding=embedding)
     restored = w4.dequantize(q_weight, q_scale, quantization, weight.shape[1], embedding=embedding)
     assert restored.shape == tuple(weight.shape) and restored.dtype == quantization.model_dtype
     if quantization.linear_layout == "KN" and not embedding:
@@ -65,9 +66,9 @@ def test_quantization_is_idempotent(name, weight):
     # Values far above the subnormals, where the scale itself survives the round trip within a rounding.
     weight = torch.where(weight.abs() < 1e-2, torch.zeros(()), weight)
     quantization = QUANTIZATIONS[name]
-    first = w4.quantize(weight, quantization)
+    first = quantize(weight, quantization)
     restored = torch.from_numpy(w4.dequantize(*first, quantization, weight.shape[1]))
-    q_weight, q_scale = w4.quantize(restored, quantization)
+    q_weight, q_scale = quantize(restored, quantization)
     np.testing.assert_array_equal(q_weight, first[0])
     np.testing.assert_allclose(q_scale, first[1], rtol=2 * rounding_of(quantization))
 
@@ -76,9 +77,9 @@ def test_quantization_is_idempotent(name, weight):
 def test_every_checkpoint_dtype_gives_the_same_bits(dtype):
     weight = torch.randn(9, 70, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     for name in W4:
-        expected = w4.quantize(weight, QUANTIZATIONS[name])
+        expected = quantize(weight, QUANTIZATIONS[name])
         if dtype is not torch.float16 or name != "q4f32_1":
-            for ours, theirs in zip(w4.quantize(weight.to(dtype), QUANTIZATIONS[name]), expected, strict=True):
+            for ours, theirs in zip(quantize(weight.to(dtype), QUANTIZATIONS[name]), expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
 
 
@@ -87,4 +88,4 @@ def test_refuses_weights_that_overflow_fp16(value):
     weight = torch.ones(2, 40)
     weight[1, 33] = value
     with pytest.raises(EdgeTransactError, match="not finite in float16"):
-        w4.quantize(weight, QUANTIZATIONS["q4f16_0"])
+        quantize(weight, QUANTIZATIONS["q4f16_0"])
