@@ -184,11 +184,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Makes a `KeyboardInterrupt` of whatever ends the body after SIGINT or SIGTERM.
-
-    TVM turns the exceptions of Python code that it calls into others, imports of extensions fail with an ImportError,
-    and programs that share the terminal end with an error of their own.
-    """
+    """Makes a `KeyboardInterrupt` of what ends the body after SIGINT or SIGTERM, such as TVM's own exceptions."""
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:

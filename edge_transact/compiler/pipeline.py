@@ -15,12 +15,7 @@ from edge_transact.compiler.cpu.schedules import schedule_for_cpu
 from edge_transact.compiler.gpu import schedules as gpu_schedules
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.passes.attach import (
-    attach_bounds,
-    attach_decode_token,
-    attach_embedding_allocation,
-    attach_metadata,
-)
+from edge_transact.compiler.passes import attach
 from edge_transact.compiler.passes.cleanup import join_reshapes, omit_checks
 from edge_transact.compiler.passes.fuse_matmuls import Kernels, fuse_matmuls
 from edge_transact.compiler.passes.kv_cache import create_kv_cache
@@ -50,8 +45,8 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             attach_softmax,
             partial(attach_logit_processors, target=target),
             *([partial(attach_sampling, target=target)] if on_metal else []),
-            partial(attach_embedding_allocation, prefill_chunk_size=metadata["prefill_chunk_size"]),
-            partial(attach_bounds, bounds=bounds),
+            partial(attach.attach_embedding_allocation, prefill_chunk_size=metadata["prefill_chunk_size"]),
+            partial(attach.attach_bounds, bounds=bounds),
             tirx.transform.BindTarget(target),
         ],
         "fused": [
@@ -77,10 +72,10 @@ def phases(target: tvm.target.Target, metadata: dict[str, Any], bounds: Mapping[
             relax.transform.DeadCodeElimination(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
-            *([attach_decode_token] if on_cpu else []),
+            *([attach.attach_decode_token] if on_cpu else []),
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
-            partial(attach_metadata, metadata=metadata, bounds=bounds),
+            partial(attach.attach_metadata, metadata=metadata, bounds=bounds),
         ],
         # Calls of the virtual machine.
         "lowered": [

@@ -37,13 +37,9 @@ _CPU, _POOLED = 1, 2
 
 
 class HostModel:
-    """A loaded library (``.so``) with its weights and an empty KV cache for one sequence.
+    """A library (``.so``) with its weights (a directory of shards) and an empty KV cache for one sequence.
 
-    Args:
-        library: The ``.so``.
-        weights: A directory with ``tensor-cache.json`` and its shards.
-        verified: The shards were checked against a manifest.
-        threads: Compute threads; `None` for `default_threads`.
+    `verified` shards were checked against a manifest. `threads` are `default_threads` by default.
 
     Raises:
         EdgeTransactError: The library can't be loaded, or it was built for other weights.
@@ -237,14 +233,9 @@ class HostModel:
 
 
 class Batch:
-    """Several sequences of a host library, 0, 1, ..., beside the model's own.
+    """Some sequences of a host library, 0, 1, ..., of so many tokens at most, beside the model's own.
 
     Logits are those of `HostModel.decode` up to rounding, since sums with NK weights are in another order.
-
-    Args:
-        model: The library.
-        size: The number of sequences.
-        tokens: The most tokens of each, limited by the context window.
 
     Raises:
         EdgeTransactError: The library was built for fewer sequences.

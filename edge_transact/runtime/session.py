@@ -95,8 +95,6 @@ class Session:
     """One conversation. `load` starts it, `answer` adds a turn, and `reset` removes all turns.
 
     Args:
-        model: The loaded library and weights.
-        codec: The tokenizer and chat template.
         stop_token_ids: Ids that end an answer.
         max_tokens: The most tokens of an answer.
         sampling: How tokens are chosen; by default, the likeliest.

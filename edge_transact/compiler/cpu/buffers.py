@@ -24,12 +24,7 @@ class MatmulBuffers:
         arguments: The kernel's arguments by name. Without ``out`` the result stays inside the kernel.
         rows: The rows of `x`; not ``any`` with `copies`, or if `x` is given.
         given: Results of earlier matmuls of the same kernel that are operands here, by name.
-        copies: How many threads have a copy of the result for later matmuls; 0 if they share it.
-
-    Attributes:
-        returned: The kernel's result where `out` holds copies of it; else `None`.
-        rows, features, width: Rows of `x`, its columns (K), and columns of `out` (N, or N / 2 if gated).
-        groups, words: Groups and words along K in the packed weight.
+        copies: How many threads have a copy of the result for later matmuls, beside `returned`; 0 if they share it.
     """
 
     def __init__(

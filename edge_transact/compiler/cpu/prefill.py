@@ -114,10 +114,7 @@ class PrefillMatmul:
 
 
 class _Panel:
-    """The weights of the vectors of columns that begin at `columns`, unpacked, with fp32 scales.
-
-    int32 ``[groups, products, blocks, lanes]``: a vector has `block_rows` blocks, with as many steps of each column.
-    """
+    """The unpacked weights of vectors of columns, int32 ``[groups, products, blocks, lanes]``, with fp32 scales."""
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
         self.buffers, self.isa, self.columns = buffers, isa, columns

@@ -76,10 +76,7 @@ class _Pattern:
         self.result = _either_way("relax.add", self.sum, self.residual) | self.sum
 
     def match(self, call: relax.Call, function: _Bindings) -> Match | None:
-        """The expressions of the pattern's parts where `call` is the last operator of a matmul.
-
-        `None` where it isn't, or where the kernel would hide a result that other operators read.
-        """
+        """The matched parts if `call` ends a matmul; `None` also where a kernel would hide a result that is read."""
         matched = self.result.extract_matched_expr(call, function.values)
         if matched is None:
             return None

@@ -47,11 +47,7 @@ def create_kv_cache(mod: IRModule, target: tvm.target.Target, metadata: dict[str
 
 
 def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
-    """The cache's capacity: `tokens`, and `ENGINE_FREE_TOKENS` more if they are exactly one context window.
-
-    MLC's engine asks for one window in the interactive mode of its apps. Without free pages beyond it, the last 160
-    tokens are slow, and an answer that reaches the end kills the engine.
-    """
+    """`tokens`, and `ENGINE_FREE_TOKENS` more for one context window, at whose end MLC's engine would fail."""
     return tokens + tirx.if_then_else(
         tokens == window, tirx.IntImm("int64", ENGINE_FREE_TOKENS), tirx.IntImm("int64", 0)
     )

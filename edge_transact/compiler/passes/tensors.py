@@ -8,14 +8,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 
-from edge_transact.compiler.passes.calls import (
-    bindings_of,
-    count_readers,
-    is_call_of,
-    relax_functions,
-    weights_of,
-    with_blocks,
-)
+from edge_transact.compiler.passes import calls
 
 
 def share_tensors(mod: IRModule) -> IRModule:
@@ -26,13 +19,13 @@ def share_tensors(mod: IRModule) -> IRModule:
     """
     # Items of a kernel's tuple of results become the tensors that the kernel writes, which leaves the tuple unused.
     mod = relax.transform.CanonicalizeBindings()(mod)
-    for var, function in relax_functions(mod):
+    for var, function in calls.relax_functions(mod):
         mod[var] = _shared(mod, function)
     return mod
 
 
 def _shared(mod: IRModule, function: relax.Function) -> relax.Function:
-    readers = count_readers([*(binding.value for binding in bindings_of(function)), function.body.body])
+    readers = calls.count_readers([*(binding.value for binding in calls.bindings_of(function)), function.body.body])
     made: dict[Hashable, relax.Var] = {}
     same: dict[relax.Var, relax.Var] = {}
     blocks = []
@@ -50,7 +43,7 @@ def _shared(mod: IRModule, function: relax.Function) -> relax.Function:
                 made[key] = var
             bindings.append(binding)
         blocks.append(relax.BindingBlock(bindings))
-    return with_blocks(function, blocks)
+    return calls.with_blocks(function, blocks)
 
 
 def _key(mod: IRModule, call: relax.Call, same: Mapping[relax.Var, relax.Var]) -> Hashable | None:
@@ -58,7 +51,7 @@ def _key(mod: IRModule, call: relax.Call, same: Mapping[relax.Var, relax.Var]) -
     if isinstance(call.op, tvm.ir.GlobalVar):
         # Without an argument that it could write to, a kernel computes a number.
         return call.op if isinstance(mod[call.op], tirx.PrimFunc) and not call.args else None
-    if not is_call_of(call, "relax.memory.alloc_tensor", "relax.reshape"):
+    if not calls.is_call_of(call, "relax.memory.alloc_tensor", "relax.reshape"):
         return None
     source, *others = call.args
     rest = tvm_ffi.StructuralKey(others)  # type: ignore[call-arg]  # its stub wants the hash, too
@@ -67,15 +60,15 @@ def _key(mod: IRModule, call: relax.Call, same: Mapping[relax.Var, relax.Var]) -
 
 def keep_weights(mod: IRModule) -> IRModule:
     """Don't release weights after `relax.transform.KillAfterLastUse`: the caller's tuple holds them anyway."""
-    for var, function in relax_functions(mod):
-        if weights := weights_of(function):
+    for var, function in calls.relax_functions(mod):
+        if weights := calls.weights_of(function):
             blocks = [
                 relax.BindingBlock([each for each in block.bindings if not _releases(each.value, weights)])
                 for block in function.body.blocks
             ]
-            mod[var] = with_blocks(function, blocks)
+            mod[var] = calls.with_blocks(function, blocks)
     return mod
 
 
 def _releases(value: relax.Expr, weights: set[relax.Var]) -> bool:
-    return is_call_of(value, "relax.memory.kill_tensor") and value.args[0] in weights
+    return calls.is_call_of(value, "relax.memory.kill_tensor") and value.args[0] in weights

@@ -51,12 +51,7 @@ def decode(a: Attention, threads: int) -> tirx.PrimFunc:
 
 
 class _Decode:
-    """The kernel's arguments, and the two ways to divide it among threads.
-
-    Attributes:
-        blocks: Blocks of query heads that are computed together.
-        each: The vectors of a block's outputs: query head within the block, vector within the head.
-    """
+    """The kernel's arguments, and the two ways to divide its `blocks` of query heads among threads."""
 
     def __init__(self, a: Attention) -> None:
         self.a = a
@@ -125,15 +120,7 @@ class _Decode:
 
 
 class _Block:
-    """A block of one sequence's query heads that share a KV head, and the part of the keys that they attend to.
-
-    `task` is the number of the block over all sequences.
-
-    Attributes:
-        pages: Pages of the part.
-        length: Tokens from the part's first page on.
-        scores: fp32 ``[heads, tokens]``.
-    """
+    """Block `task` of a sequence's query heads that share a KV head, and the part of the keys that they attend to."""
 
     def __init__(self, of: _Decode, task: Expr, part: Index, parts: int) -> None:
         a, cache = of.a, of.cache

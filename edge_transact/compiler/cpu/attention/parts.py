@@ -84,15 +84,7 @@ def scalars(*names: str) -> list[Var]:
 
 
 class PagedCache:
-    """The arguments with the keys and values of each sequence.
-
-    Attributes:
-        pages: Keys and values, ``[pages, 2, kv_heads, 16, head_dim]``.
-        indptr: Where each sequence's page numbers start, int32 ``[batch + 1]``.
-        values: The page numbers, int32 ``[nnz]``.
-        last_page: Tokens in each sequence's last page, int32 ``[batch]``.
-        nnz: Page numbers of all sequences.
-    """
+    """The arguments with the keys and values of each sequence, whose page numbers are in `values` from `indptr` on."""
 
     def __init__(self, a: Attention, batch: Expr) -> None:
         self.nnz, num_pages = T.int32(), T.int32()

@@ -35,10 +35,7 @@ PARTS = 4
 
 @dataclass(frozen=True)
 class _Sequence:
-    """One sequence of the batch: the row of its first query, how many queries and keys it has, and how to load them.
-
-    `load` loads ``lanes`` numbers, given a key, a KV head, 0 for keys or 1 for values, and the first dim.
-    """
+    """One sequence: its first query's row, its queries and keys, and `load(key, kv_head, 0 or 1 for values, dim)`."""
 
     first: Expr
     queries: Expr
@@ -73,10 +70,7 @@ class _Prefill:
 
 
 class _PackedKeys:
-    """A KV head's keys and values in fp32, the keys transposed in blocks of two vectors.
-
-    The first query is at position `offset` of the keys. A query sees `later` keys after its own: 0 if causal.
-    """
+    """A KV head's keys, in transposed blocks of two vectors, and values in fp32; queries see `later` further keys."""
 
     def __init__(
         self, a: Attention, sequence: _Sequence, kv_head: Expr, blocks: Expr, offset: Expr, later: Expr

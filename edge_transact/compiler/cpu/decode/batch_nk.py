@@ -12,12 +12,7 @@ from edge_transact.quantization import WORDS_PER_GROUP
 
 
 class BatchNK(DecodeColumns):
-    """Multiplies one block of columns after the other by all groups.
-
-    Attributes:
-        words: Those of a block and section, of one group: uint32 ``[words, columns]``.
-        scales: Those of a block and section, fp32 ``[groups, columns]``.
-    """
+    """Multiplies one block of columns after the other by all groups; holds a group's words and a block's scales."""
 
     words: Buffer
     scales: Buffer

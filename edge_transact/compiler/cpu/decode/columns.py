@@ -121,11 +121,9 @@ class DecodeColumns(DecodeMatmul):
         start: Callable[[Expr], Expr],
         rows: list[Expr],
     ) -> None:
-        """Add a group's products to some rows' sums of vectors of columns, given as offsets in a block, and scales.
-
-        A loop over words: unrolled, LLVM would hoist so many loads that most of them are spilled.
-        """
+        """Add a group's products to the sums of some rows and vectors of columns (offsets in a block)."""
         tile = _Tile(self.isa, [T.bind(start(row)) for row in rows], len(vectors))
+        # Unrolled, LLVM would hoist so many loads that most of them are spilled.
         with T.serial(0, WORDS_PER_GROUP) as word:
             words = [T.bind(self.load_word(group, block, section, offset, word)) for offset, _ in vectors]
             for step in range(self.isa.steps):

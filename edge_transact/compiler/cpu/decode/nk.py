@@ -84,12 +84,7 @@ class DecodeNK(DecodeMatmul):
 
 
 class _Columns:
-    """A block's columns, from `first` on in each section, and their sums.
-
-    Attributes:
-        vectors: Their sums by group, fp32 ``[sections, lanes]``: a vector's first group, then its second, ...
-        rest: Their sums of the groups that don't fill a vector, fp32 ``[sections, columns]``.
-    """
+    """A block's columns, from `first` on in each section, and their sums, by group and for a `rest` of groups."""
 
     def __init__(self, of: DecodeNK, thread: Expr, first: Expr, ahead: Expr, near: Expr) -> None:
         self.of, self.isa, self.buffers, self.scratch = of, of.isa, of.buffers, of.scratch
@@ -144,10 +139,7 @@ class _Columns:
         return self.isa.accumulate(start, [T.bind(words)], [activations])
 
     def _scaled(self, word: Expr, held: int, products: Expr, scales: Expr, order: Sequence[int]) -> Expr:
-        """The sums of groups' products, `accumulator_dtype` lanes, times their fp32 scales: fp32 lanes.
-
-        The groups have `held` words, from `word` on; `order` is a word of each lane's group, counted from there.
-        """
+        """Sums of groups' products times their scales, in fp32; `order` has a word of each lane's group."""
 
         def of_lanes(buffer: Buffer) -> Expr:
             return shuffle([load(buffer, [self.thread, 0, word], held)], order)
