@@ -18,7 +18,7 @@ from benchmarks import page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from benchmarks.model_coverage import MODELS
 from edge_transact import costs
-from edge_transact.bench.analysis.published import FIGURE_4
+from edge_transact.bench.analysis.figures import FIGURE_4
 from edge_transact.bench.records.plan import Lengths, prompt_ids
 from edge_transact.build.dist import model_lib_name
 from edge_transact.build.stages import place_library

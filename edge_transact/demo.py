@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_transact.cli.common import guarded
 from edge_transact.cli.logs import console, show_logs
+from edge_transact.formatting import megabytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,19 +44,13 @@ ROUNDS, TOKENS = 10, 32
 STEPS = 7
 
 
-class Timer:
-    """Announces the demo's steps and takes their time."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        """Announces a step; its time ends with the body."""
-        console().rule(f"{len(self.seconds) + 1} of {STEPS}: {title}")
-        started = time.perf_counter()
-        yield
-        self.seconds[title] = time.perf_counter() - started
+@contextmanager
+def timed(seconds: dict[str, float], title: str) -> Iterator[None]:
+    """Announces a step of the demo, and adds the time of the body to the seconds of all steps."""
+    console().rule(f"{len(seconds) + 1} of {STEPS}: {title}")
+    started = time.perf_counter()
+    yield
+    seconds[title] = time.perf_counter() - started
 
 
 @dataclass
@@ -81,53 +77,47 @@ def demo(directory: Path = Path("demo")) -> None:
     from edge_transact.prune.run import prune
     from edge_transact.quantization import get_quantization
 
-    timer = Timer()
+    seconds: dict[str, float] = {}
+    step = partial(timed, seconds)
     if directory.exists():
         shutil.rmtree(directory)
-    with timer.step(f"load {MODEL}"):
+    with step(f"load {MODEL}"):
         source = resolve_model(MODEL)
-    with timer.step(f"prune {RATIO:.0%} of attention and MLP"):
+    with step(f"prune {RATIO:.0%} of attention and MLP"):
         pruning = PruneOptions(ratio=RATIO, calibration=MIXED, calibration_tokens=CALIBRATION_TOKENS)
         pruned = prune(MODEL, directory / "pruned", pruning)
-    with timer.step(f"train it, rounded to 4 bits, on {TRAIN_TOKENS:,} tokens"):
+    with step(f"train it, rounded to 4 bits, on {TRAIN_TOKENS:,} tokens"):
         healing = HealOptions(train=MIXED, train_tokens=TRAIN_TOKENS, cross_entropy=CROSS_ENTROPY, quant=QUANT)
         heal(str(directory / "pruned"), directory / "healed", healing)
-    with timer.step("build for android and host"):
+    with step("build for android and host"):
         nearest = build(MODEL, directory / "nearest", BuildOptions(target=["host"], quant=QUANT, rounding="nearest"))
         dense = build(MODEL, directory / "dense-dist", BuildOptions(target=["host"], quant=QUANT))
         healed = build(str(directory / "healed"), directory / "dist", BuildOptions(target=["android", "host"]))
-    with timer.step(f"perplexity on {TEXT}"):
+    with step(f"perplexity on {TEXT}"):
         exact = get_quantization("q0f16")
         rows = [
-            Row("dense", costs.weight_bytes(pruned.source.plan, exact), _perplexity(source)),
-            _built_row("dense, 4 bits as MLC-LLM rounds", nearest),
-            _built_row("dense, 4 bits", dense),
-            Row(
-                f"pruned by {RATIO:.0%}",
-                costs.weight_bytes(pruned.checkpoint.plan, exact),
-                _perplexity(pruned.checkpoint.path),
-            ),
-            _built_row("pruned and trained, 4 bits", healed),
+            _row("dense", costs.weight_bytes(pruned.source.plan, exact), source),
+            _row("dense, 4 bits as MLC-LLM rounds", nearest.manifest.weights_bytes, nearest.directory),
+            _row("dense, 4 bits", dense.manifest.weights_bytes, dense.directory),
+            _row(f"pruned by {RATIO:.0%}", costs.weight_bytes(pruned.checkpoint.plan, exact), pruned.checkpoint.path),
+            _row("pruned and trained, 4 bits", healed.manifest.weights_bytes, healed.directory),
         ]
         shutil.rmtree(directory / "nearest")
     exactly, _, dense_row, pruned_row, healed_row = rows
-    with timer.step("ask a dozen questions"):
+    with step("ask a dozen questions"):
         exactly.replies, pruned_row.replies = _ask(source), _ask(pruned.checkpoint.path)
         dense_row.replies, healed_row.replies = _ask(dense.directory), _ask(healed.directory)
-    with timer.step(f"decode {TOKENS} tokens in {ROUNDS} rounds"):
+    with step(f"decode {TOKENS} tokens in {ROUNDS} rounds"):
         dense_row.speeds, healed_row.speeds = _decode_speeds([dense.directory, healed.directory])
-    _report(directory, rows, healed, timer.seconds)
+    _report(directory, rows, healed, seconds)
 
 
-def _perplexity(model: Path) -> float:
+def _row(name: str, weights_bytes: int, model: Path) -> Row:
     from edge_transact.evaluate.models import evaluate_model
     from edge_transact.inputs import read_text
 
-    return evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS).perplexity
-
-
-def _built_row(name: str, built: Build) -> Row:
-    return Row(name, built.manifest.weights_bytes, _perplexity(built.directory))
+    found = evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS)
+    return Row(name, weights_bytes, found.perplexity)
 
 
 def _ask(model: Path) -> list[Reply]:
@@ -179,17 +169,15 @@ def _report(directory: Path, rows: Sequence[Row], healed: Build, seconds: Mappin
 
 
 def _comparison(rows: Sequence[Row]) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     title = f"{MODEL}: perplexity of {TEXT}, and decode on this machine"
-    table = Table("", "weights", "perplexity", "right", "tok/s", title=title)
-    for column in table.columns:
-        column.justify, column.no_wrap = "right", True
-    table.columns[0].justify = "left"
+    figures = (Column(name, justify="right", no_wrap=True) for name in ("weights", "perplexity", "right", "tok/s"))
+    table = Table(Column(no_wrap=True), *figures, title=title)
     for row in rows:
         right = f"{sum(reply.right for reply in row.replies)} of {len(row.replies)}" if row.replies else ""
         speed = f"{statistics.median(row.speeds):.1f}" if row.speeds else ""
-        table.add_row(row.name, f"{row.weights_bytes / 1e6:.1f} MB", f"{row.perplexity:.2f}", right, speed)
+        table.add_row(row.name, megabytes(row.weights_bytes), f"{row.perplexity:.2f}", right, speed)
     before, after = (row.speeds for row in rows if row.speeds)
     table.caption = f"decode, trained next to dense: {_speedup(before, after)}"
     return table
@@ -200,7 +188,7 @@ def _answers(dense: Row, healed: Row) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", *(f"{row.name}" for row in (dense, healed)), show_lines=True)
+    table = Table("", dense.name, healed.name, show_lines=True)
     assert dense.replies and healed.replies
     for replies in zip(dense.replies, healed.replies, strict=True):
         cells = [Text(f"{'right' if reply.right else 'wrong'}: {reply.answer.text.strip()}") for reply in replies]
@@ -217,16 +205,15 @@ def _speedup(before: Sequence[float], after: Sequence[float]) -> str:
 
 def _times(seconds: Mapping[str, float]) -> Table:
     """How long each step took, and the memory that all of them needed."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from edge_transact.system.memory import peak_rss_mib
 
-    table = Table("step", "seconds", title="How long it took", show_footer=True)
-    table.columns[1].justify = "right"
+    steps = Column("step", f"all steps, peak memory {peak_rss_mib() / 1024:.1f} GiB")
+    total = Column("seconds", f"{sum(seconds.values()):.0f}", justify="right")
+    table = Table(steps, total, title="How long it took", show_footer=True)
     for title, taken in seconds.items():
         table.add_row(title, f"{taken:.0f}")
-    table.columns[0].footer = f"all steps, peak memory {peak_rss_mib() / 1024:.1f} GiB"
-    table.columns[1].footer = f"{sum(seconds.values()):.0f}"
     return table
 
 

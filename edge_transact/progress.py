@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console, OverflowMethod
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -168,16 +168,9 @@ class Run:
         return took_s / worked_s
 
 
-@dataclass
-class _Shown:
-    """The display of a run, or of the bar that others are opened in, and its open bars. Only the last is visible."""
-
-    display: Progress
-    bars: list[TaskID] = field(default_factory=list)
-
-
 _run: Run | None = None
-_shown: _Shown | None = None
+_shown: Progress | None = None
+"""The display of a run, or of the bar that others are opened in. Of open bars, only the last is visible."""
 
 
 def drawable() -> Console | None:
@@ -216,7 +209,7 @@ def running(earlier: Sequence[Step] = (), making: Callable[[], str] = str) -> It
         _run = run
         if display:
             display.add_task(run.place, total=None, whole=True)
-            _shown = _Shown(display)
+            _shown = display
         try:
             yield run
         finally:
@@ -276,21 +269,19 @@ def _drawn(description: str, total: float | None, done: float) -> Iterator[Advan
             logger.info(description)
         yield lambda amount: None
         return
-    with nullcontext(shown.display) if shown else _display(terminal, transient=total is None) as display:
-        bars = shown.bars if shown else []
+    with nullcontext(shown) if shown else _display(terminal, transient=total is None) as display:
+        outer = [task.id for task in display.tasks if "whole" not in task.fields][-1:]
+        for each in outer:
+            display.update(each, visible=False)
         task = display.add_task(description, total=total, completed=round(done))
-        for outer in bars[-1:]:
-            display.update(outer, visible=False)
-        bars.append(task)
-        _shown = shown or _Shown(display, bars)
+        _shown = display
         try:
             yield lambda amount: display.advance(task, amount)
         finally:
-            bars.remove(task)
             if shown:
                 display.remove_task(task)
-            for outer in bars[-1:]:
-                display.update(outer, visible=True)
+            for each in set(outer) & set(display.task_ids):
+                display.update(each, visible=True)
             _shown = shown
 
 

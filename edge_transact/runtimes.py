@@ -19,14 +19,10 @@ NEMOTRON_NAS_MULTIPLE = 256
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime's demands on widths.
+    """What a runtime, by its name in ``--for``, demands of widths.
 
-    Attributes:
-        name: Its name in ``--for``.
-        units: What pruning may cut for it, names of `prune.units.UNITS`; empty for everything.
-        bucket: What MLP widths must be multiples of.
-        reason: Why.
-        misfit: Why a plan doesn't fit; `None` if it does.
+    `units` are names of `prune.units.UNITS` that pruning may cut for it, all if empty. MLP widths must be multiples of
+    `bucket`, for a `reason`, and `misfit` says why a plan doesn't fit; `None` if it does.
     """
 
     name: str
@@ -34,10 +30,6 @@ class Runtime:
     bucket: int
     reason: str
     misfit: Callable[[WidthPlan], str | None]
-
-
-def _everything(plan: WidthPlan) -> str | None:
-    return None
 
 
 def _llama_cpp(plan: WidthPlan) -> str | None:
@@ -75,12 +67,10 @@ def _mlx(plan: WidthPlan) -> str | None:
 
 
 def _lost_dims(plan: WidthPlan) -> str | None:
-    layers = [
-        index
-        for index, layer in enumerate(plan.layers)
-        if (layer.qk_head_dim, layer.v_head_dim) != (plan.head_dim, plan.head_dim)
-    ]
-    return f"heads of layer {layers[0]} lost dims, and it has one head dim for all" if layers else None
+    for index, layer in enumerate(plan.layers):
+        if {layer.qk_head_dim, layer.v_head_dim} != {plan.head_dim}:
+            return f"heads of layer {index} lost dims, and it has one head dim for all"
+    return None
 
 
 def _ragged(plan: WidthPlan, multiple: int) -> str | None:
@@ -90,31 +80,16 @@ def _ragged(plan: WidthPlan, multiple: int) -> str | None:
     return None
 
 
+_ZEROS = "it fills heads that lost dims up with zeros, and K-quants hold rows in blocks of 256"
+_ONE_NUMBER = "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256"
+
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
-        Runtime("mlc", (), 32, "the definition has widths of its own for each layer", _everything),
-        Runtime(
-            "llama.cpp",
-            ("mlp", "groups"),
-            K_QUANT_BLOCK,
-            "it fills heads that lost dims up with zeros, and K-quants hold rows in blocks of 256",
-            _llama_cpp,
-        ),
-        Runtime(
-            "vllm",
-            ("mlp",),
-            NEMOTRON_NAS_MULTIPLE,
-            "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256",
-            vllm,
-        ),
-        Runtime(
-            "mlx",
-            ("mlp",),
-            NEMOTRON_NAS_MULTIPLE,
-            "its nemotron-nas has one number of query heads, and MLP sizes that are multiples of 256",
-            _mlx,
-        ),
+        Runtime("mlc", (), 32, "the definition has widths of its own for each layer", lambda plan: None),
+        Runtime("llama.cpp", ("mlp", "groups"), K_QUANT_BLOCK, _ZEROS, _llama_cpp),
+        Runtime("vllm", ("mlp",), NEMOTRON_NAS_MULTIPLE, _ONE_NUMBER, vllm),
+        Runtime("mlx", ("mlp",), NEMOTRON_NAS_MULTIPLE, _ONE_NUMBER, _mlx),
     )
 }
 """By name."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from edge_transact.bench.drivers.base import DeviceInfo, Driver
+from edge_transact.bench.drivers.base import Driver
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.plan import Visit, make_rounds
 from edge_transact.bench.records.record import Key, Record, RepetitionRecord
 from edge_transact.formatting import duration
@@ -21,14 +21,9 @@ class VisitTimes:
     """How long visits to a device take, from the repetitions in the log; their real time corrects what is left."""
 
     def __init__(
-        self,
-        info: DeviceInfo,
-        target: str,
-        models: Sequence[BenchModel],
-        conditions: Conditions,
-        records: Sequence[Record],
+        self, driver: Driver, models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
     ) -> None:
-        self._info, self._target, self._models, self._records = info, target, models, records
+        self._driver, self._models, self._records = driver, models, records
         self._warmups = conditions.warmups
         self._started = time.monotonic()
         self._left: list[Visit] = []
@@ -38,7 +33,7 @@ class VisitTimes:
         """About how long visits take; `None` if the log has no repetition like one of them."""
         known: dict[object, list[tuple[float, float]]] = {}
         for record in tuple(self._records):
-            mine = (record.serial, record.target) == (self._info.serial, self._target)
+            mine = (record.serial, record.target) == (self._driver.info.serial, self._driver.target)
             if mine and isinstance(record, RepetitionRecord):
                 times = (record.load_s or 0.0, record.e2e_s)
                 known.setdefault((record.model_digest, record.lengths), []).append(times)
@@ -107,14 +102,14 @@ def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
 
 
 def make_plan(
-    drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: Conditions, records: Sequence[Record]
+    drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
 ) -> Plan:
     """What a bench is about to do, given the records of its log."""
     done = Counter(record.key for record in records if isinstance(record, RepetitionRecord))
     rounds = make_rounds(len(models), conditions.measured, conditions.repetitions_by_round())
     visits, seconds, most_seconds = 0, [], []
     for driver in drivers:
-        times = VisitTimes(driver.info, driver.target, models, conditions, records)
+        times = VisitTimes(driver, models, conditions, records)
         lacking = [
             visit
             for visit in chain.from_iterable(rounds)

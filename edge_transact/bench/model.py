@@ -10,11 +10,11 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
-from edge_transact.artifacts.dist_files import MANIFEST, SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.link import link_archive
-from edge_transact.bench.records.plan import Lengths
-from edge_transact.compiler.targets import library_name, system_lib_prefix
+from edge_transact.bench.records.plan import Lengths, prompt_ids
+from edge_transact.compiler.targets import library_name
 from edge_transact.errors import UsageError
 from edge_transact.quantization import get_quantization
 
@@ -33,47 +33,17 @@ class BenchModel:
     manifest: Manifest
 
     @property
-    def model_type(self) -> str:
-        """``model_type`` of its configuration."""
-        return self.manifest.model_type
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return self.manifest.parameters
-
-    @property
-    def quantization(self) -> str:
-        """Name of its quantization."""
-        return self.manifest.quantization
-
-    @property
-    def weights_bytes(self) -> int:
-        """Size of its shards."""
-        return self.manifest.weights_bytes
-
-    @property
-    def build(self) -> dict[str, str]:
-        """Versions that the DIST was built with."""
-        return dict(self.manifest.versions)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.manifest.plan.vocab_size
-
-    @property
     def needed_mib(self) -> float:
         """Memory for the weights and the KV cache of a full context."""
-        per_token = costs.kv_bytes_per_token(self.manifest.plan, get_quantization(self.quantization))
-        return (self.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
+        per_token = costs.kv_bytes_per_token(self.manifest.plan, get_quantization(self.manifest.quantization))
+        return (self.manifest.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
 
     def decode_read_bytes(self, lengths: Lengths) -> int:
         """Bytes that a decoded token must read, at the mean context length over the answer: its share of the weights,
         which all tokens of a batch share, and its own sequence's part of the KV cache.
         """
         context = lengths.batch_size * (lengths.prefill_tokens + lengths.decode_tokens // 2)
-        read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.quantization), context)
+        read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
         return read // lengths.batch_size
 
     def check(self) -> tuple[list[int], list[int]] | None:
@@ -83,18 +53,13 @@ class BenchModel:
             return None
         return list(parity["prompt_ids"]), list(parity["greedy_ids"])
 
-    def weight_files(self) -> dict[str, Path]:
-        """The parameter shards and their index, by file name."""
-        shards = sorted(self.path.glob(SHARDS))
-        return {TENSOR_CACHE: self.path / TENSOR_CACHE, **{shard.name: shard for shard in shards}}
+    def prompt(self, tokens: int) -> list[int]:
+        """A prompt of `prompt_ids` for its vocabulary."""
+        return prompt_ids(self.manifest.plan.vocab_size, tokens)
 
     def library_name(self, target: str) -> str:
         """The name of the library for a target."""
         return library_name(self.manifest.model_lib, target)
-
-    def system_lib_prefix(self, target: str) -> str:
-        """Prefix under which a library made from the target's archive registers itself."""
-        return system_lib_prefix(self.library_name(target))
 
     def library(self, target: str) -> Path:
         """The library for a target, an archive linked into a shared one.

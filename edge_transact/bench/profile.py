@@ -15,7 +15,7 @@ from statistics import median
 from typing import TypedDict
 
 from edge_transact.bench.model import open_models
-from edge_transact.bench.records.plan import Lengths, prompt_ids
+from edge_transact.bench.records.plan import Lengths
 from edge_transact.runtime.host import HostModel
 
 OUTSIDE = "outside"
@@ -28,22 +28,20 @@ Sample = tuple[Mapping[Key, float], Mapping[Key, int]]
 """Seconds and calls of each function."""
 
 
-class FunctionTime(TypedDict):
-    """The median time in one function, `weight` the shapes of its packed weights, and its share of the phase."""
+class ProfileRow(TypedDict):
+    """The median time in one function in a phase: ``prefill`` of the complete prompt, or ``decode`` of one token.
 
+    `weight` has the shapes of its packed weights.
+    """
+
+    model: str
+    test: str
+    phase: str
     function: str
     weight: str
     calls: int
     seconds: float
     share: float
-
-
-class ProfileRow(FunctionTime):
-    """The time in one function in a phase: ``prefill`` of the complete prompt, or ``decode`` of one token."""
-
-    model: str
-    test: str
-    phase: str
 
 
 class Recorder:
@@ -99,10 +97,9 @@ def profile_models(
     for model in open_models(dists, lengths):
         host = HostModel.load(model.path, threads=threads)
         for pair in lengths:
-            prompt = prompt_ids(model.vocab_size, pair.prefill_tokens)
+            prompt = model.prompt(pair.prefill_tokens)
             prefill, decode = _profile(host, prompt, pair.decode_tokens, repetitions)
-            for phase, samples in (("prefill", prefill), ("decode", decode)):
-                rows += [{"model": model.name, "test": str(pair), "phase": phase, **row} for row in _functions(samples)]
+            rows += _rows(model.name, str(pair), "prefill", prefill) + _rows(model.name, str(pair), "decode", decode)
     return rows
 
 
@@ -124,7 +121,7 @@ def _profile(
     return prefill, decode
 
 
-def _functions(samples: Iterable[Sample]) -> list[FunctionTime]:
+def _rows(model: str, test: str, phase: str, samples: Iterable[Sample]) -> list[ProfileRow]:
     seconds: dict[Key, list[float]] = defaultdict(list)
     calls: dict[Key, int] = {}
     for sample, counts in samples:
@@ -134,7 +131,16 @@ def _functions(samples: Iterable[Sample]) -> list[FunctionTime]:
     medians = {key: median(values) for key, values in seconds.items()}
     total = sum(medians.values())
     return [
-        {"function": key[0], "weight": key[1], "calls": calls[key], "seconds": value, "share": value / total}
+        ProfileRow(
+            model=model,
+            test=test,
+            phase=phase,
+            function=key[0],
+            weight=key[1],
+            calls=calls[key],
+            seconds=value,
+            share=value / total,
+        )
         for key, value in sorted(medians.items(), key=lambda item: -item[1])
     ]
 

@@ -9,17 +9,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused, Driver, RunFailed
-from edge_transact.bench.drivers.sampler import Sampler
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceLost, DeviceRefused, Driver, RunFailed, Sampler
 from edge_transact.bench.estimate import VisitTimes, key_of
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.conditions import Conditions
-from edge_transact.bench.records.lines import CheckLine, LoadLine, MalformedLine, Measurement, RepetitionLine
+from edge_transact.bench.options import BenchOptions
+from edge_transact.bench.records.lines import (
+    Agreement,
+    CheckLine,
+    Loading,
+    LoadLine,
+    MalformedLine,
+    Measurement,
+    RepetitionLine,
+)
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, Visit, make_rounds
 from edge_transact.bench.records.readings import Reading, between, summarize
-from edge_transact.bench.records.record import LoadFacts, RepetitionRecord, VisitContext, VisitRecord
+from edge_transact.bench.records.record import RepetitionRecord, VisitContext, VisitRecord
 from edge_transact.errors import EdgeTransactError
 
 logger = logging.getLogger(__name__)
@@ -35,39 +43,28 @@ class TooHot(EdgeTransactError):
     """The device did not cool down within ``cool_timeout_s``."""
 
 
-@dataclass
-class Outcome:
-    """How a plan ended: a sentence for each visit or device that could not be finished."""
-
-    failures: list[str] = field(default_factory=list)
-
-
 def run_plan(
     drivers: Sequence[Driver],
     models: Sequence[BenchModel],
-    conditions: Conditions,
+    conditions: BenchOptions,
     log: Log,
     known: Callable[[Driver, Set[GivenUp]], float] | None = None,
-) -> Outcome:
-    """Run the plan on all devices at once. Returns when every device has finished or failed.
+) -> list[str]:
+    """Run the plan on all devices at once. Returns a sentence for each visit or device that could not be finished.
 
-    Args:
-        drivers: The devices.
-        models: The models.
-        conditions: The plan.
-        log: Where repetitions go. What is in it isn't measured again.
-        known: For ``conditions.until``: how precisely a device's part is known, see `precision.known_to`.
+    What is in the log isn't measured again. For ``conditions.until``, `known` tells how precisely a device's part is
+    known, see `intervals.known_to`.
 
     Raises:
         KeyboardInterrupt: After every device has been left clean.
         EdgeTransactError: The log cannot be written.
     """
-    outcome = Outcome()
+    failures: list[str] = []
     stop = threading.Event()
 
     def work(driver: Driver) -> None:
         try:
-            _Worker(driver, models, conditions, log, stop, outcome, known).run()
+            _Worker(driver, models, conditions, log, stop, failures, known).run()
         except BaseException:
             stop.set()
             raise
@@ -84,7 +81,7 @@ def run_plan(
             raise
     for future in futures:
         future.result()
-    return outcome
+    return failures
 
 
 @dataclass
@@ -95,27 +92,20 @@ class _Run:
     check: CheckLine = field(default_factory=lambda: CheckLine(run=""))
 
 
+@dataclass
 class _Worker:
     """Runs the plan on one device."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        models: Sequence[BenchModel],
-        conditions: Conditions,
-        log: Log,
-        stop: threading.Event,
-        outcome: Outcome,
-        known: Callable[[Driver, Set[GivenUp]], float] | None,
-    ) -> None:
-        self.driver = driver
-        self.models = models
-        self.conditions = conditions
-        self.log = log
-        self.stop = stop
-        self.outcome = outcome
-        self.known = known
-        self.times = VisitTimes(driver.info, driver.target, models, conditions, log.records)
+    driver: Driver
+    models: Sequence[BenchModel]
+    conditions: BenchOptions
+    log: Log
+    stop: threading.Event
+    failures: list[str]
+    known: Callable[[Driver, Set[GivenUp]], float] | None
+
+    def __post_init__(self) -> None:
+        self.times = VisitTimes(self.driver, self.models, self.conditions, self.log.records)
         self.given_up: set[GivenUp] = set()
         # A model, and how many tokens agreed although its files are intact: the device rounds differently.
         self.intact: set[tuple[int, int | None]] = set()
@@ -131,7 +121,7 @@ class _Worker:
             try:
                 self.driver.close()
             except (DeviceLost, CommandTimeout) as error:
-                self.outcome.failures.append(f"{self.driver.label}: could not be cleaned up: {error.message}")
+                self.failures.append(f"{self.driver.label}: could not be cleaned up: {error.message}")
 
     def _due(self) -> Iterator[Visit]:
         """The visits that the log lacks, as long as any are needed."""
@@ -213,7 +203,7 @@ class _Worker:
         assert error is not None
         self._end(visit, [], error.message)
         self.given_up.add((visit.model, visit.lengths))
-        self.outcome.failures.append(f"{self._title(visit)}: given up after {ATTEMPTS} attempts: {error.message}")
+        self.failures.append(f"{self._title(visit)}: given up after {ATTEMPTS} attempts: {error.message}")
         return True
 
     def _run(self, visit: Visit) -> None:
@@ -241,7 +231,7 @@ class _Worker:
             since = time.monotonic()
             for line in lines:
                 # Taken first, so that a reading that pauses the visit is one of the repetition's own readings.
-                latest, now = sampler.latest(), time.monotonic()
+                latest, now = sampler.readings[-1:], time.monotonic()
                 match line:
                     case MalformedLine():
                         self._refuse(visit, line.text)
@@ -259,8 +249,8 @@ class _Worker:
                         self._keep(visit, line, said, between(sampler.readings, since, now))
                         kept = True
                 since = now
-                if latest and latest.temp_c is not None and latest.temp_c > self.conditions.ceiling_c:
-                    hot = f"{latest.temp_c:.1f} C, above the ceiling of {self.conditions.ceiling_c:g} C"
+                if latest and (latest[0].temp_c or 0) > self.conditions.ceiling_c:
+                    hot = f"{latest[0].temp_c:.1f} C, above the ceiling of {self.conditions.ceiling_c:g} C"
                     if not kept:
                         raise RunFailed(f"{self._title(visit)}: {hot} before a repetition has ended")
                     logger.info(f"{self.driver.label}: {hot}: pausing")
@@ -282,19 +272,15 @@ class _Worker:
         """Log a repetition."""
         if not line.has(visit.lengths):
             self._refuse(visit, str(line))
-        measured = {each.name: getattr(line, each.name) for each in fields(Measurement)}
-        facts = LoadFacts(
-            load_s=said.load.load_s,
-            kernel_build_s=said.load.kernel_build_s,
-            kernels_restored=said.load.kernels_restored,
-            threads=said.load.threads,
-            kv_mib=said.load.kv_mib,
-            weights_mib=said.load.weights_mib or self.models[visit.model].weights_bytes / 2**20,
-            tokens_checked=said.check.tokens_checked,
-            tokens_agreed=said.check.tokens_agreed,
-        )
-        summary = summarize(readings, line.e2e_s)
-        self.log.append(RepetitionRecord(**vars(self._context(visit)), **measured, **vars(facts), **vars(summary)))
+        known = {
+            **vars(self._context(visit)),
+            **_fields(Measurement, line),
+            **_fields(Loading, said.load),
+            **_fields(Agreement, said.check),
+            **vars(summarize(readings, line.e2e_s)),
+        }
+        known["weights_mib"] = known["weights_mib"] or self.models[visit.model].manifest.weights_bytes / 2**20
+        self.log.append(RepetitionRecord(**known))
 
     def _keep_recovered(self, visit: Visit) -> None:
         """Log the repetitions that ended after the connection was lost, unless it is lost again."""
@@ -316,11 +302,11 @@ class _Worker:
         return VisitContext(
             model=model.name,
             model_digest=model.digest,
-            model_type=model.model_type,
-            parameters=model.parameters,
-            quantization=model.quantization,
+            model_type=model.manifest.model_type,
+            parameters=model.manifest.parameters,
+            quantization=model.manifest.quantization,
             decode_read_bytes=model.decode_read_bytes(visit.lengths),
-            build=model.build,
+            build=dict(model.manifest.versions),
             serial=info.serial,
             device=info.name,
             soc=info.soc,
@@ -366,5 +352,10 @@ class _Worker:
     def _give_up(self, error: EdgeTransactError) -> bool:
         """Record why the device is given up; returns False."""
         if not self.stop.is_set():
-            self.outcome.failures.append(f"{error.message}. {error.fix}".strip())
+            self.failures.append(f"{error.message}. {error.fix}".strip())
         return False
+
+
+def _fields(of: type, line: object) -> dict[str, Any]:
+    """The fields that a line has from one of its base classes."""
+    return {each.name: getattr(line, each.name) for each in fields(of)}

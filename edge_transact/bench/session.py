@@ -10,8 +10,8 @@ from pathlib import Path
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.bench.analysis.export import FORMATS, NARROW, columns, write_sqlite
-from edge_transact.bench.analysis.precision import known_to
-from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.analysis.intervals import known_to
+from edge_transact.bench.analysis.results import Result, make_results
 from edge_transact.bench.drivers.base import Driver
 from edge_transact.bench.estimate import Plan, make_plan
 from edge_transact.bench.model import BenchModel, open_models
@@ -19,7 +19,6 @@ from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.llama_bench import read_llama_bench
 from edge_transact.bench.records.log import Log, read_records
 from edge_transact.bench.records.record import Record, labels
-from edge_transact.bench.records.results import Result
 from edge_transact.bench.run import GivenUp, run_plan
 from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
@@ -112,7 +111,7 @@ def bench_models(
 
     try:
         _announce(make_plan(drivers, models, options, file.records), log)
-        outcome = run_plan(drivers, models, options, file, known)
+        failures = run_plan(drivers, models, options, file, known)
     finally:
         file.close()
     records = list(file.records)
@@ -133,7 +132,7 @@ def bench_models(
             force=replace,
         )
         page = report / "index.html"
-    return BenchOutcome(results, log, page, outcome.failures)
+    return BenchOutcome(results, log, page, failures)
 
 
 def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False) -> Plan:
@@ -197,7 +196,7 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
     return [
         AppDriver(phone, info, names[info.serial], target, options, options.app)
         if options.app
-        else RunnerDriver(phone, info, names[info.serial], target, options, options.runner, clean=clean)
+        else RunnerDriver(phone, info, names[info.serial], target, options, clean)
         for phone, info in zip(devices, infos, strict=True)
     ]
 

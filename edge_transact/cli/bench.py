@@ -20,7 +20,7 @@ from edge_transact.errors import UsageError
 from edge_transact.options.command_line import completion, refuse_others
 
 if TYPE_CHECKING:
-    from edge_transact.bench.records.results import Result
+    from edge_transact.bench.analysis.results import Result
 
 logger = logging.getLogger(__name__)
 

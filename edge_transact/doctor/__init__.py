@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from edge_transact.doctor import android, packages, system
-from edge_transact.doctor.check import Check
-from edge_transact.doctor.jobs import JOBS, Job, needed_for
+from edge_transact.doctor.check import JOBS, Check, Job, needed_for
 
 __all__ = ["APP_EXAMINERS", "JOBS", "Check", "Job", "examine", "needed_for"]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edge_transact.doctor.check import Check, verdict
-from edge_transact.doctor.jobs import needed_for
+from edge_transact.doctor.check import Check, needed_for, verdict
 
 DISTRIBUTION = "edge-transact"
 _SOURCE_TREE = Path(__file__).resolve().parents[2] / "pyproject.toml"

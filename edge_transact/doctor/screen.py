@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from edge_transact.doctor.check import Check
-from edge_transact.doctor.jobs import JOBS, needed_for
+from edge_transact.doctor.check import JOBS, Check, needed_for
 
 _MARGIN = 16
 

@@ -106,12 +106,7 @@ def hub() -> list[Check]:
 
 def install_command(package: str) -> str:
     """The command that installs a system package here."""
-    for manager, command in (
-        ("apt-get", "sudo apt-get install"),
-        ("dnf", "sudo dnf install"),
-        ("pacman", "sudo pacman -S"),
-        ("brew", "brew install"),
-    ):
-        if shutil.which(manager):
+    for command in ("sudo apt-get install", "sudo dnf install", "sudo pacman -S", "brew install"):
+        if shutil.which(command.removeprefix("sudo ").split()[0]):
             return f"{command} {package}"
     return f"install {package} with your system's package manager"

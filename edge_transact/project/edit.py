@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +53,9 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
     return project
 
 
-@dataclass(frozen=True)
-class _Key:
-    """A key of a new file, its default or an example as TOML, and its help."""
-
-    name: str
-    value: str
-    help: str
-
-
 def _new_file() -> str:
     """The text of a new file, with every key and its default in a comment."""
-    prune = {key.name: key for key in _keys(Prune)}
+    prune = {key["name"]: key for key in _keys(Prune)}
     limits, *widths = ([prune.pop(name) for name in names if name != "ratio"] for names in BUDGETS)
     del prune["ratio"]
     return template(f"{FILE}.j2").render(
@@ -78,12 +68,13 @@ def _new_file() -> str:
     )
 
 
-def _keys(section: type[Options]) -> Iterator[_Key]:
+def _keys(section: type[Options]) -> Iterator[dict[str, str]]:
+    """Each key, its default or an example as TOML, and its help."""
     for name, field, option in options_of(section):
         value = field.get_default() if option.example is None else option.example
         default = f" Default: {option.default}." if option.default else ""
         # A JSON string, number, boolean or list is TOML too.
-        yield _Key(name, json.dumps(value), description_of(field, option) + default)
+        yield {"name": name, "value": json.dumps(value), "help": description_of(field, option) + default}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,18 +51,14 @@ class Cores:
         return self.fast < self.physical
 
     def __str__(self) -> str:
-        words = [_plural(self.physical, "core")]
+        words = [f"{self.physical} core{'s' * (self.physical != 1)}"]
         if self.cpus != self.physical:
-            words.append(_plural(self.cpus, "hyperthread"))
+            words.append(f"{self.cpus} hyperthreads")
         if self.has_little:
             words.append(f"{self.physical - self.fast} of them little")
         if self.quota is not None:
             words.append(f"a quota of {self.quota:g} CPUs")
         return ", ".join(words)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def cores(root: Path = Path("/")) -> Cores:
@@ -112,13 +108,8 @@ def _slow(directory: Path, cpus: Sequence[int], root: Path) -> Iterator[Set[int]
         speeds = {cpu: _number(directory / f"cpu{cpu}" / name) for cpu in cpus}
         known = {cpu: speed for cpu, speed in speeds.items() if speed is not None}
         if len(known) == len(cpus) and len(set(known.values())) > 1:
-            yield _slower(known, share)
+            yield {cpu for cpu, speed in known.items() if speed < share * max(known.values())}
             return
-
-
-def _slower(speeds: Mapping[int, float], share: float) -> Set[int]:
-    least = share * max(speeds.values())
-    return {cpu for cpu, speed in speeds.items() if speed < least}
 
 
 def _quota(root: Path) -> float | None:

@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from edge_transact.bench.model import BenchModel, open_models
-from edge_transact.bench.records.plan import prompt_ids
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from tests.support.edge_app import engine, entry, java
@@ -69,10 +68,10 @@ def test_the_apps_own_java_is_measured(phone, model, run_bench):
     assert result["tokens_checked"] == result["tokens_agreed"] == 4
     records = [json.loads(line) for line in run_bench.log.read_text().splitlines()]
     texts = {record["text"] for record in records if record["kind"] == "repetition"}
-    assert texts == {greedy(model, prompt_ids(model.vocab_size, 8), 4)}
+    assert texts == {greedy(model, model.prompt(8), 4)}
     assert 0 < result["prefill_s"] <= result["ttft_s"] < result["e2e_s"] < 60
     assert 0 < result["decode_s"] < result["e2e_s"] and 0 < result["load_s"] < 60
-    assert result["peak_rss_mib"] > 10 and result["weights_mib"] == model.weights_bytes / 2**20
+    assert result["peak_rss_mib"] > 10 and result["weights_mib"] == model.manifest.weights_bytes / 2**20
     assert (result["kernel_build_s"], result["kv_mib"], result["n_threads"]) == (None, None, None)
     # The app has its weights, and no trace of the runs.
     assert sorted(path.name for path in (phone.root / HOME).iterdir()) == ["assets", "models"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge_transact.bench.analysis.compare import compare_logs
+from edge_transact.bench.analysis.compare import compare, paired
 from edge_transact.bench.analysis.export import sentence, to_text
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.model import open_models
@@ -102,8 +102,8 @@ def test_logs_of_different_batches_have_nothing_in_common(tmp_path):
     old.write_text("".join(json.dumps(record) + "\n" for record in fields))
     assert {record.lengths for record in read_records(old)} == {Lengths(64, 5)}
     new = write_log(tmp_path / "new", [*in_rounds(1.0, 1.1), *in_rounds(1.0, 1.1, batch_size=2)])
-    rows = compare_logs(old, new)
+    rows = compare(paired(old, new))
     assert {row["batch_size"] for row in rows} == {1} and rows
     with pytest.raises(EdgeTransactError, match="in common") as refused:
-        compare_logs(old, write_log(tmp_path / "batches", in_rounds(1.0, 1.1, batch_size=2)))
+        paired(old, write_log(tmp_path / "batches", in_rounds(1.0, 1.1, batch_size=2)))
     assert "--batch" in refused.value.fix

@@ -16,9 +16,8 @@ from edge_transact.bench.records.readings import Reading, energy_j
 from edge_transact.errors import EdgeTransactError, UsageError
 
 PHONE = DeviceInfo(
-    serial="s", name="Phone", soc=None, abis=("arm64-v8a", "armeabi-v7a"), android="14", sdk=34, fingerprint=None,
-    cores=8, memory_mib=8000.0, available_mib=4000.0, storage_mib=None, opencl="/vendor/lib64/libOpenCL.so",
-    battery_percent=50, on_battery=True, wireless=True,
+    serial="s", name="Phone", abis=("arm64-v8a", "armeabi-v7a"), android="14", sdk=34, memory_mib=8000.0,
+    available_mib=4000.0, opencl="/vendor/lib64/libOpenCL.so", battery_percent=50, on_battery=True,
 )  # fmt: skip
 
 

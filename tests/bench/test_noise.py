@@ -15,16 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from edge_transact.bench import session
+from edge_transact.bench import options, session
 from edge_transact.bench.analysis.export import sentence
-from edge_transact.bench.analysis.intervals import duration, speedup, turns
-from edge_transact.bench.analysis.precision import known_to
+from edge_transact.bench.analysis.intervals import duration, known_to, speedup, turns, warnings_of
 from edge_transact.bench.analysis.results import make_results
-from edge_transact.bench.analysis.warnings import warnings_of
 from edge_transact.bench.drivers.base import DeviceLost
 from edge_transact.bench.model import open_models
 from edge_transact.bench.options import BenchOptions
-from edge_transact.bench.records import conditions
 from edge_transact.bench.records.lines import CheckLine, Line, MalformedLine
 from edge_transact.bench.records.log import Log
 from edge_transact.bench.records.plan import Lengths, make_rounds
@@ -162,14 +159,14 @@ def test_rounds_are_added_until_it_is_known(bench: Bench, names: str, tmp_path: 
     records = repetitions(tmp_path / "log.jsonl")
     digests = list(dict.fromkeys(record.model_digest for record in records))
     last = max(record.round for record in records)
-    assert 5 < last + 1 < conditions.MOST_ROUNDS
+    assert 5 < last + 1 < options.MOST_ROUNDS
     assert known_to(records, digests, "host", [PAIR]) <= 0.03
     earlier = [record for record in records if record.round < last]
     assert known_to(earlier, digests, "host", [PAIR]) > 0.03
 
 
 def test_a_cap_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(conditions, "MOST_ROUNDS", 7)
+    monkeypatch.setattr(options, "MOST_ROUNDS", 7)
     caplog.set_level("INFO", "edge_transact")
     outcome = bench(NoisyDevice(EQUAL_AND_FASTER, noise=0.5), until=0.03)
     assert "5 to 7 rounds, until ±3.0%" in caplog.text
@@ -289,12 +286,12 @@ def test_a_phone_that_is_lost_again_and_again_costs_its_attempts_alone(dists: Pa
     steady, flaky = NoisyDevice({"dense": 1.0}), FlakyDevice(losses)
     steady.info = replace(steady.info, serial="steady")
     log = Log(tmp_path / "log.jsonl", {})
-    outcome = run_plan([steady, flaky], open_models([dists / "dense"], [PAIR]), QUICK, log)
+    failures = run_plan([steady, flaky], open_models([dists / "dense"], [PAIR]), QUICK, log)
     measured = Counter(record.serial for record in repetitions(tmp_path / "log.jsonl"))
     if losses < 6:
-        assert outcome.failures == [] and measured == {"steady": 2, "flaky": 2}
+        assert failures == [] and measured == {"steady": 2, "flaky": 2}
     else:
-        assert outcome.failures == ["host: dense 8+4: given up after 3 attempts: flaky is gone"]
+        assert failures == ["host: dense 8+4: given up after 3 attempts: flaky is gone"]
         assert measured == {"steady": 2}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bench.drivers.host import HostDriver, parse_cores
 from edge_transact.bench.model import open_models
-from edge_transact.bench.records.conditions import MOST_ROUNDS, Conditions
+from edge_transact.bench.options import MOST_ROUNDS, BenchOptions
 from edge_transact.bench.records.plan import Lengths, make_rounds, parse_lengths, prompt_ids
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.dists import edit_json, make_dist
@@ -40,7 +40,7 @@ def test_models_take_turns_in_each_round(models, lengths, count):
 @settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 9), st.sampled_from([None, 0.03]))
 def test_repetitions_are_spread_over_rounds(repetitions, per_visit, until):
-    plan = Conditions(repetitions=repetitions, per_visit=per_visit, until=until)
+    plan = BenchOptions(repetitions=repetitions, per_visit=per_visit, until=until)
     counts = plan.repetitions_by_round()
     assert sum(counts[: plan.rounds]) == repetitions and all(0 < count <= per_visit for count in counts)
     assert len(counts) == (max(MOST_ROUNDS, plan.rounds) if until else plan.rounds)
@@ -48,13 +48,13 @@ def test_repetitions_are_spread_over_rounds(repetitions, per_visit, until):
 
 def test_a_half_width_is_read():
     for text, until in (("3%", 0.03), ("0.03", 0.03), (" 0.5 % ", 0.005), (0.02, 0.02), (None, None)):
-        assert Conditions(until=text).until == until
+        assert BenchOptions(until=text).until == until
 
 
 @pytest.mark.parametrize("text", ["", "3", "0%", "80%", "-3%", "3%%", "٣%", "nan%"])
 def test_what_is_no_half_width_is_refused(text):
     with pytest.raises(UsageError, match=r"--until: .* is not between 0\.1% and 50%") as refused:
-        Conditions(until=text)
+        BenchOptions(until=text)
     assert "3%" in refused.value.fix
 
 
@@ -71,7 +71,7 @@ def test_cores_are_read():
         with pytest.raises(UsageError, match="--cores"):
             parse_cores(text)
     with pytest.raises(UsageError, match="may not use"):
-        HostDriver(Conditions(lengths=(Lengths(1, 1),), cores="100000"))
+        HostDriver(BenchOptions(lengths=(Lengths(1, 1),), cores="100000"))
 
 
 def test_this_host_measures_code_and_weights_as_they_were_built(tmp_path):
@@ -81,7 +81,7 @@ def test_this_host_measures_code_and_weights_as_they_were_built(tmp_path):
     replace(Manifest.read(dist), libraries={"host": "lib/host.so"}).write(dist)
     (model,) = open_models([dist], [])
     edit_json(dist / "mlc-chat-config.json", conv_template={"name": "mine"})
-    driver = HostDriver(Conditions())
+    driver = HostDriver(BenchOptions())
     driver.prepare([model], threading.Event())
     for name in ("lib/host.so", "params_shard_1.bin"):
         before = (dist / name).read_bytes()

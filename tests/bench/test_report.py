@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_transact.bench.analysis import report as reports
+from edge_transact.bench.analysis.figures import FIGURE_4
 from edge_transact.bench.analysis.intervals import ratio_in_words
-from edge_transact.bench.analysis.published import FIGURE_4
 from edge_transact.bench.analysis.report import answer
 from edge_transact.bench.analysis.results import make_results
 from edge_transact.bench.records.readings import Reading

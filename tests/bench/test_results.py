@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_transact.bench.analysis.compare import compare_logs, to_markdown
+from edge_transact.bench.analysis.compare import compare, paired, to_markdown
 from edge_transact.bench.analysis.export import to_text, write_sqlite
-from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.analysis.results import SAMPLE_FIELDS, Result, make_results
 from edge_transact.bench.records.record import RepetitionRecord
-from edge_transact.bench.records.results import SAMPLE_FIELDS, Result
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import in_rounds, repetition, visit, write_log
 
@@ -145,19 +144,19 @@ def test_a_difference_is_distinguished_from_noise(tmp_path):
     slower = in_rounds(*(1.2 * record.e2e_s for record in steady))
     noisy = in_rounds(0.7, 1.4, 1.0, 0.8, 1.3)
     a, b, c = (write_log(tmp_path / name, records) for name, records in (("a", steady), ("b", slower), ("c", noisy)))
-    for row in compare_logs(a, b):
+    for row in compare(paired(a, b)):
         assert row["verdict"] == "slower" and row["low"] < 1.2 < row["high"] and math.isclose(row["ratio"], 1.2)
-    assert {row["verdict"] for row in compare_logs(b, a)} == {"faster"}
-    assert {row["verdict"] for row in compare_logs(a, c)} == {"noise"}
-    assert "slower" in to_markdown(compare_logs(a, b))
-    assert "no difference beyond noise" in to_markdown(compare_logs(a, c))
+    assert {row["verdict"] for row in compare(paired(b, a))} == {"faster"}
+    assert {row["verdict"] for row in compare(paired(a, c))} == {"noise"}
+    assert "slower" in to_markdown(compare(paired(a, b)))
+    assert "no difference beyond noise" in to_markdown(compare(paired(a, c)))
 
 
 def test_comparison_warns_of_throttling_and_heat(tmp_path):
     cool = write_log(tmp_path / "cool", [repetition()] * 3)
     hot = write_log(tmp_path / "hot", [repetition(1.5, thermal_status=2, temp_start_c=41.0)] * 2)
-    warnings = compare_logs(cool, hot)[0]["warnings"]
+    warnings = compare(paired(cool, hot))[0]["warnings"]
     assert any("throttling after" in warning for warning in warnings)
     assert any("41 C after" in warning for warning in warnings) and any("2 repetitions" in w for w in warnings)
     with pytest.raises(EdgeTransactError, match="in common"):
-        compare_logs(cool, write_log(tmp_path / "else", [repetition(prefill_tokens=128)]))
+        paired(cool, write_log(tmp_path / "else", [repetition(prefill_tokens=128)]))

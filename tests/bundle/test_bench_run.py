@@ -6,8 +6,8 @@ from dataclasses import MISSING, asdict, fields
 import pytest
 
 from edge_transact.bench.records import lines
+from edge_transact.bench.records.lines import AppRequest
 from edge_transact.bench.records.plan import Lengths
-from edge_transact.bench.records.requests import AppRequest
 from tests.support.byte_model import BYTES
 from tests.support.edge_app import BOTH, ENOUGH, WINDOW, App
 

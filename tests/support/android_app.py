@@ -10,7 +10,7 @@ import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edge_transact.bench.records.requests import AppRequest
+from edge_transact.bench.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
 from tests.support.edge_app import entry
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from edge_transact.bench.drivers.host import HostDriver, host_info, read_sensors
-from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.options import BenchOptions
 from edge_transact.compiler.archive import LIBRARY_SYMBOL, MACHO_64, check_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.doctor import system as checks
@@ -32,7 +32,7 @@ def macos(monkeypatch, tmp_path):
 
 def test_the_machine_is_described_without_proc(macos):
     assert cpu.missing(["neon", "avx2"]) == [] and not cpu.has_fast_bf16()
-    assert cpu.cpu_name() and machine_name() and host_info().cores
+    assert cpu.cpu_name() and machine_name() and host_info().abis
     reading = read_sensors()
     assert reading.temp_c is None and reading.cpu_mhz is None
     assert all(check.ok for check in checks.python())
@@ -50,10 +50,10 @@ def test_what_an_apple_cpu_lacks(macos):
 
 
 def test_bench_starts_there_and_cannot_bind_itself_to_cores(macos):
-    reading = HostDriver(Conditions()).read()
+    reading = HostDriver(BenchOptions()).read()
     assert reading.other_cpu_share is None or 0 <= reading.other_cpu_share <= 1
     with pytest.raises(UsageError, match="binds no process to cores"):
-        HostDriver(Conditions(cores="0"))
+        HostDriver(BenchOptions(cores="0"))
 
 
 def test_threads_and_the_targets_parts_are_the_cores(macos):

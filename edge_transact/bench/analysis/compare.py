@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from edge_transact.bench.analysis.intervals import CONFIDENCE, NO_DIFFERENCE, Estimate, Turns, speedup, turns
-from edge_transact.bench.analysis.precision import METRICS, Metric
-from edge_transact.bench.analysis.results import make_results
+from edge_transact.bench.analysis.intervals import (
+    CONFIDENCE,
+    METRICS,
+    NO_DIFFERENCE,
+    Estimate,
+    Metric,
+    Turns,
+    speedup,
+    turns,
+)
+from edge_transact.bench.analysis.results import Result, make_results
 from edge_transact.bench.records.log import read_records
 from edge_transact.bench.records.plan import Lengths, lengths_of
-from edge_transact.bench.records.results import Result
 from edge_transact.errors import EdgeTransactError
 
 Pairing = tuple[str | None, str, str, Lengths]
@@ -42,11 +49,6 @@ class Comparison(TypedDict):
     high: float | None
     verdict: str
     warnings: list[str]
-
-
-def compare_logs(before: Path, after: Path) -> list[Comparison]:
-    """Compare the results of two logs, see `paired` and `compare`."""
-    return compare(paired(before, after))
 
 
 def paired(before: Path, after: Path) -> list[Pair]:

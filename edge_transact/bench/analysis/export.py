@@ -12,8 +12,8 @@ from pathlib import Path
 
 from edge_transact.artifacts.charts import number
 from edge_transact.bench.analysis.intervals import ratio_in_words
+from edge_transact.bench.analysis.results import Result
 from edge_transact.bench.records.plan import lengths_of
-from edge_transact.bench.records.results import Result
 from edge_transact.errors import UsageError
 from edge_transact.formatting import megabytes
 

@@ -12,12 +12,10 @@ from edge_transact.bench.analysis import figures
 from edge_transact.bench.analysis.compare import Comparison, Pair, as_fast, cells
 from edge_transact.bench.analysis.export import CONDITIONS, RESULTS, columns, short_time, speedup_in_words
 from edge_transact.bench.analysis.figures import name_of
-from edge_transact.bench.analysis.intervals import CONFIDENCE, ratio_in_words
-from edge_transact.bench.analysis.results import make_results, named_apart
-from edge_transact.bench.analysis.warnings import WORDS
+from edge_transact.bench.analysis.intervals import CONFIDENCE, WORDS, ratio_in_words
+from edge_transact.bench.analysis.results import Result, make_results, named_apart
 from edge_transact.bench.records.plan import Lengths, lengths_of
 from edge_transact.bench.records.record import Record, VisitRecord
-from edge_transact.bench.records.results import Result
 from edge_transact.system.machine import machine_name
 
 COMPARED = ("model", "device", "tokens", "what", "before, s", "after, s", f"times as long ({CONFIDENCE:.0%})", "result")
@@ -38,14 +36,8 @@ def write_report(
 ) -> list[str]:
     """Write ``index.html``, ``results.json`` and the charts as SVG files. Returns the charts' file names.
 
-    Args:
-        records: Records of a log.
-        directory: Output directory; it is complete or absent.
-        command: The line that measures it again.
-        baseline: As in `make_results`.
-        perplexities: Perplexity of each model, by name.
-        published: Draw the paper's own figure too.
-        force: Replace an existing directory.
+    `command` is the line that measures it again, `baseline` is as in `make_results`, `perplexities` are by model, and
+    `published` draws the paper's own figure too.
     """
     records = named_apart(records)
     results = make_results(records, baseline)

@@ -20,17 +20,14 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
-from edge_transact.bench.drivers.adb.client import AndroidDevice
 from edge_transact.bench.drivers.adb.devices import check
 from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver
-from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
+from edge_transact.bench.drivers.base import CommandTimeout, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.conditions import Conditions
-from edge_transact.bench.records.lines import CheckLine, ErrorLine, FinalLine, Line, parse_line
-from edge_transact.bench.records.plan import Visit, prompt_ids
-from edge_transact.bench.records.requests import AppRequest
+from edge_transact.bench.records.lines import AppRequest, CheckLine, ErrorLine, FinalLine, Line, parse_line
+from edge_transact.bench.records.plan import Visit
 from edge_transact.errors import EdgeTransactError, UsageError
 
 ACTION = "edge_transact.action.BENCH"
@@ -44,6 +41,7 @@ pidof "$3" >/dev/null
 """
 
 
+@dataclass
 class AppDriver(PhoneDriver):
     """Implements `Driver` with an installed app; `package` is its application id.
 
@@ -51,23 +49,21 @@ class AppDriver(PhoneDriver):
         UsageError: `package` isn't an application id.
     """
 
-    def __init__(
-        self, device: AndroidDevice, info: DeviceInfo, label: str, target: str, conditions: Conditions, package: str
-    ) -> None:
-        if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", package, re.ASCII):
-            raise UsageError(f"--app {package!r} is not an application id", fix="Write it as org.example.chat.")
-        super().__init__(device, info, label, target, conditions)
-        self._package = package
-        self._directory = f"/sdcard/Android/data/{package}/files/bench"
+    package: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", self.package, re.ASCII):
+            raise UsageError(f"--app {self.package!r} is not an application id", fix="Write it as org.example.chat.")
+        self._directory = f"/sdcard/Android/data/{self.package}/files/bench"
         self._run: str | None = None
         self._read_bytes = 0
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         self._end_run()
-        if self.device.shell("pm", "path", self._package).code:
+        if self.device.shell("pm", "path", self.package).code:
             raise EdgeTransactError(
-                f"{self.label} has no app {self._package}", fix="Install what `edge-transact bundle` made."
+                f"{self.label} has no app {self.package}", fix="Install what `edge-transact bundle` made."
             )
         self.device.checked("mkdir", "-p", self._directory)
         self.fix_performance()
@@ -79,7 +75,7 @@ class AppDriver(PhoneDriver):
         request = AppRequest(
             run=run,
             model_lib=model.library_name(self.target),
-            prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
+            prompt=model.prompt(visit.lengths.prefill_tokens),
             decode_tokens=visit.lengths.decode_tokens,
             repetitions=visit.repetitions,
             warmups=self.conditions.warmups,
@@ -121,15 +117,15 @@ class AppDriver(PhoneDriver):
         self.restore_performance()
 
     def _start(self, run: str) -> None:
-        result = self.device.shell("am", "start", "-W", "-S", "-a", ACTION, "-p", self._package, "--es", "run", run)
+        result = self.device.shell("am", "start", "-W", "-S", "-a", ACTION, "-p", self.package, "--es", "run", run)
         words = (result.stdout + result.stderr).strip()
         if result.code or "Error" in words:
-            raise RunFailed(f"{self.label}: {self._package} does not start: {words[-300:]}")
+            raise RunFailed(f"{self.label}: {self.package} does not start: {words[-300:]}")
 
     def _poll(self, run: str) -> tuple[list[Line], bool]:
         """New complete lines, and whether the app was alive after they were read."""
         path = f"{self._directory}/{run}.jsonl"
-        result = self.device.script(_POLL, path, str(self._read_bytes + 1), self._package)
+        result = self.device.script(_POLL, path, str(self._read_bytes + 1), self.package)
         complete = result.stdout[: result.stdout.rfind("\n") + 1]
         self._read_bytes += len(complete.encode())
         lines = [parse_line(line, run) for line in complete.splitlines()]
@@ -138,7 +134,7 @@ class AppDriver(PhoneDriver):
     def _end_run(self) -> None:
         run, self._run = self._run, None
         if run is not None:
-            self.device.shell("am", "force-stop", self._package)
+            self.device.shell("am", "force-stop", self.package)
             self.device.shell("rm", "-f", f"{self._directory}/{run}.json", f"{self._directory}/{run}.jsonl")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,24 +43,20 @@ class DeviceInfo:
         sdk: Android's API level.
         fingerprint: Build of the operating system.
         opencl: Path of its OpenCL library.
-        wireless: Whether adb reaches it over the network.
     """
 
     serial: str
     name: str
-    soc: str | None
     abis: tuple[str, ...]
-    android: str | None
-    sdk: int | None
-    fingerprint: str | None
-    cores: int | None
-    memory_mib: float | None
-    available_mib: float | None
-    storage_mib: float | None
-    opencl: str | None
-    battery_percent: int | None
-    on_battery: bool | None
-    wireless: bool
+    soc: str | None = None
+    android: str | None = None
+    sdk: int | None = None
+    fingerprint: str | None = None
+    memory_mib: float | None = None
+    available_mib: float | None = None
+    opencl: str | None = None
+    battery_percent: int | None = None
+    on_battery: bool | None = None
 
     @property
     def bandwidth_gb_s(self) -> float | None:
@@ -101,3 +97,33 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Leave nothing running and no settings changed."""
+
+
+class Sampler:
+    """Takes a reading every `interval_s` in a thread of its own while the body of the ``with`` statement runs.
+
+    Sampling ends silently if the device goes away, because the run itself finds that out and reports it.
+    """
+
+    def __init__(self, read: Callable[[], Reading], interval_s: float = 2.0) -> None:
+        self.readings: list[Reading] = []
+        self._read = read
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=20)
+
+    def _sample(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.readings.append(self._read())
+            except (DeviceLost, CommandTimeout):
+                return
+            self._stop.wait(self._interval_s)

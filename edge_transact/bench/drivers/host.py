@@ -18,17 +18,17 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 
 import psutil
 
 from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
 from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.conditions import Conditions
-from edge_transact.bench.records.lines import FinalLine, Line, parse_line
-from edge_transact.bench.records.plan import Visit, prompt_ids
+from edge_transact.bench.options import BenchOptions
+from edge_transact.bench.records.lines import FinalLine, HostRequest, Line, parse_line
+from edge_transact.bench.records.plan import Visit
 from edge_transact.bench.records.readings import Reading
-from edge_transact.bench.records.requests import HostRequest
 from edge_transact.errors import UsageError
 from edge_transact.runtime.threads import check_threads
 from edge_transact.system.cores import allowed_cpus
@@ -47,7 +47,7 @@ class HostDriver:
     label = "host"
     fixed_performance: bool | None = None
 
-    def __init__(self, conditions: Conditions) -> None:
+    def __init__(self, conditions: BenchOptions) -> None:
         self.info = host_info()
         self._conditions = conditions
         if conditions.threads:
@@ -69,7 +69,7 @@ class HostDriver:
         request = HostRequest(
             dist=str(model.path),
             run=f"run-{uuid.uuid4().hex}",
-            prompt=prompt_ids(model.vocab_size, visit.lengths.prefill_tokens),
+            prompt=model.prompt(visit.lengths.prefill_tokens),
             decode_tokens=visit.lengths.decode_tokens,
             batch_size=visit.lengths.batch_size,
             repetitions=visit.repetitions,
@@ -107,7 +107,7 @@ class HostDriver:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            preexec_fn=self._choose_cores if self._cores else None,
+            preexec_fn=partial(os.sched_setaffinity, 0, self._cores) if self._cores else None,
             # Ctrl-C goes to this process alone, which then kills the child.
             start_new_session=True,
         )
@@ -154,9 +154,6 @@ class HostDriver:
 
     def close(self) -> None:
         pass
-
-    def _choose_cores(self) -> None:
-        os.sched_setaffinity(0, self._cores)
 
 
 class _OtherProcesses:
@@ -245,17 +242,6 @@ def host_info() -> DeviceInfo:
     return DeviceInfo(
         serial="host",
         name="host",
-        soc=None,
         abis=(platform.machine(),),
-        android=None,
-        sdk=None,
         fingerprint=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cores=os.cpu_count(),
-        memory_mib=None,
-        available_mib=None,
-        storage_mib=None,
-        opencl=None,
-        battery_percent=None,
-        on_battery=None,
-        wireless=False,
     )

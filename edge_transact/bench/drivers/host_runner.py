@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from edge_transact.bench.records.lines import (
     CheckLine,
     FinalLine,
+    HostRequest,
     LoadLine,
     RepetitionLine,
     StartLine,
     WarmupLine,
     WellFormedLine,
 )
-from edge_transact.bench.records.requests import HostRequest
 
 if TYPE_CHECKING:
     from edge_transact.runtime.host import Batch, HostModel

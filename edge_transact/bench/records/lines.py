@@ -1,4 +1,4 @@
-"""The JSON lines that a run prints, read defensively, because a device may print anything.
+"""The JSON that asks for a run, and the lines that it prints, read defensively: a device may print anything.
 
 A line is a JSON object with ``kind`` and with ``run``, the name that the run was started with. The runner in
 ``android_bench/``, the app's benchmark activity and `edge_transact.bench.drivers.host_runner` write them: ``start``,
@@ -56,6 +56,38 @@ Seconds = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """One run: one model at one pair of lengths. Every line repeats the name of the `run`.
+
+    `check` is the prompt and the greedy tokens of the parity record.
+    """
+
+    run: str
+    prompt: list[int]
+    decode_tokens: int
+    repetitions: int
+    warmups: int
+    check: tuple[list[int], list[int]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRequest(RunRequest):
+    """A run of a DIST on this host. `threads` is None for one for each big core."""
+
+    dist: str
+    batch_size: int
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppRequest(RunRequest):
+    """A run in an app, of one of the libraries in its ``mlc-package-config.json``."""
+
+    model_lib: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One measured repetition, in seconds on the device's steady clock.
 
@@ -80,21 +112,9 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartLine:
-    """The process has started."""
+class Loading:
+    """How a model was loaded: library, weights and KV cache in `load_s`, kernels in `kernel_build_s`."""
 
-    run: str
-    kind: Literal["start"] = "start"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadLine:
-    """The model is loaded. `load_s` counts library, weights and KV cache; `kernel_build_s`, compiled or restored
-    kernels.
-    """
-
-    run: str
-    kind: Literal["load"] = "load"
     load_s: Number = None
     kernel_build_s: Number = None
     kernels_restored: Annotated[bool, BeforeValidator(bool)] = False
@@ -104,16 +124,35 @@ class LoadLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckLine:
-    """The greedy tokens of the build's parity record were generated, `tokens_agreed` before the first that differs.
+class Agreement:
+    """The greedy tokens of the build's parity record, and how many were generated before the first that differs."""
 
-    An app, which can't count them, tells their text.
-    """
+    tokens_checked: Integer = None
+    tokens_agreed: Integer = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartLine:
+    """The process has started."""
+
+    run: str
+    kind: Literal["start"] = "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadLine(Loading):
+    """The model is loaded."""
+
+    run: str
+    kind: Literal["load"] = "load"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckLine(Agreement):
+    """The parity record was checked. An app, which can't count tokens, tells their text."""
 
     run: str
     kind: Literal["check"] = "check"
-    tokens_checked: Integer = None
-    tokens_agreed: Integer = None
     text: Text = None
 
 
@@ -138,11 +177,8 @@ class RepetitionLine(Measurement):
         """Whether it is a repetition of these lengths."""
         decode_tokens = self.decode_tokens if self.tokens is None else len(self.tokens)
         steps = lengths.decode_tokens - 1 if self.decode_steps_s is None else len(self.decode_steps_s)
-        return (self.prefill_tokens, decode_tokens, steps) == (
-            lengths.prefill_tokens,
-            lengths.decode_tokens,
-            lengths.decode_tokens - 1,
-        )
+        wanted = lengths.prefill_tokens, lengths.decode_tokens, lengths.decode_tokens - 1
+        return (self.prefill_tokens, decode_tokens, steps) == wanted
 
 
 @dataclass(frozen=True, kw_only=True)

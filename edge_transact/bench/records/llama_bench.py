@@ -8,13 +8,10 @@ first token is chosen, and the tokens after it in the context of the prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from edge_transact.bench.records.readings import ReadingSummary
 from edge_transact.bench.records.record import Record, RepetitionRecord
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
 
@@ -76,13 +73,10 @@ def read_llama_bench(path: Path, measured: Sequence[Record]) -> list[RepetitionR
 
 def _answer(tests: Sequence[Test], prompt: Test, decode_tokens: int) -> Test | None:
     """The test of decoding after a prompt, with the same file on the same backend."""
+    same = prompt.model_filename, prompt.backends, prompt.n_threads
     for test in tests:
-        same = (test.model_filename, test.backends, test.n_threads) == (
-            prompt.model_filename,
-            prompt.backends,
-            prompt.n_threads,
-        )
-        if same and (test.n_prompt, test.n_gen, test.n_depth) == (0, decode_tokens, prompt.n_prompt):
+        alike = (test.model_filename, test.backends, test.n_threads) == same
+        if alike and (test.n_prompt, test.n_gen, test.n_depth) == (0, decode_tokens, prompt.n_prompt):
             return test
     return None
 
@@ -91,13 +85,11 @@ def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) ->
     if answer is None:
         return
     name = Path(prompt.model_filename).stem
-    unknown: dict[str, Any] = {field.name: None for field in fields(ReadingSummary)}
     for index, (prompt_ns, answer_ns) in enumerate(zip(prompt.samples_ns, answer.samples_ns, strict=False)):
         # The first token comes from the prompt.
         step_s = answer_ns / 1e9 / answer.n_gen
         prefill_s, steps = prompt_ns / 1e9, (step_s,) * (answer.n_gen - 1)
         yield RepetitionRecord(
-            **unknown,
             model=name,
             model_digest=f"{name} {prompt.backends} {prompt.build_commit}",
             model_type=prompt.model_type,
@@ -107,11 +99,6 @@ def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) ->
             build={"llama.cpp": prompt.build_commit},
             serial=serial,
             device=device,
-            soc=None,
-            android=None,
-            device_fingerprint=None,
-            bandwidth_gb_s=None,
-            fixed_performance=None,
             target=f"llama.cpp {prompt.backends}",
             prefill_tokens=prompt.n_prompt,
             decode_tokens=answer.n_gen,
@@ -125,12 +112,6 @@ def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) ->
             decode_steps_s=steps,
             e2e_s=prefill_s + sum(steps),
             tokens=(),
-            load_s=None,
-            kernel_build_s=None,
-            kernels_restored=False,
             threads=prompt.n_threads,
-            kv_mib=None,
             weights_mib=prompt.model_size / 2**20,
-            tokens_checked=None,
-            tokens_agreed=None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,35 +41,38 @@ class Reading:
 class ReadingSummary:
     """The sensors over one repetition: clocks and the others' share are means, the battery's level is the last."""
 
-    temp_start_c: float | None
-    temp_end_c: float | None
-    temp_peak_c: float | None
-    thermal_status: int | None
-    cpu_mhz: float | None
-    gpu_mhz: float | None
-    battery_percent: int | None
-    energy_j: float | None
+    temp_start_c: float | None = None
+    temp_end_c: float | None = None
+    temp_peak_c: float | None = None
+    thermal_status: int | None = None
+    cpu_mhz: float | None = None
+    gpu_mhz: float | None = None
+    battery_percent: int | None = None
+    energy_j: float | None = None
     other_cpu_share: float | None = None
 
 
 def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
     """Summarize the readings taken during a repetition of `seconds`."""
-    temperatures = [reading.temp_c for reading in readings if reading.temp_c is not None]
-    statuses = [reading.thermal_status for reading in readings if reading.thermal_status is not None]
-    cpu = [reading.cpu_mhz for reading in readings if reading.cpu_mhz is not None]
-    gpu = [reading.gpu_mhz for reading in readings if reading.gpu_mhz is not None]
-    others = [reading.other_cpu_share for reading in readings if reading.other_cpu_share is not None]
-    levels = [reading.battery_percent for reading in readings if reading.battery_percent is not None]
+
+    def known(name: str) -> list[Any]:
+        return [value for reading in readings if (value := getattr(reading, name)) is not None]
+
+    def mean(name: str) -> float | None:
+        values = known(name)
+        return fmean(values) if values else None
+
+    temperatures, levels = known("temp_c") or [None], known("battery_percent") or [None]
     return ReadingSummary(
-        temp_start_c=temperatures[0] if temperatures else None,
-        temp_end_c=temperatures[-1] if temperatures else None,
-        temp_peak_c=max(temperatures, default=None),
-        thermal_status=max(statuses, default=None),
-        cpu_mhz=fmean(cpu) if cpu else None,
-        gpu_mhz=fmean(gpu) if gpu else None,
-        battery_percent=levels[-1] if levels else None,
+        temp_start_c=temperatures[0],
+        temp_end_c=temperatures[-1],
+        temp_peak_c=max(temperatures),
+        thermal_status=max(known("thermal_status"), default=None),
+        cpu_mhz=mean("cpu_mhz"),
+        gpu_mhz=mean("gpu_mhz"),
+        battery_percent=levels[-1],
         energy_j=energy_j(readings, seconds),
-        other_cpu_share=fmean(others) if others else None,
+        other_cpu_share=mean("other_cpu_share"),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_transact.bench.records.lines import Measurement
+from edge_transact.bench.records.lines import Agreement, Loading, Measurement
 from edge_transact.bench.records.plan import Lengths
 from edge_transact.bench.records.readings import Reading, ReadingSummary
 
@@ -35,9 +35,7 @@ class VisitContext:
         serial: What adb calls the device, or ``host``.
         device: Name of the device, which other devices may share.
         device_fingerprint: Build of the operating system.
-        bandwidth_gb_s: Peak DRAM bandwidth of the chip.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
-        round: 0, 1, ...: the pass over all models that the visit belongs to.
         time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
     """
@@ -51,11 +49,11 @@ class VisitContext:
     build: dict[str, str]
     serial: str
     device: str
-    soc: str | None
-    android: str | None
-    device_fingerprint: str | None
-    bandwidth_gb_s: float | None
-    fixed_performance: bool | None
+    soc: str | None = None
+    android: str | None = None
+    device_fingerprint: str | None = None
+    bandwidth_gb_s: float | None = None
+    fixed_performance: bool | None = None
     target: str
     prefill_tokens: int
     decode_tokens: int
@@ -76,25 +74,12 @@ class VisitContext:
         return Key(self.serial, self.model_digest, self.target, self.lengths, self.round)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadFacts:
-    """What a run said about itself before its first repetition; see `LoadLine` and `CheckLine`."""
-
-    load_s: float | None
-    kernel_build_s: float | None
-    kernels_restored: bool
-    threads: int | None
-    kv_mib: float | None
-    weights_mib: float
-    tokens_checked: int | None
-    tokens_agreed: int | None
-
-
 # Fields of dataclasses follow the bases from the last to the first.
 @dataclass(frozen=True, kw_only=True)
-class RepetitionRecord(ReadingSummary, LoadFacts, Measurement, VisitContext):
+class RepetitionRecord(ReadingSummary, Agreement, Loading, Measurement, VisitContext):
     """One measured repetition."""
 
+    weights_mib: float
     kind: Literal["repetition"] = "repetition"
 
 

@@ -6,6 +6,7 @@ the device sent it, and a device that goes away is distinguished from one that a
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
@@ -185,7 +186,7 @@ class AndroidDevice:
         logger.debug("$ adb -s %s pull %s", self.serial, shlex.quote(source))
         with _translated(self.serial):
             try:
-                return self._device().sync.read_bytes(source)
+                return self._client.device(serial=self.serial).sync.read_bytes(source)
             except adbutils.AdbError as error:
                 if self.state() != "device":
                     raise
@@ -210,11 +211,8 @@ class AndroidDevice:
             stop.wait(0.5)
         return False
 
-    def _device(self) -> adbutils.AdbDevice:
-        return self._client.device(serial=self.serial)
-
     def _transport(self, timeout_s: float = 30) -> adbutils.AdbConnection:
-        return self._device().open_transport(timeout=timeout_s)
+        return self._client.device(serial=self.serial).open_transport(timeout=timeout_s)
 
 
 class ShellStream:
@@ -288,10 +286,6 @@ def _translated(serial: str) -> Iterator[None]:
 
 
 def _chunks(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        for start in range(0, len(source), SYNC_CHUNK):
-            yield source[start : start + SYNC_CHUNK]
-        return
-    with source.open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         while chunk := file.read(SYNC_CHUNK):
             yield chunk

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client, quote
+from edge_transact.bench.drivers.adb.client import AndroidDevice, adb_client
+from edge_transact.bench.drivers.adb.sensors import integer
 from edge_transact.bench.drivers.base import DeviceInfo
 from edge_transact.errors import EdgeTransactError, UsageError
 
@@ -37,15 +38,11 @@ _OPENCL_PATHS = (
     "/vendor/lib64/libPVROCL.so",
 )
 
-# One round trip: properties, memory, storage, cores, OpenCL, battery.
+# One round trip: properties, memory, OpenCL, battery.
 _DESCRIBE = """
 getprop
 cat /proc/meminfo
-mkdir -p "$1" && echo "df: $(df -k "$1" | tail -n 1)"
-shift
 for path in "$@"; do [ -e "$path" ] && echo "opencl: $path"; done
-set -- /sys/devices/system/cpu/cpu[0-9]*
-echo "cores: $#"
 dumpsys battery 2>/dev/null
 exit 0
 """
@@ -135,14 +132,13 @@ def _check_state(serial: str, states: dict[str, str]) -> None:
 
 def describe(device: AndroidDevice) -> DeviceInfo:
     """Ask a device about itself once."""
-    result = device.script(_DESCRIBE, WORK_DIRECTORY, *_OPENCL_PATHS)
+    result = device.script(_DESCRIBE, *_OPENCL_PATHS)
     values: dict[str, str] = {}
     for line in result.stdout.splitlines():
         # getprop puts names and values in brackets.
         match = re.fullmatch(r"\s*\[?([\w. ]+?)\]?: *\[?(.*?)\]?\s*", line)
         if match and match[2]:
             values.setdefault(match[1], match[2])
-    df = values.get("df", "").split()
     powered = [values.get(f"{source} powered") for source in ("AC", "USB", "Wireless", "Dock")]
     name = " ".join(values[key] for key in ("ro.product.manufacturer", "ro.product.model") if key in values)
     return DeviceInfo(
@@ -151,16 +147,13 @@ def describe(device: AndroidDevice) -> DeviceInfo:
         soc=values.get("ro.soc.model"),
         abis=tuple(values.get("ro.product.cpu.abilist", "").split(",")),
         android=values.get("ro.build.version.release"),
-        sdk=_number(values.get("ro.build.version.sdk")),
+        sdk=integer(values.get("ro.build.version.sdk")),
         fingerprint=values.get("ro.build.fingerprint"),
-        cores=_number(values.get("cores")) or None,
         memory_mib=_kib_as_mib(values.get("MemTotal")),
         available_mib=_kib_as_mib(values.get("MemAvailable")),
-        storage_mib=_kib_as_mib(df[3] if len(df) > 3 else None),
         opencl=values.get("opencl"),
-        battery_percent=_number(values.get("level")),
+        battery_percent=integer(values.get("level")),
         on_battery=None if set(powered) == {None} else "true" not in powered,
-        wireless=_wireless(device.serial),
     )
 
 
@@ -197,18 +190,9 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
         )
 
 
-def remove_work_directory(device: AndroidDevice) -> None:
-    """Remove everything that benches have put on a device."""
-    device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
-
-
 def _wireless(serial: str) -> bool:
     """Whether adb reaches a device over the network."""
     return ":" in serial or "._tcp" in serial
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
 
 
 def _kib_as_mib(text: str | None) -> float | None:

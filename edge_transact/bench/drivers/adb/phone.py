@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from edge_transact.bench.drivers.adb.client import AndroidDevice
 from edge_transact.bench.drivers.adb.sensors import read_sensors
 from edge_transact.bench.drivers.base import DeviceInfo
-from edge_transact.bench.records.conditions import Conditions
+from edge_transact.bench.options import BenchOptions
 from edge_transact.bench.records.readings import Reading
 
 GRACE_S = 10
 """Time that a run gets to end by itself after its own timeout."""
 
 
+@dataclass
 class PhoneDriver:
     """Base of the drivers that run on a phone."""
 
-    def __init__(
-        self, device: AndroidDevice, info: DeviceInfo, label: str, target: str, conditions: Conditions
-    ) -> None:
-        self.device = device
-        self.info = info
-        self.label = label
-        self.target = target
-        self.conditions = conditions
-        self.fixed_performance: bool | None = None
+    device: AndroidDevice
+    info: DeviceInfo
+    label: str
+    target: str
+    conditions: BenchOptions
+    fixed_performance: bool | None = field(default=None, init=False)
 
     def read(self) -> Reading:
         """Read the sensors."""
@@ -48,8 +46,3 @@ class PhoneDriver:
 
     def _set_fixed_performance(self, value: str) -> bool:
         return self.device.shell("cmd", "power", "set-fixed-performance-mode-enabled", value).code == 0
-
-
-def id_lines(*rows: Sequence[int]) -> bytes:
-    """Token ids in the format that the runner reads: one line for each row."""
-    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()

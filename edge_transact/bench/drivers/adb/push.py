@@ -65,7 +65,13 @@ def changed_files(
     """
     present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
-    _check_storage(device, free, sum(files[name].stat().st_size for name in changed))
+    needed = sum(files[name].stat().st_size for name in changed)
+    if free is not None and needed > free:
+        has, lacks = free / 2**20, needed / 2**20
+        raise DeviceRefused(
+            f"{device.serial} has {has:,.1f} MiB of storage free, and {lacks:,.1f} MiB must be pushed",
+            fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
+        )
     return changed
 
 
@@ -103,12 +109,3 @@ def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[
     # Filesystem, size, used, available, use%, mount point. Android 9's toybox never wraps lines.
     free = re.search(r"\s(\d+)\s+\d+%\s", result.stdout)
     return dict(zip(there, checksums, strict=False)), int(free[1]) * 1024 if free else None
-
-
-def _check_storage(device: AndroidDevice, free: int | None, needed: int) -> None:
-    if free is not None and needed > free:
-        has, lacks = free / 2**20, needed / 2**20
-        raise DeviceRefused(
-            f"{device.serial} has {has:,.1f} MiB of storage free, and {lacks:,.1f} MiB must be pushed",
-            fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
-        )

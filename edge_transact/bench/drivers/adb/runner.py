@@ -8,17 +8,19 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact.bench.drivers.adb.client import STDERR, AndroidDevice, quote
-from edge_transact.bench.drivers.adb.devices import WORK_DIRECTORY, check, remove_work_directory
-from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver, id_lines
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
+from edge_transact.bench.drivers.adb.client import STDERR, quote
+from edge_transact.bench.drivers.adb.devices import WORK_DIRECTORY, check
+from edge_transact.bench.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.bench.drivers.adb.push import sync_files
-from edge_transact.bench.drivers.base import CommandTimeout, DeviceInfo, DeviceRefused, RunFailed
+from edge_transact.bench.drivers.base import CommandTimeout, DeviceRefused, RunFailed
 from edge_transact.bench.model import BenchModel
-from edge_transact.bench.records.conditions import Conditions
 from edge_transact.bench.records.lines import ErrorLine, FinalLine, Line, parse_line
-from edge_transact.bench.records.plan import Visit, prompt_ids
+from edge_transact.bench.records.plan import Visit
+from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.errors import UsageError
 from edge_transact.progress import bar
 
@@ -26,32 +28,22 @@ RUNNER = "edge-bench"
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 
+@dataclass
 class RunnerDriver(PhoneDriver):
-    """Implements `Driver` with the runner of ``android_bench/``, which the directory `runner` holds.
+    """Implements `Driver` with the runner of ``android_bench/``, removing the models at the end with `clean`.
 
     Raises:
-        UsageError: `runner` holds no runner.
+        UsageError: ``conditions.runner`` holds no runner.
     """
 
-    def __init__(
-        self,
-        device: AndroidDevice,
-        info: DeviceInfo,
-        label: str,
-        target: str,
-        conditions: Conditions,
-        runner: Path,
-        *,
-        clean: bool = False,
-    ) -> None:
-        if not (runner / RUNNER).is_file():
+    clean: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.conditions.runner / RUNNER).is_file():
             raise UsageError(
-                f"{runner} holds no {RUNNER}",
+                f"{self.conditions.runner} holds no {RUNNER}",
                 fix="Build it as docs/bench.md says, and name its directory with --runner.",
             )
-        super().__init__(device, info, label, target, conditions)
-        self._runner = runner
-        self._clean = clean
         self._run: str | None = None
         self._seen: set[str] = set()
         self._runs = f"{WORK_DIRECTORY}/runs"
@@ -61,11 +53,13 @@ class RunnerDriver(PhoneDriver):
         check(self.info, self.target, max(model.needed_mib for model in models))
         self._end_run()
         self.device.checked("mkdir", "-p", self._runs)
-        libraries = {path.name: path for path in sorted(self._runner.glob("*.so"))}
-        pushed = self._push(self._bin, {RUNNER: self._runner / RUNNER, **libraries}, stop, mode=0o755)
+        runner = self.conditions.runner
+        libraries = {path.name: path for path in sorted(runner.glob("*.so"))}
+        pushed = self._push(self._bin, {RUNNER: runner / RUNNER, **libraries}, stop, mode=0o755)
         for model in models:
-            library = {self._library(model): model.library(self.target)}
-            pushed += self._push(self._directory(model), model.weight_files() | library, stop)
+            weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
+            files = {path.name: path for path in weights} | {self._library(model): model.library(self.target)}
+            pushed += self._push(self._directory(model), files, stop)
         self.fix_performance()
         return bool(pushed)
 
@@ -115,16 +109,18 @@ class RunnerDriver(PhoneDriver):
     def close(self) -> None:
         self._end_run()
         self.restore_performance()
-        if self._clean:
-            remove_work_directory(self.device)
+        if self.clean:
+            self.device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
         else:
             self.device.script(f"rm -rf {quote([self._runs])}")
 
     def _command(self, model: BenchModel, visit: Visit, run: str) -> list[str]:
         """The runner's command line. The token ids that it needs are pushed as files."""
         prompt = f"{self._runs}/{run}.prompt"
-        self.device.push(id_lines(prompt_ids(model.vocab_size, visit.lengths.prefill_tokens)), prompt)
+        self.device.push(_id_lines(model.prompt(visit.lengths.prefill_tokens)), prompt)
         directory = self._directory(model)
+        # Compiled OpenCL programs are kept for this library and this build of Android.
+        system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
         options: dict[str, str | int] = {
             "--model": directory,
             "--library": f"{directory}/{self._library(model)}",
@@ -136,10 +132,10 @@ class RunnerDriver(PhoneDriver):
             "--timeout": round(self.conditions.timeout_s),
             "--run": run,
             "--output": f"{self._runs}/{run}.jsonl",
-            "--programs": f"{directory}/{self._programs(model)}",
+            "--programs": f"{directory}/{self._library(model)}.{system[:16]}.programs",
         }
         if model.manifest.libraries[self.target].endswith(".tar"):
-            options["--system-lib-prefix"] = model.system_lib_prefix(self.target)
+            options["--system-lib-prefix"] = system_lib_prefix(model.library_name(self.target))
         if self.conditions.threads:
             options["--threads"] = self.conditions.threads
         if self.conditions.cores:
@@ -147,7 +143,7 @@ class RunnerDriver(PhoneDriver):
         parity = model.check()
         if parity is not None:
             record = f"{self._runs}/{run}.check"
-            self.device.push(id_lines(*parity), record)
+            self.device.push(_id_lines(*parity), record)
             options["--check"] = record
         words = [str(word) for pair in options.items() for word in pair]
         return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
@@ -160,11 +156,6 @@ class RunnerDriver(PhoneDriver):
         """File name of the library. It names the content, so that another build's library is another file."""
         digest = model.manifest.files[model.manifest.libraries[self.target]]
         return f"{self.target}-{digest[:16]}.so"
-
-    def _programs(self, model: BenchModel) -> str:
-        """File name of compiled OpenCL programs, which are kept for this library and this build of Android."""
-        system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
-        return f"{self._library(model)}.{system[:16]}.programs"
 
     def _push(self, directory: str, files: dict[str, Path], stop: threading.Event, *, mode: int = 0o644) -> list[str]:
         total = sum(path.stat().st_size for path in files.values())
@@ -190,6 +181,11 @@ class RunnerDriver(PhoneDriver):
         run, self._run = self._run, None
         self._seen = set()
         self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
+
+
+def _id_lines(*rows: Sequence[int]) -> bytes:
+    """Token ids in the format that the runner reads: one line for each row."""
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
 
 
 def _why(code: int | None, last: Line | None, noise: Sequence[str]) -> str:

@@ -60,9 +60,9 @@ def parse_sensors(text: str, at_s: float) -> Reading:
         thermal_status=int(status[1]) if status else None,
         cpu_mhz=max(clocks) / 1000 if clocks else None,
         gpu_mhz=gpu[0] / 1e6 if gpu else None,
-        battery_percent=_integer(battery.get("level")),
+        battery_percent=integer(battery.get("level")),
         battery_v=_scaled(battery.get("voltage"), 1000),
-        charge_uah=_integer(battery.get("Charge counter")) or None,
+        charge_uah=integer(battery.get("Charge counter")) or None,
         on_battery="true" not in powered if powered else None,
     )
 
@@ -88,10 +88,11 @@ def _thermal_zones(text: str) -> dict[str, float]:
     return hottest
 
 
-def _integer(text: str | None) -> int | None:
+def integer(text: str | None) -> int | None:
+    """A whole number; None if the text is anything else."""
     return int(text) if text and re.fullmatch(r"-?\d+", text) else None
 
 
 def _scaled(text: str | None, by: int) -> float | None:
-    number = _integer(text)
+    number = integer(text)
     return None if number is None else number / by
