@@ -15,6 +15,7 @@ from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import serve
 from tests.support.machine import TestRun
+from tests.support.pruning import TEXT
 
 TEST_RUN = pytest.StashKey[TestRun]()
 NO_MODULES_FILES = ("<ast>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -101,6 +102,27 @@ def pytest_runtest_makereport(item: pytest.Item):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"EDGE_REQUIRE_ALL=1 and this was skipped: {reason}"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone."""
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def chapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of some thousand tokens."""
+    path = tmp_path_factory.mktemp("text") / "chapters.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="session")
+def calibration(chapters: Path) -> dict:
+    """Options of a calibration with 512 tokens."""
+    return {"calibration": str(chapters), "calibration_tokens": 512}
 
 
 @pytest.fixture

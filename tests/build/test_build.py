@@ -6,8 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import torch
-from typer.testing import CliRunner
+from transformers import LlamaConfig
 
 from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
@@ -15,17 +14,18 @@ from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build import dist, stages
 from edge_transact.build.dist import build, model_lib_name
 from edge_transact.build.options import BuildOptions
-from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.cli import app
-from edge_transact.definition import load, render
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import read_text
-from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.options import PruneOptions
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.system.cores import Cores
 from edge_transact.weights import ShardReader
+from edge_transact.widths import LayerWidths
+from tests.support.command import edge_transact
+from tests.support.definitions import emit
+from tests.support.pruning import cut_at_random
 
 ODD = [  # of demo:tiny: 4 layers, 4 heads of 2 KV groups, MLP 341
     {},
@@ -36,12 +36,6 @@ ODD = [  # of demo:tiny: 4 layers, 4 heads of 2 KV groups, MLP 341
 """Every layer different; two of them with one KV group; ragged quantization groups."""
 
 
-def invoke(*arguments) -> tuple[int, str, str]:
-    """The command line: exit code, stdout, stderr."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture(scope="module")
 def built(tiny_model, tmp_path_factory):
     """The odd plan for the host in q4f32_1, by the command line: the directory and what ``--json`` said."""
@@ -49,7 +43,7 @@ def built(tiny_model, tmp_path_factory):
     (directory / "widths.json").write_text(json.dumps(ODD))
     output = directory / "dist"
     options = ("--widths", directory / "widths.json", "--target", "host", "--prefill-chunk", 32, "--json")
-    code, out, err = invoke("build", tiny_model, "-o", output, *options)
+    code, out, err = edge_transact("build", tiny_model, "-o", output, *options)
     assert code == 0, err
     return output, json.loads(out.splitlines()[-1])
 
@@ -118,7 +112,7 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
     text = ("--calibration", tmp_path / "text.txt", "--calibration-tokens", 4096)
     for rounding, more in (("nearest", ()), ("gptq", text), ("best", text)):
         directory = tmp_path / rounding
-        code, out, err = invoke("build", tiny_model, "-o", directory, "--rounding", rounding, *options, *more)
+        code, out, err = edge_transact("build", tiny_model, "-o", directory, "--rounding", rounding, *options, *more)
         assert code == 0, err
         made, manifest = json.loads(out.splitlines()[-1]), Manifest.read(directory)
         assert made["rounding"] == manifest.rounding == rounding
@@ -135,19 +129,6 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
     assert len(shards) == 4
 
 
-def test_a_rounding_is_for_four_bits(tiny_model, tmp_path):
-    code, _, err = invoke("build", tiny_model, "--quant", "q0f16", "--rounding", "nearest", "-o", tmp_path / "dist")
-    assert code == 2 and "--rounding nearest is for 4 bits, and q0f16 isn't quantized" in err
-
-
-@pytest.mark.parametrize("rounding", ["search", "gptq", "best"])
-def test_mlcs_compiler_rounds_to_nearest_only(tiny_model, tmp_path, rounding):
-    code, _, err = invoke(
-        "build", tiny_model, "--target", "host", "--engine", "mlc", "--rounding", rounding, "-o", tmp_path / "dist"
-    )
-    assert code == 2 and f"--rounding {rounding} needs our compiler" in err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["q0f32", "q4f16_0", "q4f16_1", "q0f16"])
 def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, monkeypatch, name):
@@ -156,7 +137,7 @@ def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, 
         monkeypatch.setattr("edge_transact.compiler.targets.cores", lambda: Cores(1, 1, (0,), 1))
     (tmp_path / "widths.json").write_text(json.dumps(ODD))
     options = ("--widths", tmp_path / "widths.json", "--target", "host", "--prefill-chunk", 32, "--quant", name)
-    code, out, err = invoke("build", tiny_model, "-o", tmp_path / "dist", *options, "--json")
+    code, out, err = edge_transact("build", tiny_model, "-o", tmp_path / "dist", *options, "--json")
     assert code == 0, err
     parity = json.loads(out.splitlines()[-1])["parity"]
     assert parity["tolerance"] == (1e-3 if name == "q0f32" else 2e-2)
@@ -179,33 +160,18 @@ OWN_DIMS = [(2, 6, 5), (1, 16, 9), (2, 16, 16), (1, 2, 7)]
 
 @pytest.mark.slow
 def test_cut_head_dims_pass_parity_and_padding_is_reported(tiny_model, tmp_path):
-    source, random = Checkpoint.open(tiny_model), torch.Generator().manual_seed(0)
-
-    def some(size: int, count: int, groups: int) -> torch.Tensor:
-        return torch.stack([torch.randperm(size, generator=random)[:count].sort().values for _ in range(groups)])
-
-    selections = [
-        replace(
-            LayerSelection.everything(layer),
-            groups=torch.arange(groups),
-            queries=some(layer.q_per_kv, 1, groups),
-            qk_pairs=some(layer.qk_head_dim // 2, qk // 2, groups),
-            v_dims=some(layer.v_head_dim, v, groups),
-        )
-        for layer, (groups, qk, v) in zip(source.plan.layers, OWN_DIMS, strict=True)
-    ]
-    plan = source.plan.with_layers(kept.widths for kept in selections)
-    write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
+    layers = [LayerWidths(groups, groups, qk, v, 341) for groups, qk, v in OWN_DIMS]
+    plan = cut_at_random(Checkpoint.open(tiny_model), layers, tmp_path / "pruned").plan
     result = build(str(tmp_path / "pruned"), tmp_path / "dist", BuildOptions(target=["host"], prefill_chunk=32))
     assert result.manifest.parity["passed"] and result.manifest.plan == plan
     assert result.manifest.weights_bytes == costs.weight_bytes(plan, QUANTIZATIONS["q4f32_1"])
     # 6 KV heads of 16 + 16 dims in fp32, of which these are none of the layers':
     padding = 4 * sum(groups * (16 - qk + 16 - v) for groups, qk, v in OWN_DIMS)
-    code, out, err = invoke("inspect", tmp_path / "dist", "--json")
+    code, out, err = edge_transact("inspect", tmp_path / "dist", "--json")
     assert code == 0, err
     shown = json.loads(out.splitlines()[-1])
     assert (shown["kv_bytes_per_token"], shown["kv_padding_bytes_per_token"]) == (4 * 6 * 32, padding)
-    assert f"768, {padding} of them padding" in invoke("inspect", tmp_path / "dist")[1]
+    assert f"768, {padding} of them padding" in edge_transact("inspect", tmp_path / "dist")[1]
 
 
 @pytest.mark.slow
@@ -228,7 +194,7 @@ def test_a_library_that_differs_from_torch_writes_nothing(tiny_model, tmp_path, 
 def test_an_existing_output_is_kept(tiny_model, tmp_path):
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "mine").write_text("precious")
-    code, _, err = invoke("build", tiny_model, "--target", "host", "-o", tmp_path / "dist")
+    code, _, err = edge_transact("build", tiny_model, "--target", "host", "-o", tmp_path / "dist")
     assert code == 1 and "exists" in err and "--force" in err
     assert (tmp_path / "dist" / "mine").read_text() == "precious"
 
@@ -236,55 +202,40 @@ def test_an_existing_output_is_kept(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["MODEL", "--target", "androd"], 2, "unknown target 'androd'"),
-        (["MODEL", "--target", ""], 2, "unknown target ''"),
-        (["MODEL", "--quant", "q3f16_1"], 2, "unknown quantization 'q3f16_1'"),
-        (["MODEL", "--context", "4096"], 2, "4096 tokens is more than the model's 128"),
-        (["MODEL", "--context", "64", "--prefill-chunk", "65"], 2, "prefill chunk of 65 tokens is more than"),
-        (["MODEL", "--ratio", "1"], 2, "--ratio 1 is not between 0 and 1"),
-        (["MODEL", "--ratio", "0.3", "--heads", "2"], 2, "several budgets at once"),
-        (["nowhere/at-all/here"], 1, "nowhere/at-all/here does not exist"),
-        ([], 2, "no edge-transact.toml"),
+        ("MODEL --target androd", 2, "unknown target 'androd'"),
+        ("MODEL --target=", 2, "unknown target ''"),
+        ("MODEL --quant q3f16_1", 2, "unknown quantization 'q3f16_1'"),
+        ("MODEL --context 4096", 2, "4096 tokens is more than the model's 128"),
+        ("MODEL --context 64 --prefill-chunk 65", 2, "prefill chunk of 65 tokens is more than"),
+        ("MODEL --ratio 1", 2, "--ratio 1 is not between 0 and 1"),
+        ("MODEL --quant q0f16 --rounding nearest", 2, "nearest is for 4 bits, and q0f16 isn't quantized"),
+        ("MODEL --target host --engine mlc --rounding search", 2, "--rounding search needs our compiler"),
+        ("MODEL --target host --engine mlc --rounding gptq", 2, "--rounding gptq needs our compiler"),
+        ("MODEL --target host --engine mlc --rounding best", 2, "--rounding best needs our compiler"),
+        ("nowhere/at-all/here", 1, "nowhere/at-all/here does not exist"),
+        ("", 2, "no edge-transact.toml"),
+        ("", 2, "edge-transact build demo:smollm2"),
     ],
 )
 def test_wrong_usage_is_explained(tiny_model, tmp_path, arguments, code, message):
-    arguments = [str(tiny_model) if argument == "MODEL" else argument for argument in arguments]
-    exit_code, out, err = invoke("build", *arguments, "-o", tmp_path / "dist")
+    words = arguments.replace("MODEL", str(tiny_model)).split()
+    exit_code, out, err = edge_transact("build", *words, "-o", tmp_path / "dist")
     assert exit_code == code and message in err.replace("\n", " ")
     assert not out and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_epsilon_is_transformers_default(make_llama, tmp_path):
-    from transformers import LlamaConfig
-
-    checkpoint = make_llama()
-    config = json.loads((checkpoint / "config.json").read_text())
-    del config["rms_norm_eps"]
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    source = Checkpoint.open(checkpoint)
-    for name, text in render(source.plan).items():
-        (tmp_path / name).write_text(text)
-    assert load(tmp_path, dist.definition_config(source, {})).config.rms_norm_eps == LlamaConfig().rms_norm_eps
-
-
-def test_a_null_is_a_default(make_llama, tmp_path):
+def test_what_config_json_leaves_out_or_has_as_null_is_the_default(make_llama, tmp_path):
     """Hugging Face's configurations have nulls where a LLaMA has no width of its own."""
-    checkpoint = make_llama(num_key_value_heads=6)
-    config = json.loads((checkpoint / "config.json").read_text())
+    path = make_llama(num_key_value_heads=6)
+    config = json.loads((path / "config.json").read_text())
+    del config["rms_norm_eps"]
     nulls = dict.fromkeys(("head_dim", "num_key_value_heads", "per_layer_config", "rope_scaling"))
-    (checkpoint / "config.json").write_text(json.dumps(config | nulls))
-    source = Checkpoint.open(checkpoint)
-    for name, text in render(source.plan).items():
-        (tmp_path / name).write_text(text)
-    found = load(tmp_path, dist.definition_config(source, {})).config
-    assert (found.head_dim, found.num_key_value_heads) == (8, 6)
-    assert found.per_layer_config == {}
-
-
-def test_without_a_model_the_demo_is_offered(tmp_path):
-    _, _, err = invoke("build", "-o", tmp_path / "dist")
-    assert "edge-transact build demo:smollm2" in err
+    (path / "config.json").write_text(json.dumps(config | nulls))
+    source = Checkpoint.open(path)
+    found = emit(tmp_path / "definition", source.plan, dist.definition_config(source, {})).config
+    assert (found.head_dim, found.num_key_value_heads, found.per_layer_config) == (8, 6, {})
+    assert found.rms_norm_eps == LlamaConfig().rms_norm_eps
 
 
 @pytest.mark.parametrize(
@@ -298,11 +249,11 @@ def test_without_a_model_the_demo_is_offered(tmp_path):
 def test_a_changed_file_of_a_dist_is_named(built, tmp_path, file, says):
     changed = shutil.copytree(built[0], tmp_path / "dist")
     (changed / file).write_bytes((changed / file).read_bytes() + b"?")
-    code, _, err = invoke("run", changed, "--prompt", "Once", "--max-tokens", 1)
+    code, _, err = edge_transact("run", changed, "--prompt", "Once", "--max-tokens", 1)
     assert code == 1 and f"{changed / file} {says}" in err and "bug" not in err
 
 
-def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, monkeypatch):
+def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, own_cache, tmp_path, monkeypatch):
     made = []
 
     def prune(model, directory, options, **how):
@@ -310,7 +261,6 @@ def test_a_model_is_pruned_again_when_its_inputs_change(tiny_model, tmp_path, mo
         shutil.copytree(model, directory, dirs_exist_ok=True)
 
     monkeypatch.setattr(stages, "prune", prune)
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     model = shutil.copytree(tiny_model, tmp_path / "model")
     for text, times in ((None, 1), (None, 1), ("{}", 2)):
         if text:
@@ -345,14 +295,10 @@ def test_names_differ_where_libraries_do(tiny_model, tmp_path):
     )
 
     def name(plan=checkpoint.plan, quantization="q4f16_0", **sizes):
-        directory = tmp_path / "definition"
-        directory.mkdir(exist_ok=True)
-        files = render(plan)
-        for file, text in files.items():
-            (directory / file).write_text(text)
         config = dict(checkpoint.config) | {"rope_scaling": None, "context_window_size": 128, "prefill_chunk_size": 64}
         config["per_layer_config"] = plan.per_layer_config()
-        return model_lib_name(files, load(directory, {**config, **sizes}), QUANTIZATIONS[quantization])
+        definition = emit(tmp_path / "definition", plan, {**config, **sizes})
+        return model_lib_name(render(plan), definition, QUANTIZATIONS[quantization])
 
     names = [
         name(),

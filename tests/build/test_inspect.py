@@ -5,28 +5,20 @@ import json
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from typer.testing import CliRunner
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.cli import app
-
-
-def invoke(*arguments) -> tuple[int, str, str]:
-    """The command line: exit code, stdout, stderr."""
-    result = CliRunner().invoke(app, ["inspect", *(str(argument) for argument in arguments)])
-    return result.exit_code, result.stdout, result.stderr
+from tests.support.command import edge_transact
 
 
 def inspected(*arguments) -> dict:
-    code, out, err = invoke(*arguments, "--json")
+    code, out, err = edge_transact("inspect", *arguments, "--json")
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
 
 
 def test_parameters_and_flops_equal_torchs_counts(make_llama):
-    from transformers import AutoModelForCausalLM, DynamicCache
-
     path = make_llama()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
     context, cache = 11, DynamicCache(config=model.config)
@@ -56,7 +48,7 @@ def test_contexts_are_a_table(tiny_model):
     assert [row["context"] for row in table] == [16, 64]
     plan = Checkpoint.open(tiny_model).plan
     assert [row["prefill_flops"] for row in table] == [costs.prefill_flops(plan, tokens) for tokens in (16, 64)]
-    code, out, _ = invoke(tiny_model, "--contexts", "16,64")
+    code, out, _ = edge_transact("inspect", tiny_model, "--contexts", "16,64")
     assert code == 0 and "prefill GFLOPs" in out
 
 
@@ -70,7 +62,7 @@ def test_several_models_and_a_picture(tiny_model, tmp_path):
 def test_a_picture_is_replaced_only_with_force(tiny_model, tmp_path):
     picture = tmp_path / "flops.png"
     picture.write_text("mine")
-    code, _, err = invoke(tiny_model, "--plot", picture)
+    code, _, err = edge_transact("inspect", tiny_model, "--plot", picture)
     assert code == 1 and f"{picture} exists" in err and picture.read_text() == "mine"
     inspected(tiny_model, "--plot", picture, "--force")
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -94,5 +86,5 @@ def test_no_weights_are_read(tiny_model, monkeypatch):
     ],
 )
 def test_wrong_usage_is_explained(tiny_model, arguments, code, message):
-    exit_code, _, err = invoke(tiny_model, *arguments)
+    exit_code, _, err = edge_transact("inspect", tiny_model, *arguments)
     assert exit_code == code and message in err

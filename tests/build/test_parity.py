@@ -5,14 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from edge_transact.build.parity import compare, reference_model
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights.convert import convert
 from edge_transact.weights.shards import ShardReader
+from tests.support.definitions import emit
 
 PROMPT = [5, 17, 60, 2, 33, 8, 91, 4, 40]
 
@@ -36,27 +37,15 @@ class TorchLibrary:
 
 
 @pytest.fixture
-def shards_of(tmp_path):
-    """``shards_of(checkpoint, name)``: the definition's sources, and a reader of the checkpoint's shards."""
+def reference_of(tmp_path):
+    """``reference_of(path, name)``: what torch computes with a checkpoint's shards."""
 
-    def make(checkpoint: Checkpoint, name: str):
-        directory = tmp_path / name
-        directory.mkdir()
-        for file, text in render(checkpoint.plan).items():
-            (directory / file).write_text(text)
-        sources = load(directory, {**checkpoint.config, "rope_scaling": None}).parameter_sources()
-        convert(checkpoint, sources, QUANTIZATIONS[name], directory)
-        return sources, ShardReader(directory)
-
-    return make
-
-
-@pytest.fixture
-def reference_of(shards_of):
-    def make(path, name):
+    def make(path, name: str):
         checkpoint = Checkpoint.open(path)
-        sources, reader = shards_of(checkpoint, name)
-        return reference_model(reader, sources, checkpoint.config, checkpoint.plan, QUANTIZATIONS[name])
+        directory = tmp_path / name
+        sources = emit(directory, checkpoint.plan, {**checkpoint.config, "rope_scaling": None}).parameter_sources()
+        convert(checkpoint, sources, QUANTIZATIONS[name], directory)
+        return reference_model(ShardReader(directory), sources, checkpoint.config, checkpoint.plan, QUANTIZATIONS[name])
 
     return make
 
@@ -64,8 +53,6 @@ def reference_of(shards_of):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("name", "tolerance"), [("q0f32", 0.02), ("q0f16", 0.005), ("q4f32_1", 0.5)])
 def test_the_reference_is_the_checkpoint_up_to_quantization(make_llama, reference_of, name, tolerance, tied):
-    from transformers import AutoModelForCausalLM
-
     path = make_llama(tie_word_embeddings=tied)
     dense = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     reference = reference_of(path, name)
@@ -133,8 +120,6 @@ class HalfLibrary(TorchLibrary):
 @pytest.fixture
 def ill_conditioned(make_llama, reference_of):
     """A model whose hidden states are small differences on a large offset, which the logits don't depend on."""
-    from transformers import AutoModelForCausalLM
-
     path = make_llama(tie_word_embeddings=False)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with torch.no_grad():
@@ -168,9 +153,8 @@ def test_a_wrong_library_of_an_ill_conditioned_model_fails(ill_conditioned):
 
 def test_a_wrong_fp16_library_is_a_bug(make_llama, reference_of):
     model = reference_of(make_llama(), "q4f16_1")
-    parity = compare(
-        TorchLibrary(model, lambda logits: logits * 1.05), model, PROMPT, QUANTIZATIONS["q4f16_1"], name="scaled"
-    )
+    library = TorchLibrary(model, lambda logits: logits * 1.05)
+    parity = compare(library, model, PROMPT, QUANTIZATIONS["q4f16_1"], name="scaled")
     assert not parity.passed and 0 < parity.torch_fp16.error < parity.tolerance
     with pytest.raises(EdgeTransactError) as caught:
         parity.require()

@@ -10,8 +10,7 @@ from tests.support.interruption import killed_after
 
 
 @pytest.fixture
-def text(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+def text(own_cache, tmp_path, monkeypatch):
     monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
     path = tmp_path / "text.txt"
     path.write_text("It was the best of times, it was the worst of times. " * 100)
@@ -32,8 +31,8 @@ def contents(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "writes"), [("gptq", 4), ("best", 4), ("best", 12)])
-def test_a_killed_run_goes_on_and_is_then_in_the_cache(checkpoint, text, caplog, name, writes):
+@pytest.mark.parametrize(("name", "writes"), [("gptq", 1), ("gptq", 4), ("gptq", 7), ("best", 4), ("best", 13)])
+def test_a_killed_run_goes_on_and_is_then_in_the_cache(checkpoint, text, tmp_path, monkeypatch, caplog, name, writes):
     quantization = QUANTIZATIONS["q4f16_1"]
     caplog.set_level("INFO", "edge_transact")
     with killed_after(writes):
@@ -45,6 +44,8 @@ def test_a_killed_run_goes_on_and_is_then_in_the_cache(checkpoint, text, caplog,
     caplog.clear()
     assert rounded(checkpoint, quantization, with_text(text, name)) == directory
     assert "nothing has changed" in caplog.text and contents(directory) == first
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "other"))
+    assert contents(rounded(checkpoint, quantization, with_text(text, name))) == first, "as without an interruption"
 
 
 def test_it_depends_on_text_seed_and_dtype_and_not_on_the_layout(checkpoint, text):

@@ -1,4 +1,4 @@
-"""A model that was pruned, and text to train on."""
+"""A model that was pruned."""
 
 from pathlib import Path
 
@@ -6,20 +6,11 @@ import pytest
 
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import prune
-from tests.support.pruning import TEXT
 
 
 @pytest.fixture(scope="session")
-def training_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("training") / "text.txt"
-    path.write_text(TEXT)
-    return path
-
-
-@pytest.fixture(scope="session")
-def pruned_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory, training_text: Path) -> Path:
+def pruned_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory, calibration: dict) -> Path:
     """`random_model` without 40 % of its attention and MLP parameters."""
     path = tmp_path_factory.mktemp("pruned") / "pruned"
-    options = PruneOptions(ratio=0.4, method="transact", calibration=str(training_text), calibration_tokens=512)
-    prune(str(random_model), path, options)
+    prune(str(random_model), path, PruneOptions(ratio=0.4, method="transact", **calibration))
     return path

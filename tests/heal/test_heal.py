@@ -9,12 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 from edge_transact import cache
 from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint, causal_attention
-from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluate.answers.answering import answers
 from edge_transact.evaluate.answers.basics import Reply
@@ -22,6 +20,7 @@ from edge_transact.evaluate.models import evaluate_model, evaluate_models
 from edge_transact.heal import evaluation, schedule, train
 from edge_transact.heal import run as pipeline
 from edge_transact.heal.options import HealOptions
+from edge_transact.heal.repetition import CONTEXT
 from edge_transact.heal.report import write_report
 from edge_transact.heal.run import heal
 from edge_transact.heal.student import generating, load
@@ -29,40 +28,28 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.inputs.texts import read_text
 from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import save_llama
+from tests.support.command import edge_transact
 from tests.support.interruption import killed_after
 from tests.support.pruning import TEXT, weights_of
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 SIZES = {"train_tokens": 64 * 4 * 12, "batch_tokens": 256, "micro_batch_tokens": 128, "learning_rate": 3e-3}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "unfinished"
-
-
 @pytest.fixture
-def options(training_text: Path) -> HealOptions:
-    return HealOptions(train=str(training_text), **SIZES)
+def options(chapters: Path) -> HealOptions:
+    return HealOptions(train=str(chapters), **SIZES)
 
 
 def changed(options: HealOptions, **changes) -> HealOptions:
     return HealOptions(**{**{name: getattr(options, name) for name in options.model_fields_set}, **changes})
 
 
-def heal_command(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["heal", *map(str, arguments)])
-    return result.exit_code, result.stdout, result.stderr
-
-
-def test_command_lowers_the_loss_and_says_what_was_done(
-    pruned_model: Path, random_model: Path, training_text: Path, tmp_path: Path
-) -> None:
-    words = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
-    report = tmp_path / "report"
-    code, out, err = heal_command(
-        pruned_model, "--train", training_text, *words, "--report", report, "-o", tmp_path / "out", "--json"
-    )
+def test_command_lowers_the_loss_and_says_what_was_done(pruned_model, random_model, chapters, tmp_path: Path) -> None:
+    report, words = tmp_path / "report", ["--train", chapters, "-o", tmp_path / "out", "--json"]
+    words += [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
+    code, out, err = edge_transact("heal", pruned_model, *words, "--report", report)
     assert code == 0, err
     values = json.loads(out.splitlines()[-1])
     assert values["held_out_loss"] < 0.9 * values["held_out_loss_before"] and values["tokens"] == SIZES["train_tokens"]
@@ -80,7 +67,7 @@ def test_command_lowers_the_loss_and_says_what_was_done(
 
     provenance = json.loads((tmp_path / "out" / "edge_transact.json").read_text())
     assert provenance["source"] == str(random_model) and provenance["method"] == "transact"
-    assert provenance["healed"][0]["text"]["sources"][0]["text"] == str(training_text)
+    assert provenance["healed"][0]["text"]["sources"][0]["text"] == str(chapters)
     assert "trained by" in (tmp_path / "out" / "README.md").read_text()
     healed = Checkpoint.open(tmp_path / "out")
     assert healed.plan == Checkpoint.open(pruned_model).plan
@@ -94,42 +81,24 @@ def curve(metrics: Path, kind: str, figure: str) -> list[tuple[int, float]]:
     return [(row["tokens"], row[kind][figure]) for row in rows if kind in row]
 
 
-def test_perplexity_of_other_text_while_it_trains(
+def test_perplexity_of_other_text_and_tasks_while_it_trains(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
 ) -> None:
-    """Where the run's curve is drawn from."""
-    monkeypatch.setattr(evaluation, "read_text", lambda text, purpose: TEXT * 4)
-    monkeypatch.setattr(evaluation, "WINDOWS", 1)
-    healed = heal(str(pruned_model), tmp_path / "out", changed(options, eval_every=1536))
-    healed.measures.write(tmp_path)
-    points = curve(tmp_path / "metrics.jsonl", "perplexity", "demo:sotu")
-    assert [tokens for tokens, _ in points] == [0, 1536, 3072]
-    # The last step is the best one here, so its weights are those that were written.
-    assert healed.trained.best == 12
-    expected = evaluate_model(str(tmp_path / "out"), TEXT * 4, max_windows=1)
-    assert points[-1][1] == pytest.approx(expected.perplexity, rel=0.02)
-
-
-def test_tasks_while_it_trains(
-    pruned_model: Path, tmp_path: Path, options: HealOptions, training_text: Path, monkeypatch
-) -> None:
-    """The answers of the last step are those of the checkpoint that was written."""
+    """Those of the last step are those of the checkpoint that was written: here it is the best one."""
     monkeypatch.setattr(evaluation, "read_text", lambda text, purpose: TEXT * 4)
     monkeypatch.setattr(evaluation, "WINDOWS", 1)
     # A model that was never trained is never right.
     monkeypatch.setattr(Reply, "right", property(lambda reply: ord(reply.answer.text[:1] or "a") % 2 == 0))
-    report = tmp_path / "report"
-    healed = heal(
-        str(pruned_model),
-        tmp_path / "out",
-        changed(options, eval_every=1536, tasks="basics"),
-        finish=lambda done: write_report(done, report, TEXT * 4),
-    )
+    report, chosen = tmp_path / "report", changed(options, eval_every=1536, tasks="basics")
+    (tmp_path / "text.txt").write_text(TEXT * 4)
+    healed = heal(str(pruned_model), tmp_path / "out", chosen, finish=lambda done: write_report(done, report, TEXT * 4))
     assert healed.trained.best == 12
+    (expected,) = evaluate_models([str(tmp_path / "out")], text=str(tmp_path / "text.txt"), max_windows=1, basics=True)
+    points = curve(report / "metrics.jsonl", "perplexity", "demo:sotu")
     scores = curve(report / "metrics.jsonl", "tasks", "basics")
-    (expected,) = evaluate_models([str(tmp_path / "out")], text=str(training_text), max_windows=1, basics=True)
+    assert [tokens for tokens, _ in points] == [tokens for tokens, _ in scores] == [0, 1536, 3072]
+    assert points[-1][1] == pytest.approx(expected["perplexity"], rel=0.02)
     assert 0 < expected["tasks"]["basics"]["acc"] < 1
-    assert [tokens for tokens, _ in scores] == [0, 1536, 3072]
     assert scores[-1][1] == pytest.approx(expected["tasks"]["basics"]["acc"], abs=0.04)  # two of 54, for bf16
     assert "basics" in (report / "index.html").read_text()
     board = EventAccumulator(str(report / "tensorboard")).Reload()
@@ -138,10 +107,8 @@ def test_tasks_while_it_trains(
 
 def test_a_model_under_training_answers_as_transformers_does(pruned_model: Path) -> None:
     """Training's own attention knows neither padding nor a cache, which several prompts at once take."""
-    codec, prompts = (
-        TextCodec(pruned_model),
-        ["Why?", "Name three colours.", "What is the capital of France, in a word?"],
-    )
+    codec = TextCodec(pruned_model)
+    prompts = ["Why?", "Name three colours.", "What is the capital of France, in a word?"]
     reference = AutoModelForCausalLM.from_pretrained(pruned_model, dtype=torch.float32)
     model = load(Checkpoint.open(pruned_model), HealOptions())
     with generating(model):
@@ -150,11 +117,6 @@ def test_a_model_under_training_answers_as_transformers_does(pruned_model: Path)
     assert model(ids, use_cache=False).logits.allclose(reference(ids).logits, atol=1e-4)
     attentions = {layer.self_attn.config._attn_implementation for layer in model.model.layers}
     assert attentions == {causal_attention.NAME}
-
-
-def test_tasks_need_a_time_to_score_them(pruned_model: Path, tmp_path: Path, options: HealOptions) -> None:
-    with pytest.raises(UsageError, match="--tasks without --eval-every"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, tasks="basics"))
 
 
 def test_same_bytes_wherever_it_was_interrupted(
@@ -166,12 +128,12 @@ def test_same_bytes_wherever_it_was_interrupted(
     for writes in (2, 9):
         with killed_after(writes):
             heal(str(pruned_model), tmp_path / "out", options)
-        assert not (tmp_path / "out").exists() and list(own_cache.iterdir())
+        assert not (tmp_path / "out").exists() and list((own_cache / "unfinished").iterdir())
         again = heal(str(pruned_model), tmp_path / f"out-{writes}", options, resume=True)
         assert weights_of(tmp_path / f"out-{writes}") == weights_of(tmp_path / "whole")
         losses = [[row["loss"] for row in run.measures.rows if "loss" in row] for run in (whole, again)]
         assert losses[0] == losses[1]
-        assert not list(own_cache.iterdir())
+        assert not list((own_cache / "unfinished").iterdir())
     with pytest.raises(UsageError, match="nothing is kept of heal"):
         heal(str(pruned_model), tmp_path / "new", options, resume=True)
 
@@ -234,9 +196,8 @@ def test_nan_stops_and_keeps_the_best_step(
         step(training, sequences)
 
     monkeypatch.setattr(train.Training, "_step", damaged)
-    with pytest.raises(
-        EdgeTransactError, match="the loss is nan in step 6 of 12, on the sequences 20 to 23"
-    ) as failure:
+    message = "the loss is nan in step 6 of 12, on the sequences 20 to 23"
+    with pytest.raises(EdgeTransactError, match=message) as failure:
         heal(str(pruned_model), tmp_path / "out", options)
     assert f"is in {tmp_path / 'out-step-4'}" in failure.value.fix and not (tmp_path / "out").exists()
     for tensor in load_file(tmp_path / "out-step-4" / "model.safetensors").values():
@@ -252,28 +213,34 @@ def test_it_stops_when_held_out_text_gets_worse(
     assert result.trained.stopped and result.trained.best == 4 and result.trained.steps == 10
 
 
-def test_refusals(pruned_model: Path, random_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
-    other = save_llama(tmp_path / "other", vocab_size=512)
-    with pytest.raises(EdgeTransactError, match=r"has a vocabulary of 512 tokens, .* one of 1024"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, teacher=str(other)))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher": "OTHER"}, r"has a vocabulary of 512 tokens, .* one of 1024"),
+        ({"batch_tokens": 63}, "--batch-tokens 63 is 0 sequences of 64"),
+        ({"train_window": 65}, "more than the model's context of 64"),
+        ({"tasks": "basics"}, "--tasks without --eval-every"),
+        ({"unlikelihood": 1.0, "train_window": CONTEXT}, f"--unlikelihood with sequences of {CONTEXT} tokens"),
+        ({"quant": "q4f16_0", "lora": 4}, "--quant with --lora"),
+    ],
+)
+def test_refusals(pruned_model: Path, tmp_path: Path, options: HealOptions, change: dict, message: str) -> None:
+    if "teacher" in change:
+        change = {"teacher": str(save_llama(tmp_path / "other", vocab_size=512))}
+    with pytest.raises(EdgeTransactError, match=message):
+        heal(str(pruned_model), tmp_path / "out", changed(options, **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_parent_and_a_full_disk_are_refused(
+    pruned_model: Path, random_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
+) -> None:
     with pytest.raises(UsageError, match="is not a pruned model"):
         heal(str(random_model), tmp_path / "out", options)
     orphan = shutil.copytree(random_model, tmp_path / "orphan")
     (orphan / "edge_transact.json").write_text('{"source": "gone"}')
     with pytest.raises(UsageError, match="names no model on this machine"):
         heal(str(orphan), tmp_path / "out", options)
-    line = tmp_path / "line.txt"
-    line.write_text("One line.")
-    with pytest.raises(EdgeTransactError, match="too few for a sequence of 64"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, train=str(line)))
-    line.write_text("  \n")
-    with pytest.raises(EdgeTransactError, match="holds no text"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, train=str(line)))
-    with pytest.raises(UsageError, match="--batch-tokens 63 is 0 sequences of 64"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, batch_tokens=63))
-    with pytest.raises(UsageError, match="more than the model's context of 64"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, train_window=65))
-
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(EdgeTransactError, match="the teacher's predictions need"):
@@ -294,12 +261,11 @@ def test_resume_of_another_model(pruned_model: Path, tmp_path: Path, options: He
         heal(str(model), tmp_path / "out", options, resume=True)
 
 
-def test_a_dry_run_says_what_is_needed(pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
-    code, out, err = heal_command(pruned_model, "--train", training_text, "-o", tmp_path / "out", "--dry-run", "--json")
+def test_a_dry_run_says_what_is_needed(pruned_model: Path, chapters: Path, tmp_path: Path) -> None:
+    words = ["--train", chapters, "-o", tmp_path / "out", "--dry-run", "--json"]
+    code, out, err = edge_transact("heal", pruned_model, *words)
     assert code == 0, err
     values = json.loads(out.splitlines()[-1])
-    assert (
-        pipeline.TEXT_STEP in [step["name"] for step in values["steps"]]
-        and values["memory_bytes"] > values["disk_bytes"] > 0
-    )
+    assert pipeline.TEXT_STEP in [step["name"] for step in values["steps"]]
+    assert values["memory_bytes"] > values["disk_bytes"] > 0
     assert not (tmp_path / "out").exists()

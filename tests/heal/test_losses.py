@@ -9,6 +9,7 @@ from edge_transact.checkpoint import causal_attention
 from edge_transact.heal import losses
 from edge_transact.heal.lean import make_lean
 from edge_transact.heal.losses import DensePredictions, TopPredictions, head_loss
+from tests.support.checkpoints import TINY
 
 TOKENS, HIDDEN, OF_TEACHER, VOCABULARY = 45, 16, 24, 50
 
@@ -48,15 +49,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(monkeypatch, cross_entropy
 
 def test_lean_layers_have_the_gradients_of_stock_ones() -> None:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
+    config = LlamaConfig(**TINY | {"vocab_size": VOCABULARY, "tie_word_embeddings": True})
     stock = LlamaForCausalLM(config)
     config._attn_implementation = causal_attention.NAME
     lean = LlamaForCausalLM(config)

@@ -42,6 +42,10 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def losses(rows: list[dict]) -> list[float]:
+    return [row["loss"] for row in rows if "loss" in row]
+
+
 LAUNCHER = """
 import sys
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -85,41 +89,30 @@ train.Training._step = dying
 
 
 @pytest.mark.slow
-def test_two_processes(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
+def test_two_processes(pruned_model: Path, chapters: Path, tmp_path: Path, environment) -> None:
     """They have the losses of one process, and when one fails or is killed, the other stops and one process goes on."""
-    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **AGAINST_LOOPS))
-    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
+    options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
+    expected = losses(heal(str(pruned_model), tmp_path / "one", options).measures.rows)
 
-    killed = code_of(
-        pruned_model, tmp_path / "two", training_text, DIES.format(how="os.kill(os.getpid(), 9)"), **AGAINST_LOOPS
-    )
     started = time.monotonic()
+    dies = DIES.format(how="os.kill(os.getpid(), 9)")
+    killed = code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS)
     result = launched(environment, killed, by_torchrun=True)
     # torchrun names the signal, and ends process 0, which may have said before that it lost the connection.
     words = ("Signal 9 (SIGKILL) received", "process 0 lost the connection to another process")
     assert result.returncode != 0 and any(word in result.stderr for word in words), result.stderr
     assert not (tmp_path / "two").exists() and time.monotonic() - started < 200
 
-    failing = code_of(
-        pruned_model,
-        tmp_path / "two",
-        training_text,
-        DIES.format(how="raise OSError('the text is gone')"),
-        **AGAINST_LOOPS,
-    )
-    result = launched(environment, failing)
+    dies = DIES.format(how="raise OSError('the text is gone')")
+    result = launched(environment, code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
     assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
 
-    again = heal(
-        str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **AGAINST_LOOPS), resume=True
-    )
-    losses = [row["loss"] for row in again.measures.rows if "loss" in row]
-    assert len(losses) == len(expected) and max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
+    again = heal(str(pruned_model), tmp_path / "two", options, resume=True)
+    assert losses(again.measures.rows) == pytest.approx(expected, abs=1e-5)
 
-    result = launched(environment, code_of(pruned_model, tmp_path / "both", training_text, **AGAINST_LOOPS))
+    result = launched(environment, code_of(pruned_model, tmp_path / "both", chapters, **AGAINST_LOOPS))
     assert result.returncode == 0, result.stderr
-    losses = [row["loss"] for row in json.loads((tmp_path / "both.json").read_text()) if "loss" in row]
-    assert max(map(lambda a, b: abs(a - b), losses, expected)) < 1e-5
+    assert losses(json.loads((tmp_path / "both.json").read_text())) == pytest.approx(expected, abs=1e-5)
 
 
 SHARDED = """
@@ -142,27 +135,23 @@ processes.Processes.__init__, train.Training.run = pretending, checked
 
 
 @pytest.mark.slow
-def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path, environment) -> None:
+def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, environment) -> None:
     """FSDP2 has the losses of one process, and both continue what two have saved; whole weights are written."""
-    one = heal(str(pruned_model), tmp_path / "one", HealOptions(train=str(training_text), **AGAINST_LOOPS))
-    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
+    options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
+    expected = losses(heal(str(pruned_model), tmp_path / "one", options).measures.rows)
 
     dies = SHARDED + DIES.format(how="raise OSError('the text is gone')")
-    result = launched(environment, code_of(pruned_model, tmp_path / "two", training_text, dies, **AGAINST_LOOPS))
+    result = launched(environment, code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
     assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
     unfinished = shutil.copytree(tmp_path / "cache" / "unfinished", tmp_path / "unfinished")
-    again = heal(
-        str(pruned_model), tmp_path / "two", HealOptions(train=str(training_text), **AGAINST_LOOPS), resume=True
-    )
-    losses = [row["loss"] for row in again.measures.rows if "loss" in row]
-    assert losses == pytest.approx(expected, abs=1e-5)
+    again = heal(str(pruned_model), tmp_path / "two", options, resume=True)
+    assert losses(again.measures.rows) == pytest.approx(expected, abs=1e-5)
 
     shutil.copytree(unfinished, tmp_path / "cache" / "unfinished", dirs_exist_ok=True)
     assert any((tmp_path / "cache" / "unfinished").glob("*/step-3.safetensors"))
-    result = launched(environment, code_of(pruned_model, tmp_path / "whole", training_text, SHARDED, **AGAINST_LOOPS))
+    result = launched(environment, code_of(pruned_model, tmp_path / "whole", chapters, SHARDED, **AGAINST_LOOPS))
     assert result.returncode == 0 and not any((tmp_path / "cache" / "unfinished").iterdir()), result.stderr
-    losses = [row["loss"] for row in json.loads((tmp_path / "whole.json").read_text()) if "loss" in row]
-    assert losses == pytest.approx(expected, abs=1e-5)
+    assert losses(json.loads((tmp_path / "whole.json").read_text())) == pytest.approx(expected, abs=1e-5)
     shapes = [
         {name: tensor.shape for name, tensor in load_file(tmp_path / name / "model.safetensors").items()}
         for name in ("one", "whole")
@@ -173,7 +162,7 @@ def test_sharded_weights(pruned_model: Path, training_text: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["", SHARDED], ids=["DDP", "FSDP2"])
 def test_lora_over_weights_of_another_dtype(
-    before: str, random_model: Path, pruned_model: Path, training_text: Path, tmp_path: Path, environment
+    before: str, random_model: Path, pruned_model: Path, chapters: Path, tmp_path: Path, environment
 ) -> None:
     """The weights stay bf16, as in their file, beside LoRA's of fp32."""
     model = tmp_path / "model"
@@ -182,12 +171,11 @@ def test_lora_over_weights_of_another_dtype(
     stored = {name: each.bfloat16() if each.is_floating_point() else each for name, each in tensors.items()}
     save_file(stored, model / "model.safetensors", {"format": "pt"})
     choices = {"lora": 4, "teacher": str(random_model)}
-    one = heal(str(model), tmp_path / "one", HealOptions(train=str(training_text), **SIZES, **choices))
-    expected = [row["loss"] for row in one.measures.rows if "loss" in row]
-    result = launched(environment, code_of(model, tmp_path / "two", training_text, before, **choices))
+    one = heal(str(model), tmp_path / "one", HealOptions(train=str(chapters), **SIZES, **choices))
+    result = launched(environment, code_of(model, tmp_path / "two", chapters, before, **choices))
     assert result.returncode == 0, result.stderr
-    losses = [row["loss"] for row in json.loads((tmp_path / "two.json").read_text()) if "loss" in row]
-    assert losses == pytest.approx(expected, abs=1e-5)
+    found = losses(json.loads((tmp_path / "two.json").read_text()))
+    assert found == pytest.approx(losses(one.measures.rows), abs=1e-5)
 
 
 def test_fp16_is_refused(environment, monkeypatch) -> None:
@@ -205,11 +193,11 @@ def test_recipe_is_a_configuration_of_accelerate() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_between_shots(
-    random_model: Path, training_text: Path, tmp_path: Path, environment
+    random_model: Path, chapters: Path, calibration: dict, tmp_path: Path, environment
 ) -> None:
     """One prunes, both train, and the model is nearly that of one process."""
-    text = str(training_text)
-    options = PruneOptions(intermediate=32, method="transact", shots=2, calibration=text, calibration_tokens=512)
+    text = str(chapters)
+    options = PruneOptions(intermediate=32, method="transact", shots=2, **calibration)
     trainer = ShotTrainer(ShotTraining(train=text, **SIZES), str(random_model))
     one = prune(str(random_model), tmp_path / "one", options, trainer)
     result = launched(
@@ -222,7 +210,7 @@ def test_two_processes_train_between_shots(
         f"prune({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, trainer)\n",
     )
     assert result.returncode == 0, result.stderr
-    losses = [json.loads((tmp_path / name / PROVENANCE_FILE).read_text())["healed"] for name in ("one", "two")]
-    for alone, together in zip(*losses, strict=True):
+    records = [json.loads((tmp_path / name / PROVENANCE_FILE).read_text())["healed"] for name in ("one", "two")]
+    for alone, together in zip(*records, strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
     assert one.checkpoint.plan == Checkpoint.open(tmp_path / "two").plan

@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.errors import UsageError
 from edge_transact.heal import losses
 from edge_transact.heal.options import HealOptions
-from edge_transact.heal.repetition import (
-    CONTEXT,
-    CONTINUATION,
-    EVERY_TOKENS,
-    NGRAM,
-    contexts,
-    go_on,
-    penalty,
-    repeated,
-)
+from edge_transact.heal.repetition import CONTEXT, CONTINUATION, EVERY_TOKENS, NGRAM, contexts, go_on, penalty, repeated
 from edge_transact.heal.run import heal
 from edge_transact.heal.student import Student, generating, load
 from edge_transact.heal.text import Sequence, TrainingText
@@ -86,11 +76,9 @@ def test_the_student_goes_on_as_transformers_does(pruned_model: Path) -> None:
 
 
 @pytest.mark.parametrize("quant", [None, "q4f16_0"])
-def test_a_model_repeats_itself_less(
-    pruned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant: str | None
-) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_a_model_repeats_itself_less(pruned_model: Path, tmp_path: Path, quant: str | None) -> None:
     """Of words in no order, the likeliest is always the same one, though any other is nearly as good."""
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "words.txt"
     text.write_text(" ".join(random.Random(0).choices(["sea", "sun", "star", "wave", "wind", "moon"], k=3000)))
     sizes = {"train_tokens": 64 * 4 * 8, "train_window": 64, "batch_tokens": 256, "learning_rate": 1e-2}
@@ -106,10 +94,3 @@ def test_a_model_repeats_itself_less(
             return student(ids, None, None, torch.float32).item() / (len(ids) * CONTINUATION)
 
     assert penalty_of(1.0) < 0.9 * penalty_of(0.0)
-
-
-def test_sequences_must_be_longer_than_a_context(pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
-    options = HealOptions(train=str(training_text), unlikelihood=1.0, train_window=CONTEXT, batch_tokens=256)
-    with pytest.raises(UsageError, match=f"--unlikelihood with sequences of {CONTEXT} tokens") as refused:
-        heal(str(pruned_model), tmp_path / "out", options)
-    assert "--train-window" in refused.value.fix and not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 from edge_transact.build.dist import build, definition_config, takes_trained
 from edge_transact.build.options import BuildOptions
 from edge_transact.build.stages import Rounding, place_weights
 from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.cli import app
-from edge_transact.definition import load, render
-from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.definition import load
+from edge_transact.errors import EdgeTransactError
 from edge_transact.export.gguf import export_gguf
 from edge_transact.heal.grid import Grid
 from edge_transact.heal.options import HealOptions
@@ -31,6 +30,7 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import is_embedding, is_packed, split
 from edge_transact.weights.shards import ShardReader
 from edge_transact.weights.trained import ROUNDING_FILE, TrainedRounding
+from tests.support.definitions import emit
 from tests.support.examples import small_model
 from tests.support.grid import levels_of
 from tests.support.interruption import killed_after
@@ -51,7 +51,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(pruned_model: Path, training_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(pruned_model: Path, chapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     path = tmp_path_factory.mktemp("trained") / "out"
     grids: list[Grid] = []
     attach = Grid.attach
@@ -60,16 +60,12 @@ def trained(pruned_model: Path, training_text: Path, tmp_path_factory: pytest.Te
         grids.append(grid)
         attach(grid, parameters)
 
-    words = [str(word) for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
-    words += ["--train", str(training_text), "--quant", "q4f16_0", "-o", str(path), "--json"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Grid, "attach", recorded)
-        result = CliRunner().invoke(app, ["heal", str(pruned_model), *words])
-    assert result.exit_code == 0, result.stderr
-    values = json.loads(result.stdout.splitlines()[-1])
+        result = heal(str(pruned_model), path, HealOptions(train=str(chapters), quant="q4f16_0", **SIZES)).trained
     scales = grids[0].scales()
     levels = {name: levels_of(grids[0].exact(name), scales[name]) for name in scales}
-    return Trained(path, values["held_out_loss_before"], values["held_out_loss"], levels)
+    return Trained(path, result.held_out_before, result.held_out, levels)
 
 
 def test_training_lowers_the_loss_of_the_rounded_model(trained: Trained, pruned_model: Path) -> None:
@@ -89,9 +85,7 @@ def test_shards_have_the_codes_that_were_trained(trained: Trained, tmp_path: Pat
 
 def test_another_layout_has_the_same_codes(trained: Trained, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(trained.path)
-    for name, text in render(checkpoint.plan).items():
-        (tmp_path / name).write_text(text)
-    definition = load(tmp_path, definition_config(checkpoint, {}))
+    definition = emit(tmp_path / "definition", checkpoint.plan, definition_config(checkpoint, {}))
     (tmp_path / "shards").mkdir()
     weights = place_weights(
         checkpoint, definition, QUANTIZATIONS["q4f16_1"], Rounding("trained", PruneChoices()), tmp_path / "shards"
@@ -121,10 +115,10 @@ def check_codes(trained: Trained, checkpoint: Checkpoint, sources, shards: Path,
     assert seen == set(trained.levels)
 
 
-def test_a_gguf_file_has_the_codes_that_were_trained(training_text: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_has_the_codes_that_were_trained(chapters: Path, tmp_path: Path) -> None:
     """Its rows are groups of 32 weights. No code is above 5: for those, `search` would choose smaller scales."""
     source = str(small_model(tmp_path / "model"))
-    options = HealOptions(train=str(training_text), train_window=64, teacher=source, quant="q4f16_0", **SIZES)
+    options = HealOptions(train=str(chapters), train_window=64, teacher=source, quant="q4f16_0", **SIZES)
     checkpoint = heal(source, tmp_path / "trained", options).checkpoint
     scales = TrainedRounding.of(checkpoint).scales(GATE).repeat_interleave(32, 1).float()
     weights = load_file(checkpoint.path / "model.safetensors")
@@ -152,11 +146,9 @@ def test_build_says_when_it_rounds_anew(trained: Trained, pruned_model: Path, ca
     assert not takes_trained(Checkpoint.open(pruned_model), QUANTIZATIONS["q4f16_0"], BuildOptions())
 
 
-def test_training_goes_on_bit_for_bit(
-    pruned_model: Path, training_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    options = HealOptions(train=str(training_text), quant="q4f32_1", **SIZES)
+@pytest.mark.usefixtures("own_cache")
+def test_training_goes_on_bit_for_bit(pruned_model: Path, chapters: Path, tmp_path: Path, monkeypatch) -> None:
+    options = HealOptions(train=str(chapters), quant="q4f32_1", **SIZES)
     heal(str(pruned_model), tmp_path / "whole", options)
     monkeypatch.setattr(journal, "STATE_S", 0)
     monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
@@ -168,30 +160,21 @@ def test_training_goes_on_bit_for_bit(
     assert all(torch.equal(scale, scales[1][name]) for name, scale in scales[0].items())
 
 
-def test_training_again_begins_with_the_same_codes(trained: Trained, training_text: Path, tmp_path: Path) -> None:
-    options = HealOptions(train=str(training_text), quant="q4f16_1", **SIZES | {"train_tokens": 256})
+def test_training_again_begins_with_the_same_codes(trained: Trained, chapters: Path, tmp_path: Path) -> None:
+    options = HealOptions(train=str(chapters), quant="q4f16_1", **SIZES | {"train_tokens": 256})
     result = heal(str(trained.path), tmp_path / "again", options)
     assert result.trained.held_out_before == pytest.approx(trained.after, rel=1e-3)
 
 
-def test_without_quant_nothing_is_rounded(
-    trained: Trained, pruned_model: Path, training_text: Path, tmp_path: Path
-) -> None:
-    options = HealOptions(train=str(training_text), **SIZES | {"train_tokens": 256})
-    heal(str(pruned_model), tmp_path / "out", options)
-    assert not (tmp_path / "out" / ROUNDING_FILE).exists()
-    heal(str(trained.path), tmp_path / "exact", options)
-    assert not (tmp_path / "exact" / ROUNDING_FILE).exists(), "its weights have left the grid"
+def test_without_quant_nothing_is_rounded(trained, pruned_model, chapters: Path, tmp_path: Path) -> None:
+    options = HealOptions(train=str(chapters), **SIZES | {"train_tokens": 256})
+    for name, source in (("out", pruned_model), ("exact", trained.path)):  # which then leaves the grid
+        heal(str(source), tmp_path / name, options)
+        assert not (tmp_path / name / ROUNDING_FILE).exists()
 
 
-def test_bad_input(trained: Trained, pruned_model: Path, training_text: Path, tmp_path: Path) -> None:
-    options = HealOptions(train=str(training_text), quant="q4f16_0", lora=4, **SIZES)
-    with pytest.raises(UsageError, match="--quant with --lora"):
-        heal(str(pruned_model), tmp_path / "out", options)
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in trained.path.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
+def test_bad_input(trained: Trained, tmp_path: Path) -> None:
+    changed = shutil.copytree(trained.path, tmp_path / "changed")
     tensors = load_file(changed / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1.04
     save_file(tensors, changed / "model.safetensors")

@@ -48,6 +48,17 @@ def first(text: TrainingText, count: int, start: int = 0) -> list[list[int]]:
     return [sequence.ids.tolist() for sequence in itertools.islice(text.sequences(start), count)]
 
 
+def chats(file, messages) -> str:
+    file.write_text("\n".join([json.dumps({"messages": messages})] * 40))
+    return str(file)
+
+
+def counted(model, sequence) -> str:
+    """The text that counts, without spaces."""
+    decode = TextCodec(model).backend.decode
+    return "".join(decode([token]) for token in sequence.ids[sequence.counted].tolist()).replace(" ", "")
+
+
 def test_order_follows_the_seed_and_begins_anywhere(chatting, texts, monkeypatch):
     monkeypatch.setattr(stream, "BUFFER_TOKENS", 1024)
     given = [f"{texts['a']}=3", texts["b"]]
@@ -74,35 +85,30 @@ def test_what_is_held_out_is_never_trained_on(chatting, texts):
 LINES = [f"{number} " * 8 for number in range(1000, 1600)]
 
 
-def _one_page(directory):
-    (directory / "a.html").write_text("".join(f"<p>{line}" for line in LINES))
+def pages(directory, size):
+    for start in range(0, 600, size):
+        lines = "".join(f"<p>{line}" for line in LINES[start : start + size])
+        (directory / f"{start}.html").write_text(lines)
 
 
-def _two_pages(directory):
-    for name, lines in (("a", LINES[:300]), ("b", LINES[300:])):
-        (directory / f"{name}.html").write_text("".join(f"<p>{line}" for line in lines))
+def rows(directory, size):
+    texts = (json.dumps({"text": " ".join(LINES[start : start + size])}) for start in range(0, 600, size))
+    (directory / "a.jsonl").write_text("\n".join(texts))
 
 
-def _long_rows(directory):
-    rows = (json.dumps({"text": " ".join(LINES[start : start + 60])}) for start in range(0, 600, 60))
-    (directory / "a.jsonl").write_text("\n".join(rows))
+def row_groups(directory, size):
+    parquet.write_table(arrow.table({"text": LINES}), directory / "a.parquet", row_group_size=size)
 
 
-def _parquet(directory):
-    parquet.write_table(arrow.table({"text": LINES}), directory / "a.parquet")
-
-
-def _two_row_groups(directory):
-    parquet.write_table(arrow.table({"text": LINES}), directory / "a.parquet", row_group_size=300)
-
-
-@pytest.mark.parametrize("write", [_one_page, _two_pages, _long_rows, _parquet, _two_row_groups])
+@pytest.mark.parametrize(
+    ("write", "size"), [(pages, 600), (pages, 300), (rows, 60), (row_groups, 600), (row_groups, 300)]
+)
 @pytest.mark.parametrize("least_piece_bytes", [1 << 9, 1 << 14])
-def test_all_is_read_however_a_text_is_stored(chatting, tmp_path, monkeypatch, write, least_piece_bytes):
+def test_all_is_read_however_a_text_is_stored(chatting, tmp_path, monkeypatch, write, size, least_piece_bytes):
     """Nearly all is trained on, the rest is held out, and it begins anywhere."""
     monkeypatch.setattr(pieces, "LEAST_PIECE_BYTES", least_piece_bytes)
     monkeypatch.setattr(stream, "BUFFER_TOKENS", 1024)
-    write(tmp_path)
+    write(tmp_path, size)
     text = TrainingText(chatting, [str(tmp_path)], length=64, seed=0)
     decode = TextCodec(chatting.path).decode
 
@@ -140,14 +146,11 @@ def test_answers_count_in_chats(chatting, tmp_path):
         {"role": "user", "content": "and the river"},
         {"role": "assistant", "content": "it is long"},
     ]
-    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
-    text = TrainingText(chatting, [str(tmp_path / "chats.jsonl")], length=256, seed=0)
+    text = TrainingText(chatting, [chats(tmp_path / "chats.jsonl", messages)], length=256, seed=0)
     sequence = next(text.sequences())
-    decode = TextCodec(chatting.path).backend.decode
-    counted = "".join(decode([token]) for token in sequence.ids[sequence.counted].tolist())
-    for answer in ("it is far away[end]", "it is long[end]"):
-        assert answer.replace(" ", "") in counted.replace(" ", "")
-    assert "capital" not in counted and "brief" not in counted and "river" not in counted
+    found = counted(chatting.path, sequence)
+    assert "itisfaraway[end]" in found and "itislong[end]" in found
+    assert not any(word in found for word in ("capital", "brief", "river"))
     assert not sequence.counted[0]
     held_out = Schedule.of(HealOptions(train_window=256), 256).held_out(text)
     assert 0 < torch.stack([sequence.counted for sequence in held_out]).float().mean() < 1
@@ -171,12 +174,10 @@ def test_what_an_assistant_says_unasked_does_not_count(tiny_model, tmp_path):
         {"role": "assistant", "content": "it is long"},
     ]
     file = tmp_path / "chats.jsonl"
-    file.write_text("\n".join([json.dumps({"messages": messages})] * 40))
-    sequence = next(TrainingText(Checkpoint.open(path), [str(file)], length=256, seed=0).sequences())
-    decode = TextCodec(path).backend.decode
-    counted = "".join(decode([token]) for token in sequence.ids[sequence.counted].tolist()).replace(" ", "")
-    assert "itislong[end]" in counted
-    assert not any(word in counted for word in ("helpful", "welcome", "city", "river"))
+    text = TrainingText(Checkpoint.open(path), [chats(file, messages)], length=256, seed=0)
+    found = counted(path, next(text.sequences()))
+    assert "itislong[end]" in found
+    assert not any(word in found for word in ("helpful", "welcome", "city", "river"))
     file.write_text('{"text": "a story"}\n' + json.dumps({"messages": [{"role": "gpt", "content": "hello"}]}))
     with pytest.raises(EdgeTransactError, match=r"chats\.jsonl, line 2: the model's chat template rejects .*role gpt"):
         TrainingText(Checkpoint.open(path), [str(file)], length=256, seed=0)
@@ -207,9 +208,8 @@ def test_short_texts(chatting, tmp_path):
         with pytest.raises(EdgeTransactError, match=message):
             TrainingText(chatting, [str(tmp_path / "line.txt")], length=64, seed=0)
     messages = [{"role": "human", "content": "hello"}, {"role": "gpt", "content": "once upon a time"}]
-    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
     with pytest.raises(EdgeTransactError, match="none of which counts: its chats have no answers"):
-        TrainingText(chatting, [str(tmp_path / "chats.jsonl")], length=64, seed=0)
+        TrainingText(chatting, [chats(tmp_path / "chats.jsonl", messages)], length=64, seed=0)
 
 
 def test_a_file_that_disappears_midway_is_named(chatting, texts, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ from edge_transact.prune.methods import METHODS
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import prune
 from tests.support.accelerator import NAME, accelerator
-from tests.support.pruning import TEXT
 
 
 def test_tensors_of_two_devices_do_not_mix() -> None:
@@ -43,13 +42,12 @@ RUNS += [
 
 
 @pytest.mark.parametrize("options", RUNS, ids=lambda options: "-".join(map(str, options.values())))
-def test_the_same_model_as_from_the_cpu(random_model, tmp_path: Path, monkeypatch, options: dict) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
-    options = {**options, "calibration": str(tmp_path / "text.txt"), "calibration_tokens": 512}
-    prune(str(random_model), tmp_path / "cpu", PruneOptions(ratio=0.3, **options))
+def test_the_same_model_as_from_the_cpu(random_model, tmp_path: Path, monkeypatch, calibration, options: dict) -> None:
+    chosen = PruneOptions(ratio=0.3, **options, **calibration)
+    prune(str(random_model), tmp_path / "cpu", chosen)
     with accelerator() as device:
         monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))
-        prune(str(random_model), tmp_path / "device", PruneOptions(ratio=0.3, **options))
+        prune(str(random_model), tmp_path / "device", chosen)
     assert device.products > 0 or options["method"] in ("magnitude", "random")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("device", "cpu"))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -87,12 +87,9 @@ def test_with_few_groups_a_ratio_is_cut_from_the_mlp_and_noted() -> None:
     assert "0.2969" in reached and "the MLP takes the whole cut" in why and "921.6 became 928" in rounded
 
 
-def test_with_many_groups_a_ratio_is_cut_from_both() -> None:
+def test_with_many_groups_a_ratio_is_cut_from_both_and_bucket_1_keeps_the_exact_share() -> None:
     layer = allocate(PruneOptions(ratio=0.5), LLAMA_2_7B).plan.layers[0]
     assert (layer.num_attention_heads, layer.intermediate_size) == (16, 5504)
-
-
-def test_bucket_1_keeps_the_exact_share() -> None:
     assert allocate(PruneOptions(ratio=0.3, bucket=1), SMOLLM2).plan.layers[0].intermediate_size == 922
 
 
@@ -142,11 +139,7 @@ def test_limits_go_together_and_widths_alone() -> None:
         (PruneOptions(heads=12), "more than the model's 9", "narrows"),
         (PruneOptions(intermediate=1537), "more than the model's 1536", "narrows"),
         (PruneOptions(heads=9), "nothing to prune", "smaller"),
-        (
-            PruneOptions(ratio=0.99),
-            r"--ratio 0.99 allows .* attention and MLP parameters, and the smallest model",
-            "--heads",
-        ),
+        (PruneOptions(ratio=0.99), r"--ratio 0.99 allows .* attention and MLP parameters, and the smallest", "--heads"),
         (PruneOptions(ratio=0.001), "half a bucket", "--bucket 1"),
         (PruneOptions(target_params=10**6), "--target-params allows 1,000,000 parameters, and the smallest", "--heads"),
         (PruneOptions(target_params=10**9), r"within all limits already: .* it has 134,515,008", "less"),
@@ -164,9 +157,6 @@ def test_widths_from_a_file_are_used_as_they_are(tmp_path: Path) -> None:
     layers = allocate(PruneOptions(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
     assert [layer.intermediate_size for layer in layers] == [1001 + index for index in range(30)]
     assert [layer.num_attention_heads for layer in layers] == [3 * (1 + index % 3) for index in range(30)]
-
-
-def test_a_widths_file_may_cut_inside_groups(tmp_path: Path) -> None:
     (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 32, "v_head_dim": 48}] + [{}] * 29))
     first, second, *_ = allocate(PruneOptions(widths=tmp_path / "widths.json"), SMOLLM2).plan.layers
     assert first == LayerWidths(9, 3, 32, 48, 1536) and second == SMOLLM2.layers[1]

@@ -11,19 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.texts import read_text
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import Calibration, read_calibration
-from edge_transact.prune.cut.selection import LayerSelection
-from edge_transact.prune.methods import METHODS, find_method
+from edge_transact.prune.methods import METHODS
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import prune
-from edge_transact.prune.score.passes import Scoring
-from tests.support.pruning import prune_command
+from tests.support.command import edge_transact
+from tests.support.pruning import scores_of
 from tests.support.tokenizers import CHAT_TEMPLATE
 
 
@@ -60,7 +58,7 @@ def tokenizer(tiny_model):
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """The command, with stderr on one line."""
-    code, out, err = prune_command(*arguments)
+    code, out, err = edge_transact("prune", *arguments)
     return code, out, " ".join(err.split())
 
 
@@ -218,21 +216,12 @@ def changed(model: Path, output: Path, dtype: torch.dtype = torch.float32, **fac
     return output
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model_embed_tokens_weight",
-        "model_layers_0_input_layernorm_weight",
-        "model_layers_3_self_attn_o_proj_weight",
-        "model_norm_weight",
-    ],
-)
+@pytest.mark.parametrize("name", ["embed_tokens", "layers_0_input_layernorm", "layers_3_self_attn_o_proj", "norm"])
 def test_weights_that_are_not_finite_are_named(tiny_model, texts, tmp_path: Path, name: str) -> None:
-    model = changed(tiny_model, tmp_path / "model", **{name: float("nan")})
+    model = changed(tiny_model, tmp_path / "model", **{f"model_{name}_weight": float("nan")})
     options = ["--calibration", texts["a.txt"], "--calibration-tokens", 256, "-o", tmp_path / "out"]
     code, _, err = run(model, "--intermediate", 100, *options)
-    assert code == 1 and "holds NaN or infinity" in err
-    assert name in err.replace(".", "_")
+    assert code == 1 and f"model_{name}_weight holds NaN or infinity" in err.replace(".", "_")
     assert not (tmp_path / "out").exists()
 
 
@@ -241,11 +230,8 @@ def test_activations_that_overflow_are_named_by_layer(tiny_model, tmp_path: Path
     """Whatever the method looks at. The largest fp32 is 3e38."""
     factors = {f"model_layers_1_mlp_{name}_proj_weight": 1e30 for name in ("gate", "up")}
     source = Checkpoint.open(changed(tiny_model, tmp_path / "model", **factors))
-    windows = torch.arange(128).view(2, 64)
-    everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(tmp_path / "out")
     with pytest.raises(EdgeTransactError, match="layer 1 computes NaN or infinity on the calibration text"):
-        Scoring(LayerwiseModel(source, windows), everything, find_method(method), journal, "score").layers()
+        scores_of(source, torch.arange(128).view(2, 64), method)
 
 
 def test_fp16_is_computed_where_it_does_not_overflow(tiny_model, texts, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edge_transact.prune.compensate.regression import DAMPINGS, Fit, Regression
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import cut_layer
 from edge_transact.system.memory import peak_rss_mib
+from tests.support.pruning import everything
 
 WINDOWS = torch.randint(96, (16, 32), generator=torch.Generator().manual_seed(0))
 
@@ -30,12 +31,17 @@ def problem(tokens: int, noise: float, seed: int = 0):
     return inputs, weight, missing, torch.rand(tokens, 1, generator=generator) + 0.1
 
 
+def solution(inputs, weight, missing, counts, fitted: int) -> tuple[torch.Tensor, Fit]:
+    """With the first tokens fitted and the others held out."""
+    regression = Regression(weight)
+    regression.add(inputs[:fitted], missing[:fitted], counts[:fitted], held_out=False)
+    regression.add(inputs[fitted:], missing[fitted:], counts[fitted:], held_out=True)
+    return regression.solve()
+
+
 def test_the_solution_is_weighted_ridge_regression() -> None:
     inputs, weight, missing, counts = problem(200, noise=0.1)
-    regression = Regression(weight)
-    regression.add(inputs[:150], missing[:150], counts[:150], held_out=False)
-    regression.add(inputs[150:], missing[150:], counts[150:], held_out=True)
-    solved, fit = regression.solve()
+    solved, fit = solution(inputs, weight, missing, counts, 150)
     # Ridge regression is least squares with an additional row for each input.
     energy = (inputs.square() * counts).sum(dim=0)
     rows = np.vstack([(inputs * counts.sqrt()).numpy(), np.diag((fit.damping * energy).sqrt().numpy())])
@@ -48,12 +54,7 @@ def test_the_solution_is_weighted_ridge_regression() -> None:
 
 def test_damping_is_chosen_on_held_out_windows() -> None:
     """With few tokens and much noise, the best fit predicts other tokens badly."""
-    inputs, weight, missing, counts = problem(12, noise=5.0)
-    regression = Regression(weight)
-    regression.add(inputs[:8], missing[:8], counts[:8], held_out=False)
-    regression.add(inputs[8:], missing[8:], counts[8:], held_out=True)
-    _, fit = regression.solve()
-    assert fit.damping > min(DAMPINGS)
+    assert solution(*problem(12, noise=5.0), 8)[1].damping > min(DAMPINGS)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 2.0, 5.0, 20.0])
@@ -62,12 +63,8 @@ def test_no_other_damping_is_better(noise: float, monkeypatch) -> None:
 
     def solved(dampings: tuple[float, ...]) -> Fit:
         monkeypatch.setattr("edge_transact.prune.compensate.regression.DAMPINGS", dampings)
-        regression = Regression(weight)
-        regression.add(inputs[:40], missing[:40], counts[:40], held_out=False)
-        regression.add(inputs[40:], missing[40:], counts[40:], held_out=True)
-        return regression.solve()[1]
+        return solution(*problem(80, noise=noise), 40)[1]
 
-    inputs, weight, missing, counts = problem(80, noise=noise)
     chosen, alone = solved(DAMPINGS), [solved((damping,)) for damping in DAMPINGS]
     assert chosen.error_after == pytest.approx(min(fit.error_after for fit in alone), rel=1e-4)
 
@@ -84,10 +81,7 @@ def test_weights_stay_where_no_solution_is_better(case: str) -> None:
     else:
         # The held-out windows need the opposite of the others.
         missing[32:] = -(missing[32:])
-    regression = Regression(weight)
-    regression.add(inputs[:32], missing[:32], counts[:32], held_out=False)
-    regression.add(inputs[32:], missing[32:], counts[32:], held_out=True)
-    solved, fit = regression.solve()
+    solved, fit = solution(inputs, weight, missing, counts, 32)
     assert fit.damping == float("inf")
     torch.testing.assert_close(solved, weight.double())
 
@@ -115,14 +109,10 @@ def test_solving_takes_one_matrix_besides_the_sums() -> None:
     assert taken < 1.3 * size**2 * torch.float64.itemsize / 2**20
 
 
-def cut(source: Checkpoint, **changes) -> list[LayerSelection]:
-    return [replace(LayerSelection.everything(layer), **changes) for layer in source.plan.layers]
-
-
 def test_nothing_changes_where_nothing_was_cut(make_llama, tmp_path: Path) -> None:
     source = Checkpoint.open(make_llama())
     journal = Journal(tmp_path / "out")
-    weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), cut(source), journal)
+    weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), everything(source), journal)
     for index, of_layer in enumerate(weights):
         for name in PROJECTIONS:
             torch.testing.assert_close(of_layer[f"{name}.weight"], source.tensor(f"model.layers.{index}.{name}.weight"))
@@ -132,7 +122,7 @@ def test_nothing_changes_where_nothing_was_cut(make_llama, tmp_path: Path) -> No
 def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", "edge_transact")
     source = Checkpoint.open(make_llama(num_hidden_layers=3))
-    selections = cut(source)
+    selections = everything(source)
     selections[1] = replace(selections[1], intermediate=torch.arange(0, 40, 2))
     weights, fits, _ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out"))
     for name in PROJECTIONS:
@@ -157,7 +147,7 @@ def test_nothing_is_solved_before_the_first_cut(make_llama, tmp_path: Path, capl
 def test_the_pruned_model_comes_nearer_to_the_source(make_llama, tmp_path: Path, changes, config) -> None:
     """Compares the last hidden states with solved weights and with weights that were only cut."""
     source = Checkpoint.open(make_llama(**config))
-    selections = cut(source, **changes)
+    selections = [replace(whole, **changes) for whole in everything(source)]
     weights, *_ = compensate(LayerwiseModel(source, WINDOWS), selections, Journal(tmp_path / "out"))
 
     @torch.no_grad()

@@ -21,23 +21,19 @@ from edge_transact.prune.requirements import pruned_plan, requirements
 from edge_transact.prune.run import prune
 from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.pruning import TEXT, weights_of
+from tests.support.pruning import weights_of
 
 
 @pytest.mark.parametrize("method", ["obs", "transact"])
-def test_the_same_bytes_from_files(tiny_model, tmp_path: Path, monkeypatch, method: str) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
-    options = {
-        "method": method,
-        "compensate": True,
-        "calibration": str(tmp_path / "text.txt"),
-        "calibration_tokens": 2048,
-    }
-    prune(str(tiny_model), tmp_path / "in-memory", PruneOptions(ratio=0.4, **options))
+def test_the_same_bytes_from_files(tiny_model, tmp_path: Path, monkeypatch, chapters, method: str) -> None:
+    options = PruneOptions(
+        ratio=0.4, method=method, compensate=True, calibration=str(chapters), calibration_tokens=2048
+    )
+    prune(str(tiny_model), tmp_path / "in-memory", options)
     monkeypatch.setattr(journal, "MEMORY_BYTES", 0)
-    prune(str(tiny_model), tmp_path / "in-files", PruneOptions(ratio=0.4, **options))
+    prune(str(tiny_model), tmp_path / "in-files", options)
     assert weights_of(tmp_path / "in-files") == weights_of(tmp_path / "in-memory")
-    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "in-memory", "in-files"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in-memory", "in-files"}
 
 
 @pytest.mark.parametrize("bound", [0, 1 << 30])
@@ -89,11 +85,8 @@ def test_requirements_count_the_text_and_the_pruned_models_size(tiny_model, tmp_
         text.write_text("word " * (characters // 5))
         needed.append(requirements(source, PruneOptions(ratio=0.4, **options)).memory_bytes)
     assert needed[1] - needed[0] > 100 * (1 << 22) and needed[0] < PACKAGES_BYTES + (64 << 20)
-    for limits in (
-        {"ratio": 0.3},
-        {"target_params": costs.parameters(source.plan) * 3 // 4},
-        {"ratio": 0.2, "target_params": 10**9},
-    ):
+    three_quarters = costs.parameters(source.plan) * 3 // 4
+    for limits in ({"ratio": 0.3}, {"target_params": three_quarters}, {"ratio": 0.2, "target_params": 10**9}):
         budget = PruneOptions(**limits, **options)
         expected = pruned_plan(source.plan, budget)
         exceeded = [limit.measure(expected) / limit.bound for limit in limits_of(budget, source.plan)]

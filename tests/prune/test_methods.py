@@ -1,6 +1,5 @@
 """The scores of every method equal those computed weight by weight from the complete model in fp64."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,21 +7,17 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
-from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.prune.cut.selection import LayerSelection, select
+from edge_transact.prune.cut.selection import select
 from edge_transact.prune.cut.surgery import pruned_tensors
 from edge_transact.prune.methods import METHODS, find_method
 from edge_transact.prune.options import PruneOptions
 from edge_transact.prune.run import prune
-from edge_transact.prune.score.passes import Scoring
-from edge_transact.prune.scores import LayerScores
 from edge_transact.widths import LayerWidths
-from tests.support.pruning import TEXT
+from tests.support.pruning import scores_of
 
 SHAPES = {
     "mha": {"num_key_value_heads": 6, "tie_word_embeddings": True},
@@ -37,12 +32,6 @@ WINDOWS = torch.randint(96, (70, 32), generator=torch.Generator().manual_seed(0)
 @pytest.fixture(params=SHAPES)
 def source(make_llama, request) -> Checkpoint:
     return Checkpoint.open(make_llama(num_hidden_layers=2, **SHAPES[request.param]))
-
-
-def measured(source: Checkpoint, method: str, seed: int = 0) -> list[LayerScores]:
-    everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
-    return Scoring(LayerwiseModel(source, WINDOWS), everything, find_method(method), journal, "score", seed).layers()
 
 
 def whole_model(path: Path) -> torch.nn.Module:
@@ -77,7 +66,7 @@ def test_sums_over_the_weights_of_a_unit(source: Checkpoint, method: str) -> Non
     importance = {"llm-pruner": taylor, "wanda": wanda, "magnitude": magnitude}[method]
     widths = source.plan.layers[0]
     heads, groups, dim = widths.num_attention_heads, widths.num_key_value_heads, widths.qk_head_dim
-    scored = measured(source, method)
+    scored = scores_of(source, WINDOWS, method)
     for scores, layer in zip(scored, whole_model(source.path).model.layers, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         with torch.no_grad():
@@ -117,7 +106,7 @@ def test_flap_is_the_error_that_a_bias_leaves(source: Checkpoint) -> None:
     """The score is the squared error of the output when a dim is replaced by its mean."""
     widths = source.plan.layers[0]
     groups, dim = widths.num_key_value_heads, widths.v_head_dim
-    scored, transact = measured(source, "flap"), measured(source, "transact")
+    scored, transact = (scores_of(source, WINDOWS, method) for method in ("flap", "transact"))
     for scores, same, layer in zip(scored, transact, whole_model(source.path).model.layers, strict=True):
         errors = {}
         for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
@@ -138,7 +127,7 @@ def test_flap_is_the_error_that_a_bias_leaves(source: Checkpoint) -> None:
 
 
 def test_random_repeats_and_differs_by_layer_and_seed(source: Checkpoint) -> None:
-    first, again, other = measured(source, "random"), measured(source, "random"), measured(source, "random", seed=1)
+    first, again, other = (scores_of(source, WINDOWS, "random", seed=seed) for seed in (0, 0, 1))
     for scores, repeated in zip(first, again, strict=True):
         assert all(torch.equal(scores.tensors()[name], repeated.tensors()[name]) for name in scores.tensors())
     drawn = [scores.intermediate for scores in (*first, *other)]
@@ -149,7 +138,7 @@ def test_random_repeats_and_differs_by_layer_and_seed(source: Checkpoint) -> Non
 def test_scores_have_the_shapes_of_the_layer(make_llama, method: str) -> None:
     source = Checkpoint.open(make_llama(num_hidden_layers=1))
     widths = source.plan.layers[0]
-    (scores,) = measured(source, method)
+    (scores,) = scores_of(source, WINDOWS, method)
     assert scores.heads.shape == (widths.num_attention_heads,)
     assert scores.v_dims.shape == (widths.num_key_value_heads, widths.v_head_dim)
     assert scores.qk_pairs.shape == (widths.num_key_value_heads, widths.qk_head_dim // 2)
@@ -189,17 +178,16 @@ def mean_outputs(path: Path, windows: torch.Tensor) -> tuple[torch.Tensor, torch
 @pytest.mark.parametrize(
     ("keep", "block", "shots"), [({"heads": 2}, 0, 1), ({"intermediate": 100}, 1, 1), ({"intermediate": 100}, 1, 3)]
 )
-def test_flap_shifts_biases_so_that_mean_outputs_stay(tiny_with_biases, tmp_path: Path, keep, block, shots) -> None:
+def test_flap_shifts_biases_so_that_mean_outputs_stay(
+    tiny_with_biases, tmp_path: Path, chapters, calibration, keep, block, shots
+) -> None:
     """In layer 0, whose inputs don't change, for any number of shots."""
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT)
-    calibration = {"calibration": str(text), "calibration_tokens": 512}
-    options = calibration | {"shots": shots}
     windows = read_calibration(Checkpoint.open(tiny_with_biases), CalibrationOptions(**calibration)).windows
     expected = mean_outputs(tiny_with_biases, windows)[block]
     distances = {}
     for method in ("flap", "wanda"):
-        prune(str(tiny_with_biases), tmp_path / method, PruneOptions(**keep, method=method, **options))
+        options = PruneOptions(**keep, method=method, shots=shots, **calibration)
+        prune(str(tiny_with_biases), tmp_path / method, options)
         actual = mean_outputs(tmp_path / method, windows)[block]
         distances[method] = float((actual - expected).norm() / expected.norm())
     assert distances["flap"] < 1e-5 < 1e-3 < distances["wanda"]
@@ -207,7 +195,7 @@ def test_flap_shifts_biases_so_that_mean_outputs_stay(tiny_with_biases, tmp_path
 
 def cut(source: Checkpoint, method: str, widths: LayerWidths, output: Path) -> Checkpoint:
     """The model with those widths in every layer, selected by a method's scores."""
-    selections = [select(scores, widths) for scores in measured(source, method)]
+    selections = [select(scores, widths) for scores in scores_of(source, WINDOWS, method)]
     plan = source.plan.with_layers([widths] * len(selections))
     return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, output)
 

@@ -1,32 +1,19 @@
 """Scores computed layer by layer equal those of the complete model in transformers."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.errors import EdgeTransactError
-from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.methods import find_method
-from edge_transact.prune.score.passes import Scoring
+from tests.support.pruning import scores_of
 
 ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 = {"rope_parameters": {**ROPE, "original_max_position_embeddings": 32}}
 WINDOWS = torch.randint(96, (5, 32), generator=torch.Generator().manual_seed(0))
-
-
-def measured(source: Checkpoint, selections=None) -> list:
-    everything = [LayerSelection.everything(layer) for layer in source.plan.layers]
-    journal = Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
-    model = LayerwiseModel(source, WINDOWS)
-    return Scoring(model, selections or everything, find_method("transact"), journal, "score").layers()
 
 
 def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:
@@ -50,7 +37,8 @@ def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:
 )
 def test_scores_of_the_dense_model(make_llama, config) -> None:
     source = Checkpoint.open(make_llama(**config))
-    for scores, norms in zip(measured(source), norms_of_the_whole_model(source.path), strict=True):
+    measured = scores_of(source, WINDOWS, "transact")
+    for scores, norms in zip(measured, norms_of_the_whole_model(source.path), strict=True):
         heads = norms["attention"].view(source.plan.layers[0].num_attention_heads, -1)
         expected = heads.mean(dim=1) + 10 / heads.shape[1] * heads.max(dim=1).values
         torch.testing.assert_close(scores.heads, expected.float(), rtol=1e-4, atol=1e-6)
@@ -69,7 +57,8 @@ def test_later_shots_see_the_model_that_is_left(make_llama, tmp_path: Path) -> N
     selections = [kept] * source.plan.num_hidden_layers
     plan = source.plan.with_layers([kept.widths] * source.plan.num_hidden_layers)
     write_checkpoint(source, plan, pruned_tensors(source, selections), {}, tmp_path / "pruned")
-    for scores, norms in zip(measured(source, selections), norms_of_the_whole_model(tmp_path / "pruned"), strict=True):
+    measured = scores_of(source, WINDOWS, "transact", selections)
+    for scores, norms in zip(measured, norms_of_the_whole_model(tmp_path / "pruned"), strict=True):
         torch.testing.assert_close(scores.intermediate, norms["mlp"].float(), rtol=1e-4, atol=1e-6)
 
 
@@ -78,17 +67,8 @@ def test_bf16_is_scored_like_fp32(make_llama, monkeypatch, fast_bf16: bool) -> N
     """On CPUs that multiply bf16 faster than fp32, and on others, which compute in fp32."""
     monkeypatch.setattr("edge_transact.system.computation.has_fast_bf16", lambda: fast_bf16)
     path = make_llama()
-    exact = measured(Checkpoint.open(path))
+    exact = scores_of(Checkpoint.open(path), WINDOWS, "transact")
     AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(path)
-    for scores, expected in zip(measured(Checkpoint.open(path)), exact, strict=True):
+    for scores, expected in zip(scores_of(Checkpoint.open(path), WINDOWS, "transact"), exact, strict=True):
         assert scores.heads.dtype == scores.intermediate.dtype == torch.float32
         torch.testing.assert_close(scores.intermediate, expected.intermediate, rtol=0.1, atol=0.02)
-
-
-def test_nan_is_named_by_tensor(make_llama) -> None:
-    path = make_llama()
-    tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EdgeTransactError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
-        measured(Checkpoint.open(path))

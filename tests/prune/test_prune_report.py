@@ -19,18 +19,16 @@ from edge_transact.prune.scores import LayerScores
 from edge_transact.prune.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths
-from tests.support.pruning import TEXT as CALIBRATION
-from tests.support.pruning import prune_command
+from tests.support.command import edge_transact
 
 
 @pytest.fixture(scope="module")
-def written(random_model, tmp_path_factory) -> tuple[Path, Path]:
+def written(random_model, chapters, tmp_path_factory) -> tuple[Path, Path]:
     """A pruned model and its report."""
     directory = tmp_path_factory.mktemp("report")
-    output, report, text = (directory / name for name in ("pruned", "report", "text.txt"))
-    text.write_text(CALIBRATION)
-    options = ["--ratio", 0.4, "--calibration", text, "--calibration-tokens", 1024]
-    code, out, err = prune_command(random_model, *options, "-o", output, "--report", report, "--json")
+    output, report = directory / "pruned", directory / "report"
+    options = ["--ratio", 0.4, "--calibration", chapters, "--calibration-tokens", 1024]
+    code, out, err = edge_transact("prune", random_model, *options, "-o", output, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
     return output, report
@@ -63,7 +61,7 @@ def test_the_figures_are_the_models(written, random_model) -> None:
             assert 1 > fit["error_before"] >= fit["error_after"] > 0
 
 
-def test_the_page_says_what_the_figures_say(written, random_model) -> None:
+def test_the_page_says_what_the_figures_say(written, random_model, chapters) -> None:
     output, directory = written
     report = json.loads((directory / "report.json").read_text())
     page = unescape((directory / "index.html").read_text())
@@ -77,10 +75,8 @@ def test_the_page_says_what_the_figures_say(written, random_model) -> None:
     for index, layer in enumerate(report["layers"]):
         before, after = (layer[which]["intermediate_size"] for which in ("source", "pruned"))
         assert f"<title>layer {index}: {before:,} source, {after:,} pruned</title>" in page, "under the pointer"
-        assert f'<th scope="row">{index}</th><td class="figure" data-label="MLP dims">{after:,}</td>' in page, (
-            "in the table"
-        )
-    command = f"prune {random_model} --ratio 0.4 --calibration {output.parent}/text.txt --calibration-tokens 1024"
+        assert f'<th scope="row">{index}</th><td class="figure" data-label="MLP dims">{after:,}</td>' in page
+    command = f"prune {random_model} --ratio 0.4 --calibration {chapters} --calibration-tokens 1024"
     assert f"edge-transact {command} -o {output} --report {directory}" in re.sub("</?span>", "", page)
 
 
@@ -116,6 +112,6 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(written, ran
         (new.parent, ["--force"], "would replace"),
         (random_model, ["--force"], "would replace"),
     ):
-        code, _, err = prune_command(random_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
+        code, _, err = edge_transact("prune", random_model, "--ratio", 0.4, "-o", new, "--report", place, *more)
         assert code != 0 and message in err, err
     assert not new.parent.exists() and output.exists()

@@ -21,8 +21,11 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.prune.options import PruneOptions, ShotTraining
 from edge_transact.prune.run import prune
 from edge_transact.prune.shots import ShotTrainer, shot_trainings
+from tests.support.command import edge_transact
 from tests.support.interruption import KilledError
-from tests.support.pruning import TEXT, prune_command, weights_of
+from tests.support.pruning import weights_of
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 SIZES = {"train_window": 64, "batch_tokens": 256, "micro_batch_tokens": 256, "learning_rate": 3e-3}
 TOKENS = 256 * 8
@@ -30,38 +33,16 @@ TOKENS = 256 * 8
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("shots") / "text.txt"
-    path.write_text(TEXT)
-    return str(path)
+def trainer(random_model: Path, chapters: Path) -> ShotTrainer:
+    return ShotTrainer(ShotTraining(train=str(chapters), train_tokens=TOKENS, **SIZES), str(random_model))
 
 
 @pytest.fixture(scope="module")
-def training(text: str) -> ShotTraining:
-    return ShotTraining(train=text, train_tokens=TOKENS, **SIZES)
-
-
-@pytest.fixture(scope="module")
-def calibration(text: str) -> dict:
-    return {"calibration": text, "calibration_tokens": 512}
-
-
-@pytest.fixture(scope="module")
-def whole(random_model: Path, training: ShotTraining, calibration: dict, tmp_path_factory) -> Path:
+def whole(random_model: Path, trainer: ShotTrainer, calibration: dict, tmp_path_factory) -> Path:
     """`random_model` by two shots of `obs`, without an interrupt."""
     path = tmp_path_factory.mktemp("whole") / "pruned"
-    prune(
-        str(random_model),
-        path,
-        PruneOptions(ratio=0.4, shots=2, **calibration),
-        ShotTrainer(training, str(random_model)),
-    )
+    prune(str(random_model), path, PruneOptions(ratio=0.4, shots=2, **calibration), trainer)
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
 
 
 def test_tokens_and_rates_are_those_of_the_paper() -> None:
@@ -82,27 +63,23 @@ def test_the_shots_share_the_tokens(shots: int, tokens: int) -> None:
     assert sizes == sorted(sizes) and all(each.teacher == "model" for each in trainings)
 
 
-def test_a_shot_is_a_pruning_and_a_training(
-    random_model: Path, training: ShotTraining, calibration: dict, text: str, tmp_path: Path
-) -> None:
+def test_a_shot_is_a_pruning_and_a_training(random_model, trainer, calibration, chapters, tmp_path: Path) -> None:
     """The official code's widths: MLP dims 96, 64, 32; then by hand, to the bit."""
     options = PruneOptions(intermediate=32, method="transact", shots=2, **calibration)
-    prune(str(random_model), tmp_path / "shots", options, ShotTrainer(training, str(random_model)))
+    prune(str(random_model), tmp_path / "shots", options, trainer)
 
     model, teacher = str(random_model), str(random_model)
     for shot, (dims, tokens) in enumerate([(64, TOKENS // 4), (32, 3 * TOKENS // 4)]):
         one = PruneOptions(intermediate=dims, method="transact", **calibration)
         prune(model, tmp_path / f"cut{shot}", one)
         sizes = SIZES | {"train_tokens": tokens, "learning_rate": SIZES["learning_rate"] * (shot + 1)}
-        how = HealOptions(train=text, teacher=teacher, seed=shot, **sizes)
+        how = HealOptions(train=str(chapters), teacher=teacher, seed=shot, **sizes)
         heal(str(tmp_path / f"cut{shot}"), tmp_path / f"healed{shot}", how)
         model = str(tmp_path / f"healed{shot}")
     assert weights_of(tmp_path / "shots") == weights_of(Path(model))
 
 
-def test_only_one_shots_model_is_in_memory(
-    random_model: Path, training: ShotTraining, calibration: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_shots_model_is_in_memory(random_model, trainer, calibration, tmp_path, monkeypatch) -> None:
     """With gradients and AdamW's means it is most of what a training takes, and accelerate keeps what it is given."""
     alive: weakref.WeakSet[Student] = weakref.WeakSet()
     counts = []
@@ -116,7 +93,7 @@ def test_only_one_shots_model_is_in_memory(
 
     monkeypatch.setattr("edge_transact.heal.run.Student", Counted)
     options = PruneOptions(intermediate=32, method="magnitude", shots=3, **calibration)
-    prune(str(random_model), tmp_path / "shots", options, ShotTrainer(training, str(random_model)))
+    prune(str(random_model), tmp_path / "shots", options, trainer)
     assert counts == [1, 1, 1]
 
 
@@ -138,7 +115,7 @@ def test_best_is_compensated_trained_and_recorded(random_model: Path, whole: Pat
 
 @pytest.mark.parametrize("where", ["between shots", "inside the second shot's training"])
 def test_it_goes_on_where_it_was_interrupted(
-    random_model: Path, training: ShotTraining, calibration: dict, whole: Path, tmp_path: Path, monkeypatch, where: str
+    random_model: Path, trainer: ShotTrainer, calibration: dict, whole: Path, tmp_path: Path, monkeypatch, where: str
 ) -> None:
     begun, step, init = [], train.Training._step, train.Training.__init__
 
@@ -159,33 +136,29 @@ def test_it_goes_on_where_it_was_interrupted(
     monkeypatch.setattr(train.Training, "_step", dying)
     options = PruneOptions(ratio=0.4, shots=2, **calibration)
     with pytest.raises(KilledError):
-        prune(str(random_model), tmp_path / "out", options, ShotTrainer(training, str(random_model)))
+        prune(str(random_model), tmp_path / "out", options, trainer)
     assert not (tmp_path / "out").exists() and len(begun) == 2
-    prune(str(random_model), tmp_path / "out", options, ShotTrainer(training, str(random_model)), resume=True)
+    prune(str(random_model), tmp_path / "out", options, trainer, resume=True)
     assert len(begun) == 3, "the first shot was not trained again"
     assert weights_of(tmp_path / "out") == weights_of(whole)
     assert not list((tmp_path / "cache").glob("unfinished/*/shot-*")), "what was kept is gone"
 
 
-def test_command_says_what_it_will_do_and_reports_it(
-    random_model: Path, text: str, calibration: dict, tmp_path: Path
-) -> None:
+def test_command_says_what_it_will_do_and_reports_it(random_model: Path, chapters: Path, tmp_path: Path) -> None:
     words = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
-    words += ["--ratio", 0.3, "--shots", 2, "--train", text, "--train-tokens", TOKENS, "--method", "transact"]
-    words += ["--calibration", text, "--calibration-tokens", 512, "-o", tmp_path / "out"]
-    code, out, err = prune_command(random_model, *words, "--dry-run", "--json")
+    words += ["--ratio", 0.3, "--shots", 2, "--train", chapters, "--train-tokens", TOKENS, "--method", "transact"]
+    words += ["--calibration", chapters, "--calibration-tokens", 512, "-o", tmp_path / "out"]
+    code, out, err = edge_transact("prune", random_model, *words, "--dry-run", "--json")
     assert code == 0, err
     names = [step["name"] for step in json.loads(out)["steps"]]
     assert names.count("train") == 2 and names.index("train") < names.index("score, shot 2 of 2")
-    code, out, err = prune_command(random_model, *words, "--report", tmp_path / "report", "--json")
+    code, out, err = edge_transact("prune", random_model, *words, "--report", tmp_path / "report", "--json")
     assert code == 0, err
     assert len(json.loads(out.splitlines()[-1])["healed"]) == 2
     page = (tmp_path / "report" / "index.html").read_text()
     assert f"<span>--train-tokens</span> <span>{TOKENS}</span>" in page
 
 
-def test_training_without_a_text_is_refused(random_model: Path, tmp_path: Path) -> None:
-    code, _, err = prune_command(random_model, "--ratio", 0.3, "--train-tokens", 1000, "-o", tmp_path / "out")
-    assert code == 2 and "--train-tokens, but nothing is trained" in err
+def test_training_without_a_text_is_refused() -> None:
     with pytest.raises(UsageError, match="learning-rate"):
         ShotTraining(learning_rate=1e-4)

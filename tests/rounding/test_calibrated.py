@@ -1,13 +1,14 @@
-"""Rounding with text, of whole models: what it is for, what it depends on, and what an interruption costs."""
+"""Rounding with text, of whole models: what it is for, and what it depends on."""
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.quantization import QUANTIZATIONS
@@ -18,8 +19,8 @@ from edge_transact.rounding.store import CODES, SCALES, Rounded, dequantized, gr
 from edge_transact.weights import w4
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
-from tests.support.checkpoints import narrowed, odd_plan
-from tests.support.interruption import killed_after
+from tests.support.checkpoints import SIZES
+from tests.support.definitions import emit
 
 W4 = [name for name, quantization in QUANTIZATIONS.items() if quantization.bits == 4]
 WINDOWS = torch.randint(0, 96, (16, 24), generator=torch.Generator().manual_seed(0))
@@ -30,10 +31,7 @@ class Model:
 
     def __init__(self, directory, checkpoint):
         self.checkpoint = checkpoint
-        for name, text in render(checkpoint.plan).items():
-            (directory / name).write_text(text)
-        sizes = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
-        self.sources = load(directory, checkpoint.config | {"rope_theta": 1e4} | sizes).parameter_sources()
+        self.sources = emit(directory, checkpoint.plan, checkpoint.config | SIZES).parameter_sources()
 
     def rounded(self, directory, quantization, windows=WINDOWS):
         journal = Journal(directory / "journal")
@@ -51,8 +49,6 @@ class Model:
         return dict(restore(ShardReader(directory), self.sources, shapes, quantization))
 
     def logits(self, tensors=None):
-        from transformers import AutoModelForCausalLM
-
         model = AutoModelForCausalLM.from_pretrained(self.checkpoint.path, dtype=torch.float32)
         if tensors:
             model.load_state_dict(tensors, strict=False)
@@ -64,14 +60,8 @@ class Model:
         return (exact.exp() * (exact - rounded)).sum(-1).mean().item()
 
 
-@pytest.fixture(params=["tied", "untied", "odd, with biases"])
-def model(request, make_llama, tmp_path):
-    options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "odd, with biases": {"attention_bias": True}}
-    checkpoint = Checkpoint.open(make_llama(**options[request.param]))
-    if "odd" in request.param:
-        plan = odd_plan(checkpoint.plan)
-        checkpoint = write_checkpoint(checkpoint, plan, narrowed(checkpoint, plan), {}, tmp_path / "odd")
-    (tmp_path / "definition").mkdir()
+@pytest.fixture
+def model(checkpoint, tmp_path):
     return Model(tmp_path / "definition", checkpoint)
 
 
@@ -139,8 +129,7 @@ def test_the_shards_hold_what_was_chosen(model, tmp_path):
     quantization = QUANTIZATIONS["q4f16_0"]
     rounded = model.rounded(tmp_path, quantization)
     tensors = model.restored(tmp_path / "shards", quantization, rounded)
-    weight = "model.layers.1.self_attn.k_proj.weight"
-    stored = {key: value for key, value in _kept(tmp_path, "rounded-1").items() if key.startswith(weight)}
+    weight, stored = "model.layers.1.self_attn.k_proj.weight", load_file(tmp_path / "kept" / "rounded-1.safetensors")
     codes, scales = stored[f"{weight}.codes"], stored[f"{weight}.scales"]
     exact = (codes.reshape(len(codes), -1, 32).astype(np.float32) - 7) * scales.astype(np.float32)[..., None]
     columns = model.checkpoint.shape(weight)[1]
@@ -163,28 +152,3 @@ def test_a_weight_that_fp16_cannot_hold_is_named(make_llama, tmp_path, name, bad
     journal = Journal(tmp_path / "journal")
     with pytest.raises(EdgeTransactError, match=words):
         round_model(LayerwiseModel(checkpoint, WINDOWS), QUANTIZATIONS["q4f16_1"], journal)
-
-
-def _kept(directory, group):
-    from safetensors.numpy import load_file
-
-    return load_file(directory / "kept" / f"{group}.safetensors")
-
-
-@pytest.mark.parametrize("after", [1, 4, 7])
-def test_an_interrupted_run_goes_on_and_chooses_the_same(make_llama, tmp_path, monkeypatch, after):
-    checkpoint = Checkpoint.open(make_llama(tie_word_embeddings=True))
-    quantization = QUANTIZATIONS["q4f16_1"]
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
-
-    def run(name):
-        journal = Journal(tmp_path / name)
-        round_model(LayerwiseModel(checkpoint, WINDOWS), quantization, journal)
-        directory = tmp_path / f"{name}-kept"
-        directory.mkdir()
-        keep_rounded(journal, checkpoint, directory)
-        return {file.name: file.read_bytes() for file in directory.iterdir()}
-
-    with killed_after(after):
-        run("once")
-    assert run("once") == run("whole")

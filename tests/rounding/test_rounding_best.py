@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from edge_transact.build.stages import Rounding, rounded
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.inputs import read_text
 from edge_transact.layerwise import model as layerwise
 from edge_transact.prune.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
@@ -90,10 +89,8 @@ def test_dead_columns_zeros_an_outlier_and_subnormal_weights(make_llama, tmp_pat
     assert error.square().mean() < 0.05 * weight[others].square().mean()
 
 
-def test_what_is_kept_names_the_matrices_with_too_few_tokens(random_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text.txt").write_text(read_text("demo:sotu", "calibration")[:20_000])
-    text = PruneChoices(calibration=str(tmp_path / "text.txt"), calibration_tokens=4, calibration_window=4)
+def test_what_is_kept_names_the_matrices_with_too_few_tokens(random_model, chapters, own_cache):
+    text = PruneChoices(calibration=str(chapters), calibration_tokens=4, calibration_window=4)
     checkpoint = Checkpoint.open(random_model)
     directory = rounded(checkpoint, QUANTIZATIONS["q4f16_1"], Rounding("gptq", text))
     calibration = json.loads((directory / "calibration.json").read_text())

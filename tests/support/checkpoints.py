@@ -22,6 +22,10 @@ TINY = {
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 
+SIZES = {"rope_theta": 1e4, "context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
+"""What a definition needs besides `config.json`."""
+
+
 def save_llama(path: Path, seed: int = 0, **config) -> Path:
     """Writes a stock LLaMA with random weights, `TINY` but for `config`."""
     import torch

@@ -18,3 +18,9 @@ def said(*words: object) -> dict[str, Any]:
     result = run(*words, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def edge_transact(*words: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    result = run(*words)
+    return result.exit_code, result.stdout, result.stderr

@@ -173,10 +173,12 @@ def test_checkpoints_of_mixed_dtypes_join(tmp_path):
     torch.testing.assert_close(restored[name], changed[name], rtol=2**-10, atol=1e-7)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
 @pytest.mark.parametrize("name", ["q4f16_0", "q0f16"])
-def test_a_weight_that_overflows_fp16_is_named(tmp_path, name):
+def test_a_weight_that_fp16_cannot_hold_is_named(tmp_path, name, value):
     plan = odd_plan()
-    bad = torch.full(tensor_shapes(plan)["model.layers.1.mlp.up_proj.weight"], 1e6)
+    bad = torch.ones(tensor_shapes(plan)["model.layers.1.mlp.up_proj.weight"])
+    bad[1, 3] = value
     checkpoint = write_checkpoint(tmp_path / "model", plan, **{"model.layers.1.mlp.up_proj.weight": bad})
     (tmp_path / "out").mkdir()
     with pytest.raises(EdgeTransactError, match=r"model\.layers\.1\.mlp\.gate_up_proj\.weight: .*float16"):
