@@ -10,15 +10,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edge_transact.compiler.cpu.attention import PAGE_SIZE, Attention, inverse_frequencies, kernels
+from tests.support.checkpoints import LLAMA3
 from tests.support.cpu_kernels import INSTRUCTION_SETS, compiled
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
 
 
 @pytest.fixture(params=sorted({isa.lanes for isa in INSTRUCTION_SETS}), ids=lambda lanes: f"lanes{lanes}")
@@ -129,16 +122,12 @@ def test_merged_parts_are_the_whole(attention, kernel, rng):
     assert_attention(output, lse, expected(q, k, v, False))
 
 
-@pytest.mark.parametrize("scaling", [{}, LLAMA3], ids=["plain", "llama3"])
-def test_frequencies_are_those_of_transformers(scaling):
-    config = LlamaConfig(
-        hidden_size=512, num_attention_heads=8, rope_parameters={"rope_type": "default", **scaling, "rope_theta": 1e5}
-    )
-    if scaling:
-        want = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
-    else:
-        want = 1e5 ** -(np.arange(0, 64, 2) / 64)
-    np.testing.assert_allclose(inverse_frequencies(64, 1e5, scaling), want, rtol=1e-6)
+def test_frequencies_are_those_of_transformers():
+    scaling = LLAMA3 | {"rope_theta": 1e5, "original_max_position_embeddings": 8192}
+    config = LlamaConfig(hidden_size=512, num_attention_heads=8, rope_parameters=scaling)
+    scaled = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
+    np.testing.assert_allclose(inverse_frequencies(64, 1e5, scaling), scaled, rtol=1e-6)
+    np.testing.assert_allclose(inverse_frequencies(64, 1e5, {}), 1e5 ** -(np.arange(0, 64, 2) / 64), rtol=1e-6)
 
 
 def test_rope(attention, kernel, rng):

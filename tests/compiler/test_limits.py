@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import tvm
@@ -16,10 +16,10 @@ from edge_transact.compiler.launches import launches
 from edge_transact.compiler.limits import require_attention, require_buffers, require_launches, require_model
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
-from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.definitions import config_of, emit
 from tests.support.gpu_kernels import lowered, selected
 
 ANDROID = get_target("android")
@@ -85,9 +85,8 @@ def test_kernels_fit_any_gpu(kernel):
 
 
 def test_local_memory_that_no_phone_has():
-    with pytest.raises(
-        EdgeTransactError, match=r"kernel prefill_kernel takes 41,568 bytes .* generic allows 32,768"
-    ) as no:
+    message = r"kernel prefill_kernel takes 41,568 bytes .* generic allows 32,768"
+    with pytest.raises(EdgeTransactError, match=message) as no:
         require_launches(GENERIC, lowered(prefill(256, FLOAT), "prefill"))
     assert no.value.fix == "Compute in fp16 (--quant q4f16_0), which needs less."
 
@@ -121,22 +120,8 @@ def require(tmp_path):
     """`require_model` for a plan."""
 
     def check(plan: WidthPlan, quantization: str = "q4f16_0", device: str = "generic", **sizes: int) -> None:
-        for name, text in render(plan).items():
-            (tmp_path / name).write_text(text)
-        config = {
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e4,
-            "rope_scaling": None,
-            "vocab_size": plan.vocab_size,
-            "hidden_size": plan.hidden_size,
-            "num_hidden_layers": len(plan.layers),
-            "head_dim": plan.head_dim,
-            **asdict(plan.layers[0]),
-            "tie_word_embeddings": True,
-            **{"context_window_size": 2048, "prefill_chunk_size": 128, "max_batch_size": 1},
-            **sizes,
-        }
-        require_model(DEVICES[device], plan, load(tmp_path, config), get_quantization(quantization))
+        config = config_of(plan, **{"context_window_size": 2048, "prefill_chunk_size": 128} | sizes)
+        require_model(DEVICES[device], plan, emit(tmp_path, plan, config), get_quantization(quantization))
 
     return check
 

@@ -11,10 +11,7 @@ from edge_transact import cache
 from edge_transact.compiler.objects import KERNEL_LINES, compile_kernels
 from edge_transact.compiler.targets import get_target
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def library(tmp_path, **addends: float):

@@ -19,9 +19,9 @@ from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.pipeline import phases
 from edge_transact.compiler.targets import get_target
-from edge_transact.definition import load, render
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.widths import WidthPlan
+from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.definitions import config_of, emit
 from tests.support.odd_models import SIZES
 from tests.support.traffic import DecodedToken, traffic
 
@@ -104,21 +104,8 @@ def test_a_kernel_that_dequantizes_the_vocabulary_is_caught():
 CONTEXT = 500
 """Tokens that the decoded one attends to, with itself; the last page isn't full."""
 
-SMOLLM2 = {
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 100_000.0,
-    "rope_scaling": None,
-    **{"context_window_size": 1024, "prefill_chunk_size": 128, "max_batch_size": 1},
-}
+SMOLLM2 = WidthPlan(576, 49_152, True, False, False, (LayerWidths(9, 3, 64, 64, 1536),) * 30)
+CONFIG = config_of(SMOLLM2, context_window_size=1024, prefill_chunk_size=128)
 PRUNED = {
     str(i): {
         "intermediate_size": 1536 - 37 * i,
@@ -133,11 +120,9 @@ PRUNED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("widths", [{}, PRUNED], ids=["uniform", "pruned"])
 def test_a_token_of_smollm2_reads_its_weights_and_cache_once(widths, tmp_path):
-    config, quantization = SMOLLM2 | {"per_layer_config": widths}, QUANTIZATIONS["q4f16_0"]
+    config, quantization = CONFIG | {"per_layer_config": widths}, QUANTIZATIONS["q4f16_0"]
     plan, target = WidthPlan.from_config(config), get_target("android").tvm_target()
-    for name, text in render(plan).items():
-        (tmp_path / name).write_text(text)
-    model = quantize_modules(load(tmp_path, config).model(), quantization, HALF)
+    model = quantize_modules(emit(tmp_path, plan, config).model(), quantization, HALF)
     sizes = {name: config[name] for name in SIZES}
     bounds = {"total_seq_len": 1024, "seq_len": 128, "vocab_size": 49_152}
     bounds |= dict.fromkeys(("batch_size", "num_samples", "num_positions"), 1)

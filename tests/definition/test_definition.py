@@ -1,7 +1,6 @@
 """The emitted definition: readable, in MLC's idiom, and the same widths as the plan's."""
 
 import ast
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
-
-SHAPE = {"hidden_size": 32, "vocab_size": 50, "rms_norm_eps": 1e-5, "max_position_embeddings": 64}
+from tests.support import definitions
 
 
 def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False) -> WidthPlan:
@@ -25,25 +23,8 @@ def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied
     return WidthPlan(32, 50, tied, bias, bias, layers, head_dim)
 
 
-def a_config(plan: WidthPlan, **other) -> dict:
-    return {
-        **SHAPE,
-        **asdict(plan.widest),
-        "num_hidden_layers": plan.num_hidden_layers,
-        "head_dim": plan.head_dim,
-        "tie_word_embeddings": plan.tie_word_embeddings,
-        "attention_bias": plan.attention_bias,
-        "mlp_bias": plan.mlp_bias,
-        "per_layer_config": plan.per_layer_config(),
-        **other,
-    }
-
-
 def emit(directory, plan: WidthPlan, **other):
-    directory.mkdir(exist_ok=True)
-    for name, text in render(plan).items():
-        (directory / name).write_text(text)
-    return load(directory, a_config(plan, **other))
+    return definitions.emit(directory, plan, definitions.config_of(plan) | other)
 
 
 def imports(text: str) -> set[str]:
@@ -180,7 +161,7 @@ def test_layer_indices_padded_with_zeros(tmp_path):
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
     plan = a_plan([1, 2] * 6, list(range(8, 8 + 12)))
-    config = a_config(plan)
+    config = definitions.config_of(plan)
     kept = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
     layers = EdgeLlamaConfig(**{key: config[key] for key in (*kept, "hidden_size", "per_layer_config")})
     written = layers.to_dict()["per_layer_config"]
@@ -195,7 +176,7 @@ def test_layer_indices_padded_with_zeros(tmp_path):
         ({"per_layer_config": {"7": {"intermediate_size": 8}}}, "layer 7"),
         ({"per_layer_config": {"0": {"num_attention_heads": 3}}}, "query heads per KV head"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
-        ({"max_position_embeddings": 0}, "context_window_size"),
+        ({"context_window_size": 0, "max_position_embeddings": 0}, "context_window_size"),
         ({"tensor_parallel_shards": 2}, "tensor_parallel_shards"),
     ],
 )

@@ -1,7 +1,6 @@
 """MODEL: demo models against their own implementations, GGUF, the hub, and names that are nearly right."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +13,8 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import models, resolve_model
 from edge_transact.inputs.gguf import convert_gguf
 from edge_transact.inputs.names import package_directory
+from tests.support.checkpoints import LLAMA3
 from tests.support.gguf_files import write_gguf
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def test_demo_tiny_equals_its_own_implementation(tiny_model):
@@ -45,9 +39,9 @@ def test_demo_tiny_tokenizer_equals_its_own(tiny_model):
     assert tokenizer.decode(known) == reference.decode(known)
 
 
-def test_conversions_are_cached_by_content(cache):
+def test_conversions_are_cached_by_content(own_cache):
     first = resolve_model("demo:tiny")
-    assert first.is_relative_to(cache)
+    assert first.is_relative_to(own_cache)
     written = (first / "config.json").stat().st_mtime_ns
     assert resolve_model("demo:tiny") == first
     assert (first / "config.json").stat().st_mtime_ns == written
@@ -61,13 +55,13 @@ def test_a_conversion_depends_on_packages(monkeypatch):
 
 
 @pytest.mark.parametrize(("tensor_type", "dtype"), [("F32", "F32"), ("F16", "F32"), ("Q8_0", "BF16"), ("Q4_1", "BF16")])
-def test_gguf(make_llama, tmp_path, cache, tensor_type, dtype):
+def test_gguf(make_llama, tmp_path, own_cache, tensor_type, dtype):
     source = Checkpoint.open(
         make_llama(hidden_size=64, intermediate_size=96, num_attention_heads=8, num_key_value_heads=4)
     )
     write_gguf(tmp_path / "model.gguf", source, tensor_type)
     converted = Checkpoint.open(resolve_model(str(tmp_path / "model.gguf")))
-    assert converted.path.is_relative_to(cache) and converted.path.name == "model"
+    assert converted.path.is_relative_to(own_cache) and converted.path.name == "model"
     assert converted.plan == source.plan
     assert {stored.dtype for stored in converted._stored.values()} == {dtype}
     for name in source.tensor_names():
@@ -85,14 +79,7 @@ def test_gguf_keeps_llama3_scaling(make_llama, tmp_path):
     """GGUF stores the frequencies' divisors; config.json names the scaling that they come from."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
+    rope = LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192}
     model = make_llama(hidden_size=256, head_dim=64, num_attention_heads=4, num_key_value_heads=2, rope_parameters=rope)
     source = Checkpoint.open(model)
     stock = LlamaForCausalLM.from_pretrained(source.path)
@@ -109,7 +96,7 @@ def test_gguf_keeps_llama3_scaling(make_llama, tmp_path):
         convert_gguf(tmp_path / "odd.gguf", tmp_path / "out")
 
 
-def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, cache):
+def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, own_cache):
     source = Checkpoint.open(make_llama())
     write_gguf(tmp_path / "q.gguf", source, "F32", architecture="qwen2")
     with pytest.raises(EdgeTransactError, match="'qwen2'"):
@@ -120,7 +107,7 @@ def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, cache):
         (tmp_path / "cut.gguf").write_bytes(content[:length])
         with pytest.raises(EdgeTransactError, match="truncated"):
             resolve_model(str(tmp_path / "cut.gguf"))
-    assert not list(cache.rglob("config.json"))
+    assert not list(own_cache.rglob("config.json"))
 
 
 @pytest.mark.slow

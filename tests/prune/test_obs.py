@@ -22,6 +22,8 @@ from edge_transact.prune.allocate.limits import limits_of
 from edge_transact.prune.allocate.pricing import Spent, cheapest
 from edge_transact.prune.cut.selection import select
 from edge_transact.prune.cut.surgery import pruned_tensors
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from edge_transact.prune.score.loss import BlockLoss, curve, eliminate
 from edge_transact.prune.score.sensitivity import measure_sensitivity, reference
 from edge_transact.prune.scores import LayerScores, PredictedLosses

@@ -9,10 +9,9 @@ from transformers import AutoModelForCausalLM
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.prune.cut.selection import LayerSelection
 from edge_transact.prune.cut.surgery import pruned_tensors
+from tests.support.checkpoints import LLAMA3
 from tests.support.pruning import scores_of
 
-ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 = {"rope_parameters": {**ROPE, "original_max_position_embeddings": 32}}
 WINDOWS = torch.randint(96, (5, 32), generator=torch.Generator().manual_seed(0))
 
 
@@ -33,7 +32,9 @@ def norms_of_the_whole_model(path: Path) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"num_key_value_heads": 1}, {"attention_bias": True, "mlp_bias": True}, LLAMA3], ids=str
+    "config",
+    [{}, {"num_key_value_heads": 1}, {"attention_bias": True, "mlp_bias": True}, {"rope_parameters": LLAMA3}],
+    ids=str,
 )
 def test_scores_of_the_dense_model(make_llama, config) -> None:
     source = Checkpoint.open(make_llama(**config))

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from edge_transact.cache.journal import Journal
 from edge_transact.errors import UsageError
 from edge_transact.prune import run as pipeline
+from edge_transact.prune.options import PruneOptions
+from edge_transact.prune.run import prune
 from tests.support.command import edge_transact
 from tests.support.interruption import KilledError, killed_after
 from tests.support.pruning import weights_of

@@ -6,23 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layers import load_layer
 from edge_transact.prune.cut.selection import LayerSelection, top_indices
 from edge_transact.prune.cut.surgery import pruned_layer, pruned_tensors
 from edge_transact.widths import LayerWidths
-from tests.support.checkpoints import TINY
+from tests.support.checkpoints import LLAMA3, TINY, save_llama
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 SHAPES = {
     "mha": {"num_key_value_heads": 6},
     "gqa": {"num_key_value_heads": 3},
@@ -37,14 +29,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module", params=SHAPES)
 def source(request, tmp_path_factory) -> Checkpoint:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **SHAPES[request.param]}))
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.2)
-    path = tmp_path_factory.mktemp("dense")
-    model.save_pretrained(path)
-    return Checkpoint.open(path)
+    return Checkpoint.open(save_llama(tmp_path_factory.mktemp("dense"), **SHAPES[request.param]))
 
 
 @st.composite

@@ -21,9 +21,8 @@ from tests.support.tokenizers import CHAT_TEMPLATE
 
 
 @pytest.fixture
-def writer(tiny_model, tmp_path, monkeypatch) -> Checkpoint:
+def writer(tiny_model, own_cache, tmp_path, monkeypatch) -> Checkpoint:
     """The tiny model with a chat template, its own cache, and small pieces."""
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(writing, "ROWS", 4)
     monkeypatch.setattr(writing, "LENGTH", 48)
     shutil.copytree(tiny_model, tmp_path / "model")

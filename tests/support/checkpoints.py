@@ -22,6 +22,10 @@ TINY = {
 """A LLaMA of a few thousand parameters whose heads don't add up to its hidden size."""
 
 
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 16}
+"""Scaled RoPE, for `rope_parameters`."""
+
 SIZES = {"rope_theta": 1e4, "context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
 """What a definition needs besides `config.json`."""
 

@@ -1,7 +1,6 @@
 """The streamed conversion: order, bytes, what it restores, what it refuses."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,40 +18,19 @@ from edge_transact.weights import w4
 from edge_transact.weights.convert import convert, restore
 from edge_transact.weights.shards import ShardReader
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.definitions import config_of
 from tests.support.packed import quantize
 
 
 def odd_plan(tied: bool = True, biases: bool = False) -> WidthPlan:
     """Every layer different, a ragged MLP, one layer with one KV group, one whose heads lost dims."""
-    return WidthPlan(
-        hidden_size=72,
-        vocab_size=50,
-        tie_word_embeddings=tied,
-        attention_bias=biases,
-        mlp_bias=biases,
-        layers=(
-            LayerWidths(8, 4, 16, 16, 97),
-            LayerWidths(2, 1, 16, 16, 32),
-            LayerWidths(6, 3, 10, 7, 64),
-        ),
-    )
+    layers = LayerWidths(8, 4, 16, 16, 97), LayerWidths(2, 1, 16, 16, 32), LayerWidths(6, 3, 10, 7, 64)
+    return WidthPlan(72, 50, tied, biases, biases, layers)
 
 
 def write_checkpoint(directory, plan: WidthPlan, dtype=torch.bfloat16, **changed) -> Checkpoint:
     directory.mkdir(parents=True, exist_ok=True)
-    config = {
-        "model_type": "edge_llama",
-        "hidden_size": plan.hidden_size,
-        "vocab_size": plan.vocab_size,
-        "tie_word_embeddings": plan.tie_word_embeddings,
-        "attention_bias": plan.attention_bias,
-        "mlp_bias": plan.mlp_bias,
-        "num_hidden_layers": plan.num_hidden_layers,
-        "head_dim": plan.head_dim,
-        **asdict(plan.widest),
-        "per_layer_config": plan.per_layer_config(),
-    }
-    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "config.json").write_text(json.dumps(config_of(plan, model_type="edge_llama")))
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(*shape, generator=generator).to(dtype)
