@@ -59,7 +59,7 @@ def test_people_see_a_table_and_the_next_command(tiny_model, chapters, tmp_path:
     code, out, err = edge_transact("prune", tiny_model, *options)
     assert code == 0, err
     assert "intermediate_size" in out and "100" in out
-    assert "edge-transact eval" in out
+    assert "edge-transact heal" in out
 
 
 @pytest.mark.parametrize("method", ["obs", "transact"])
