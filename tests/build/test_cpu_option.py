@@ -71,7 +71,10 @@ def test_a_library_is_asked_questions_where_it_runs(plain_cpu, tmp_path, tiny_mo
     model = shutil.copytree(tiny_model, tmp_path / "model")
     edit_json(model / "tokenizer_config.json", chat_template="{{ messages[0].content }}")
     path, gated = make_dist(tmp_path / "made", targets=()), []
-    made = dist.Build(path, replace(Manifest.read(path), libraries={"host": "lib/host.so"}), (), 0.0)
+    (path / "lib" / "host.so").touch()
+    parity = {"prefill_error": 0.0, "decode_error": 0.0, "token_agreement": 1.0, "library": "host"}
+    manifest = replace(Manifest.read(path), libraries={"host": "lib/host.so"}, parity=parity)
+    made = dist.Build(path, manifest, (), 0.0)
     monkeypatch.setattr(dist, "build", lambda *arguments, **options: made)
     monkeypatch.setattr(gate, "gate", gated.append)
     command = ["build", str(model), "--target", "host", "--cpu", cpu, "-o", str(tmp_path / "dist"), "--json"]
