@@ -181,8 +181,7 @@ def test_build_without_a_model_and_without_a_file_says_so_and_offers_the_demo():
 
 
 @pytest.mark.slow
-def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+def test_build_in_a_project_directory_does_the_whole_job_and_reuses_it(own_cache):
     Path("corpus.txt").write_text("The state of the union is strong. " * 400)
     project(
         'model = "demo:tiny"\n[prune]\nintermediate = 160\ncalibration = "corpus.txt"\ncalibration_tokens = 512\n'

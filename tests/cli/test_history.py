@@ -11,11 +11,7 @@ from edge_transact.cli import app, history
 from edge_transact.cli.history import History
 from edge_transact.prune.options import PruneOptions
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 MADE: list[str] = []

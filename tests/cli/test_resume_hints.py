@@ -13,10 +13,7 @@ from tests.support.command import run, said
 from tests.support.interruption import ended_after
 from tests.support.pruning import TEXT
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 interrupted_after = partial(ended_after, error=KeyboardInterrupt)

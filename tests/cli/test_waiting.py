@@ -34,12 +34,6 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def pruning(random_model: Path, tmp_path: Path) -> list[str]:
     """The words of a quick pruning."""
     (tmp_path / "text.txt").write_text(TEXT)
