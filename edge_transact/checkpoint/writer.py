@@ -127,7 +127,7 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
         architectures=["EdgeLlamaForCausalLM"],
         dtype=dtype,
         auto_map={"AutoConfig": "configuration_edge_llama.EdgeLlamaConfig"}
-        | {auto: f"modeling_edge_llama.{name}" for auto, name in AUTO_MODELS.items()},
+        | {auto: f"modeling_edge_llama.{name}" for auto, (name, _) in AUTO_MODELS.items()},
     )
     (directory / "config.json").write_text(own.to_json_string())
     for name in CODE_FILES:

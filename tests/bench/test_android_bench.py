@@ -109,14 +109,16 @@ def test_compiled_programs_are_kept(tmp_path):
 
 
 def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
+    from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
     from edge_transact.bench.link import link_archive
     from edge_transact.bench.model import open_models
+    from edge_transact.compiler.targets import system_lib_prefix
 
     (model,) = open_models([tiny_dist], [])
     (phone.tmp / "prompt").write_text("5 6 7\n")
     shutil.copy(link_archive(tiny_dist / model.manifest.libraries["android-cpu"]), phone.tmp / "library.so")
     home = "/data/local/tmp"
-    prefix = model.system_lib_prefix("android-cpu")
+    prefix = system_lib_prefix(model.library_name("android-cpu"))
     options = ["--model", home, "--prompt", f"{home}/prompt", "--system-lib-prefix", prefix]
     library = ["--library", f"{home}/library.so"]
 
@@ -128,7 +130,7 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     assert "nonesuch" in last("--library", "/nonesuch.so")["message"]
     assert "tensor-cache.json" in last(*library)["message"]
     assert "1003 are asked for" in last(*library, "--decode", "1001")["message"]
-    for path in model.weight_files().values():
+    for path in (tiny_dist / TENSOR_CACHE, *tiny_dist.glob(SHARDS)):
         shutil.copy(path, phone.tmp / path.name)
     # A good run, though the phone's clock is set back and forth all the while.
     clock = STANDIN / "jumping_clock.c"

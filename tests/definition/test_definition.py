@@ -11,7 +11,8 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support import definitions
+from tests.support.definitions import config_of
+from tests.support.definitions import emit as emit_with
 
 
 def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False) -> WidthPlan:
@@ -24,7 +25,7 @@ def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied
 
 
 def emit(directory, plan: WidthPlan, **other):
-    return definitions.emit(directory, plan, definitions.config_of(plan) | other)
+    return emit_with(directory, plan, config_of(plan) | other)
 
 
 def imports(text: str) -> set[str]:
@@ -161,7 +162,7 @@ def test_layer_indices_padded_with_zeros(tmp_path):
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
     plan = a_plan([1, 2] * 6, list(range(8, 8 + 12)))
-    config = definitions.config_of(plan)
+    config = config_of(plan)
     kept = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
     layers = EdgeLlamaConfig(**{key: config[key] for key in (*kept, "hidden_size", "per_layer_config")})
     written = layers.to_dict()["per_layer_config"]

@@ -16,7 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from transformers import AutoConfig
+
 from edge_transact.cache import Recipe, made
+from edge_transact.checkpoint.auto_classes import MODEL_TYPE
 
 PACKAGE = "transformers_tests"
 """The name under which transformers' tests are imported; ours are `tests`."""
@@ -73,6 +76,7 @@ def exceptions(variant: str | None) -> dict[str, str]:
 
 def run(variant: str | None, classes: tuple[str, ...], only: set[str] | None = None) -> Outcome:
     """Runs the tests, or `only` some, of a variant, or of LLaMA (`None`), with classes such as ``ForCausalLM``."""
+    AutoConfig.for_model(MODEL_TYPE)  # fills the tables by which these tests tell a model's heads
     case = _test_case(variant, classes)
     names = unittest.defaultTestLoader.getTestCaseNames(case)
     names = [name for name in names if only is None or name in only]
