@@ -120,7 +120,7 @@ def test_no_device_an_unknown_one_and_an_offline_one(adb_server, make_phone, run
 
 def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
     with phone.filled_up(leave=2 << 20):
-        assert "MiB of storage free" in run_bench(phone.serial).failures[0]
+        assert "MB of storage free" in run_bench(phone.serial).failures[0]
         look = push._look
         monkeypatch.setattr(push, "_look", lambda *asked: (look(*asked)[0], None))
         assert "No space left on device" in run_bench(phone.serial, resume=True).failures[0]

@@ -158,7 +158,7 @@ def test_storage_that_is_full(make_phone, project, dist):
     phone = with_app(make_phone(storage_mib=1))
     (phone.root / "sdcard").symlink_to("/data/local/tmp")
     (phone.tmp / "photos").write_bytes(bytes(300_000))
-    with pytest.raises(DeviceRefused, match=r"has 0\.7 MiB of storage free, and 0\.9 MiB must be pushed") as no:
+    with pytest.raises(DeviceRefused, match=r"has 0\.7 MB of storage free, and 0\.9 MB must be pushed") as no:
         install(project)
     assert "Free space" in no.value.fix
     (phone.tmp / "photos").unlink()

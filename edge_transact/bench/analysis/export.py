@@ -153,7 +153,7 @@ def speedup_in_words(result: Result) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """Reasons to doubt a result."""
+    """Warnings about a result."""
     found = []
     if result["throttled"]:
         found.append("throttled")

@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_transact.artifacts.digests import sha256
 from edge_transact.bench.drivers.adb.client import AndroidDevice
 from edge_transact.bench.drivers.base import DeviceRefused
+from edge_transact.formatting import megabytes
 
 # Prints free KiB, then the index among the arguments of each file that exists, then their checksums in that order.
 _LOOK = """
@@ -67,9 +68,8 @@ def changed_files(
     changed = [name for name in files if present.get(name) != digests[name]]
     needed = sum(files[name].stat().st_size for name in changed)
     if free is not None and needed > free:
-        has, lacks = free / 2**20, needed / 2**20
         raise DeviceRefused(
-            f"{device.serial} has {has:,.1f} MiB of storage free, and {lacks:,.1f} MiB must be pushed",
+            f"{device.serial} has {megabytes(free)} of storage free, and {megabytes(needed)} must be pushed",
             fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
         )
     return changed
