@@ -25,7 +25,7 @@ bench: $(VENV)/.edge-transact-test ## The tables of docs/lab/performance.md, mea
 	$(BIN)/python -m benchmarks $(BENCH)
 
 soak: $(VENV)/.edge-transact-test system-packages ## Faults on emulated phones for MINUTES, and the runner built from TVM_SOURCE_DIR
-	EDGE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/bench/test_storm.py tests/bench/soak_tvm.py
+	EDGE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/benchmarking/test_storm.py tests/benchmarking/soak_tvm.py
 
 lint: $(VENV)/.edge-transact-test ## ruff, mypy and the rules between folders
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from benchmarks import page
 from benchmarks.model_coverage import in_own_process
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.inputs.models import resolve_model
-from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.run import prune
+from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.run import prune
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Options
@@ -67,8 +67,8 @@ def built(model: Path, scratch: Path, threads: int) -> float:
     """Seconds of a build with an empty cache, including the weights and the parity check."""
     import torch
 
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
+    from edge_transact.building.dist import build
+    from edge_transact.building.options import BuildOptions
 
     torch.set_num_threads(threads)
     with TemporaryDirectory(dir=scratch) as directory:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks import page, shapes, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from edge_transact import costs
-from edge_transact.bench.records.plan import Lengths, prompt_ids
+from edge_transact.benchmarking.records.plan import Lengths, prompt_ids
 from edge_transact.progress import track
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from filelock import FileLock
 
 from benchmarks import page, subjects
 from benchmarks.smollm2 import LENGTHS, RATIO, build_dist
-from edge_transact.bench.records.plan import prompt_ids
+from edge_transact.benchmarking.records.plan import prompt_ids
 from edge_transact.cache import cache_directory
 from edge_transact.errors import EdgeTransactError
-from edge_transact.export.gguf import export_gguf
+from edge_transact.exporting.gguf import export_gguf
 from edge_transact.progress import track
 
 if TYPE_CHECKING:

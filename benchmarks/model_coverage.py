@@ -116,8 +116,8 @@ def write_random(config: dict[str, Any], directory: Path) -> None:
 
 def measure(name: str, checkpoint: Path, dist: Path) -> Row:
     """Build a checkpoint for Android. Call it in a process of its own, whose peak memory is then the build's."""
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
+    from edge_transact.building.dist import build
+    from edge_transact.building.options import BuildOptions
     from edge_transact.system.memory import peak_rss_mib
 
     made = build(str(checkpoint), dist, BuildOptions(target=["android"], quant="q4f16_0"))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import edge_transact.api as et
+import edge_transact as et
 from benchmarks import page
 from edge_transact.artifacts.charts import Axis, lines
 from edge_transact.artifacts.report import Section

@@ -18,10 +18,10 @@ from benchmarks import page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from benchmarks.model_coverage import MODELS
 from edge_transact import costs
-from edge_transact.bench.analysis.figures import FIGURE_4
-from edge_transact.bench.records.plan import Lengths, prompt_ids
-from edge_transact.build.dist import model_lib_name
-from edge_transact.build.stages import place_library
+from edge_transact.benchmarking.analysis.figures import FIGURE_4
+from edge_transact.benchmarking.records.plan import Lengths, prompt_ids
+from edge_transact.building.dist import model_lib_name
+from edge_transact.building.stages import place_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.definition import Definition, load, render
 from edge_transact.progress import track

@@ -15,11 +15,11 @@ from benchmarks import page, subjects
 from benchmarks.limits import MEMORY_BYTES, Limits
 from edge_transact import costs
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.bench.records.plan import Lengths, prompt_ids
-from edge_transact.build.dist import build
-from edge_transact.build.options import BuildOptions
+from edge_transact.benchmarking.records.plan import Lengths, prompt_ids
+from edge_transact.building.dist import build
+from edge_transact.building.options import BuildOptions
 from edge_transact.progress import track
-from edge_transact.prune.options import PruneOptions
+from edge_transact.pruning.options import PruneOptions
 from edge_transact.quantization import get_quantization
 
 if TYPE_CHECKING:

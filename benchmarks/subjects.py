@@ -105,7 +105,7 @@ def host(library: Path, weights: Path, threads: int) -> Subject:
 
 def main() -> None:
     """Entry point of the process that `host` starts."""
-    from edge_transact.bench.drivers.host_runner import run_once
+    from edge_transact.benchmarking.drivers.host_runner import run_once
     from edge_transact.runtime.host import HostModel
 
     model = HostModel(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,70 +1,39 @@
-"""What ``import edge_transact.api as et`` offers: the stages as functions, their options and their results.
-
-torch and TVM load when a function needs them, results' classes when they are named (PEP 562).
-"""
+"""The stages as functions: what ``import edge_transact as et`` offers. torch and TVM load when one needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from edge_transact.bench.options import BenchOptions
-from edge_transact.build.options import BuildOptions, check_pruning
-from edge_transact.bundle.options import BundleOptions
-from edge_transact.errors import EdgeTransactError as EdgeTransactError
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.building.options import BuildOptions, check_pruning
+from edge_transact.bundling.options import BundleOptions
 from edge_transact.errors import UsageError, did_you_mean
-from edge_transact.evaluate.options import EvalOptions
-from edge_transact.export.options import ExportOptions
-from edge_transact.heal.options import HealOptions
+from edge_transact.evaluation.options import EvalOptions
+from edge_transact.exporting.options import ExportOptions
+from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
-from edge_transact.prune.options import Budget, PruneChoices, PruneOptions, ShotTraining
-from edge_transact.widths import LayerWidths as LayerWidths
-from edge_transact.widths import WidthPlan as WidthPlan
+from edge_transact.pruning.options import Budget, PruneChoices, PruneOptions, ShotTraining
 
 if TYPE_CHECKING:
-    from edge_transact.bench.session import BenchOutcome
-    from edge_transact.build.dist import Build
-    from edge_transact.bundle.project import Project
+    from edge_transact.benchmarking.session import BenchOutcome
+    from edge_transact.building.dist import Build
+    from edge_transact.bundling.project import Project
     from edge_transact.checkpoint import Checkpoint
-    from edge_transact.evaluate.tables import Evaluations
-    from edge_transact.export.gguf import Export
-    from edge_transact.heal.run import HealResult
+    from edge_transact.evaluation.tables import Evaluations
+    from edge_transact.exporting.gguf import Export
+    from edge_transact.healing.run import HealResult
     from edge_transact.inspection import Inspection
-    from edge_transact.prune.run import PruneResult
+    from edge_transact.pruning.run import PruneResult
     from edge_transact.runtime.session import Session
-
-_CLASSES = {
-    "BenchOutcome": "bench.session",
-    "Build": "build.dist",
-    "Checkpoint": "checkpoint",
-    "Evaluations": "evaluate.tables",
-    "Export": "export.gguf",
-    "HealResult": "heal.run",
-    "Inspection": "inspection",
-    "Project": "bundle.project",
-    "PruneResult": "prune.run",
-    "Session": "runtime.session",
-}
-"""Each class that loads when it is named, and its module."""
 
 _SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw")
 """The options of `load`."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _CLASSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"edge_transact.{_CLASSES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([name for name in globals() if not name.startswith("_")] + list(_CLASSES))
 
 
 class _Run(Options):
@@ -133,8 +102,8 @@ def prune(model: str | Path, output: str | Path, options: _Prune) -> PruneResult
         UsageError: There is no budget, it is beyond this model, or options contradict each other.
         EdgeTransactError: The model or the text can't be read or used, or `output` exists.
     """
-    from edge_transact.prune.run import prune
-    from edge_transact.prune.shots import ShotTrainer
+    from edge_transact.pruning.run import prune
+    from edge_transact.pruning.shots import ShotTrainer
 
     training = part(options, ShotTraining)
     return prune(
@@ -161,9 +130,9 @@ def heal(model: str | Path, output: str | Path, options: _Heal) -> HealResult:
         UsageError: There is no teacher, or options contradict the model.
         EdgeTransactError: The model or the text can't be read or used, the loss became NaN, or `output` exists.
     """
-    from edge_transact.evaluate.report_text import prepare_report
-    from edge_transact.heal.report import write_report
-    from edge_transact.heal.run import heal
+    from edge_transact.evaluation.report_text import prepare_report
+    from edge_transact.healing.report import write_report
+    from edge_transact.healing.run import heal
 
     report, force = options.report, options.force
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
@@ -193,7 +162,7 @@ def build(model: str | Path, output: str | Path, options: _Build) -> Build:
         UsageError: Options contradict each other or the model, or prune without a budget.
         EdgeTransactError: The model can't be read, `output` exists, or a library can't be made or differs from torch.
     """
-    from edge_transact.build.dist import build
+    from edge_transact.building.dist import build
 
     pruning = part(options, PruneChoices)
     check_pruning({name: getattr(pruning, name) for name in pruning.model_fields_set}, options.rounding)
@@ -222,7 +191,7 @@ def bench(dists: str | Path | Sequence[str | Path], output: str | Path, options:
         UsageError: The options make no sense.
         EdgeTransactError: There is no device or no library, or the log is another file.
     """
-    from edge_transact.bench.session import bench_models
+    from edge_transact.benchmarking.session import bench_models
 
     return bench_models(
         _paths(dists), part(options, BenchOptions), log=Path(output), report=options.report, fresh=options.fresh
@@ -241,8 +210,8 @@ def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
     Raises:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
-    from edge_transact.evaluate.models import evaluate_models, window_of
-    from edge_transact.evaluate.tables import Evaluations
+    from edge_transact.evaluation.models import evaluate_models, window_of
+    from edge_transact.evaluation.tables import Evaluations
 
     names = [str(model) for model in models]
     return Evaluations(
@@ -323,7 +292,7 @@ def export(model: str | Path, output: str | Path, options: _Export) -> Export:
         UsageError: `kind` isn't what the DIST has.
         EdgeTransactError: The model can't be read, `output` exists, or the model doesn't fit `kind`.
     """
-    from edge_transact.export.gguf import export_gguf
+    from edge_transact.exporting.gguf import export_gguf
 
     return export_gguf(str(model), Path(output), kind=options.kind, pre=options.pre, force=options.force)
 
@@ -342,7 +311,7 @@ def bundle(dists: str | Path | Sequence[str | Path], output: str | Path, options
         UsageError: A name isn't one, two models have the same library, or a DIST has none for Android.
         EdgeTransactError: A file of a DIST changed after the build, or `output` exists.
     """
-    from edge_transact.bundle.project import bundle
+    from edge_transact.bundling.project import bundle
 
     return bundle(_paths(dists), Path(output), **options.model_dump())
 

@@ -23,8 +23,8 @@ from edge_transact.formatting import megabytes
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edge_transact.build.dist import Build
-    from edge_transact.evaluate.answers.basics import Reply
+    from edge_transact.building.dist import Build
+    from edge_transact.evaluation.answers.basics import Reply
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
@@ -68,13 +68,13 @@ class Row:
 def demo(directory: Path = Path("demo")) -> None:
     """Runs all steps, from a checkpoint to answers, and prints what changed and how long each step took."""
     from edge_transact import costs
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
-    from edge_transact.heal.options import HealOptions
-    from edge_transact.heal.run import heal
+    from edge_transact.building.dist import build
+    from edge_transact.building.options import BuildOptions
+    from edge_transact.healing.options import HealOptions
+    from edge_transact.healing.run import heal
     from edge_transact.inputs import resolve_model
-    from edge_transact.prune.options import PruneOptions
-    from edge_transact.prune.run import prune
+    from edge_transact.pruning.options import PruneOptions
+    from edge_transact.pruning.run import prune
     from edge_transact.quantization import get_quantization
 
     seconds: dict[str, float] = {}
@@ -113,7 +113,7 @@ def demo(directory: Path = Path("demo")) -> None:
 
 
 def _row(name: str, weights_bytes: int, model: Path) -> Row:
-    from edge_transact.evaluate.models import evaluate_model
+    from edge_transact.evaluation.models import evaluate_model
     from edge_transact.inputs import read_text
 
     found = evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS)
@@ -121,9 +121,9 @@ def _row(name: str, weights_bytes: int, model: Path) -> Row:
 
 
 def _ask(model: Path) -> list[Reply]:
-    from edge_transact.evaluate.answers.basics import ask
-    from edge_transact.evaluate.answers.questions import quick_questions
-    from edge_transact.evaluate.models import load
+    from edge_transact.evaluation.answers.basics import ask
+    from edge_transact.evaluation.answers.questions import quick_questions
+    from edge_transact.evaluation.models import load
 
     return ask(*load(str(model)), quick_questions(), step=f"questions to {model.name}")
 

@@ -21,8 +21,8 @@ NEMOTRON_NAS_MULTIPLE = 256
 class Runtime:
     """What a runtime, by its name in ``--for``, demands of widths.
 
-    `units` are names of `prune.units.UNITS` that pruning may cut for it, all if empty. MLP widths must be multiples of
-    `bucket`, for a `reason`, and `misfit` says why a plan doesn't fit; `None` if it does.
+    `units` are names of `pruning.units.UNITS` that pruning may cut for it, all if empty. MLP widths must be multiples
+    of `bucket`, for a `reason`, and `misfit` says why a plan doesn't fit; `None` if it does.
     """
 
     name: str

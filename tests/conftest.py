@@ -152,8 +152,8 @@ def tiny_model() -> Path:
 @pytest.fixture(scope="session")
 def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA in q4f32_1, for this host and for the phone's CPU."""
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
+    from edge_transact.building.dist import build
+    from edge_transact.building.options import BuildOptions
 
     path = tmp_path_factory.mktemp("built") / "dist"
     build("demo:tiny", path, BuildOptions(target=["host", "android-cpu"], quant="q4f32_1"))
@@ -163,8 +163,8 @@ def built_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def batch_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny trained LLaMA for this host, whose library decodes three sequences at once."""
-    from edge_transact.build.dist import build
-    from edge_transact.build.options import BuildOptions
+    from edge_transact.building.dist import build
+    from edge_transact.building.options import BuildOptions
 
     path = tmp_path_factory.mktemp("batch") / "dist"
     build("demo:tiny", path, BuildOptions(target=["host"], quant="q4f16_0", max_batch=3))

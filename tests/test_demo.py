@@ -3,9 +3,9 @@
 from rich.console import Console
 
 from edge_transact import demo
-from edge_transact.evaluate.answers.answering import Answered
-from edge_transact.evaluate.answers.basics import Reply
-from edge_transact.evaluate.answers.questions import quick_questions
+from edge_transact.evaluation.answers.answering import Answered
+from edge_transact.evaluation.answers.basics import Reply
+from edge_transact.evaluation.answers.questions import quick_questions
 
 
 def shown(table) -> str:

@@ -17,14 +17,14 @@ import huggingface_hub.constants
 import pytest
 
 from edge_transact import cache
-from edge_transact.bench import session
+from edge_transact.benchmarking import session
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.evaluate.answers import basics
-from edge_transact.heal.schedule import Schedule
+from edge_transact.evaluation.answers import basics
+from edge_transact.healing.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
 from edge_transact.layerwise import windows
-from edge_transact.prune import run
+from edge_transact.pruning import run
 from tests.support.bench_logs import llama_bench_test, repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf

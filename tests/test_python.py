@@ -1,4 +1,4 @@
-"""``import edge_transact.api as et``: what it offers, how its functions are called, and what results show.
+"""``import edge_transact as et``: what it offers, how its functions are called, and what results show.
 
 The examples of docs/api.md run in ``test_examples.py``, those of the notebook in ``test_notebook.py``.
 """
@@ -12,17 +12,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-import edge_transact.api as et
+import edge_transact as et
 from edge_transact import costs
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
-from edge_transact.bench.options import BenchOptions
-from edge_transact.build.options import BuildOptions
-from edge_transact.bundle.options import BundleOptions
-from edge_transact.evaluate.options import EvalOptions
-from edge_transact.export.options import ExportOptions
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.building.options import BuildOptions
+from edge_transact.bundling.options import BundleOptions
+from edge_transact.evaluation.options import EvalOptions
+from edge_transact.exporting.options import ExportOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options.keywords import keywords, part, signature_of
-from edge_transact.prune.options import PruneChoices, PruneOptions
+from edge_transact.pruning.options import PruneChoices, PruneOptions
 from tests.support.dists import PLAN, make_dist
 
 FUNCTIONS = ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune")
@@ -31,8 +31,8 @@ FUNCTIONS = ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect"
 def test_importing_it_is_light_and_silent():
     program = """
 import logging, sys
-import edge_transact.api as et
-logging.getLogger("edge_transact.prune.run").warning("nobody has asked for logs")
+import edge_transact as et
+logging.getLogger("edge_transact.pruning.run").warning("nobody has asked for logs")
 et.prune, dir(et)
 print([name for name in ("torch", "tvm") if name in sys.modules])
 """
@@ -48,10 +48,10 @@ def test_checkers_and_editors_see_the_names_that_load_on_first_use():
         for node in block.body
         for alias in node.names
     }
-    assert seen == et._CLASSES
+    assert seen == et._API
 
 
-@pytest.mark.parametrize("name", [name for name in dir(et) if name in et._CLASSES or name in FUNCTIONS])
+@pytest.mark.parametrize("name", sorted(et._API))
 def test_every_name_is_there(name):
     assert callable(getattr(et, name)) and inspect.getdoc(getattr(et, name))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from edge_transact import api
+import edge_transact
 from edge_transact.options.keywords import signature_of
 from edge_transact.options.model import text_of
 
@@ -65,7 +65,7 @@ def _function(function: Callable[..., Any], path: str) -> str:
 
 def _heading(path: str, signature: str) -> str:
     module, _, name = path.rpartition(".")
-    shown = f"et.{name}" if hasattr(api, name) else f"from {module} import {name}"
+    shown = f"et.{name}" if hasattr(edge_transact, name) else f"from {module} import {name}"
     return f"### {name}\n\n`{shown}`\n\n```py\n{signature}\n```"
 
 

@@ -13,8 +13,8 @@ import pexpect
 import psutil
 
 from benchmarks import page
-from edge_transact.build.dist import build
-from edge_transact.build.options import BuildOptions
+from edge_transact.building.dist import build
+from edge_transact.building.options import BuildOptions
 
 logger = logging.getLogger(__name__)
 

@@ -21,16 +21,16 @@ from edge_transact import costs
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
-from edge_transact.evaluate.perplexity import perplexity
+from edge_transact.evaluation.perplexity import perplexity
 from edge_transact.inputs import read_text
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.prune.cut.surgery import pruned_tensors
-from edge_transact.prune.methods import find_method
-from edge_transact.prune.options import PruneOptions
-from edge_transact.prune.pruning import Pruning
+from edge_transact.pruning.cut.surgery import pruned_tensors
+from edge_transact.pruning.methods import find_method
+from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.pruning import Pruning
 
 logger = logging.getLogger(__name__)
 

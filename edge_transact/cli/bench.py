@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_transact.bench.options import BenchOptions
+from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
 from edge_transact.errors import UsageError
 from edge_transact.options.command_line import completion, refuse_others
 
 if TYPE_CHECKING:
-    from edge_transact.bench.analysis.results import Result
+    from edge_transact.benchmarking.analysis.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def bench(
     perplexities = _perplexities(perplexity or [])
     if report is None and (perplexities or published):
         raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
-    from edge_transact.bench.analysis.export import to_text
-    from edge_transact.bench.session import bench_models, plan_bench
+    from edge_transact.benchmarking.analysis.export import to_text
+    from edge_transact.benchmarking.session import bench_models, plan_bench
 
     if dry_run:
         plan = plan_bench([Path(path) for path in dists], options, log=output, fresh=fresh)
@@ -135,8 +135,8 @@ def _print(results: Sequence[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.bench.analysis.export import NARROW, columns, notes, sentence
-    from edge_transact.bench.records.plan import lengths_of
+    from edge_transact.benchmarking.analysis.export import NARROW, columns, notes, sentence
+    from edge_transact.benchmarking.records.plan import lengths_of
 
     console = Console(highlight=False, markup=False, emoji=False)
     devices = {result["device"] for result in results}
@@ -170,7 +170,7 @@ def _perplexities(words: list[str]) -> dict[str, float]:
 
 def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     from edge_transact.artifacts.outputs import refuse_existing
-    from edge_transact.bench.analysis.compare import compare, paired, to_markdown
+    from edge_transact.benchmarking.analysis.compare import compare, paired, to_markdown
 
     if len(paths) != 2:
         raise UsageError(f"compare wants two logs, got {len(paths)}", fix="edge-transact bench compare A.jsonl B.jsonl")
@@ -181,7 +181,7 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     rows = compare(pairs)
     page = None
     if report is not None:
-        from edge_transact.bench.analysis.report import write_comparison
+        from edge_transact.benchmarking.analysis.report import write_comparison
         from edge_transact.options import written
 
         command = written.line("bench", "compare", before, after, "--report", report)
@@ -200,7 +200,7 @@ def _profile(context: typer.Context, dists: list[str], options: BenchOptions, as
         raise UsageError(f"--profile is of one prompt, not of {options.batch}", fix="Leave --batch out.")
     used = ("dists", "profile", "device", "batch", "lengths", "repetitions", "threads", "as_json")
     refuse_others(context, "--profile", used)
-    from edge_transact.bench.profile import profile_models, to_markdown
+    from edge_transact.benchmarking.profile import profile_models, to_markdown
 
     threads = options.threads or None
     rows = profile_models([Path(path) for path in dists], options.lengths, options.repetitions, threads=threads)

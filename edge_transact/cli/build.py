@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from edge_transact import progress
-from edge_transact.build.options import BuildOptions
+from edge_transact.building.options import BuildOptions
 from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
 from edge_transact.project import FILE, Project, given_in, read_project
-from edge_transact.prune.options import PruneChoices
+from edge_transact.pruning.options import PruneChoices
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def build(
     history = History("build", [project.model], chosen, output=Path(project.output), report=report is not None)
     with history.running(keep=not dry_run):
         with progress.working(LOADING):
-            from edge_transact.build.dist import build as build_dist
-            from edge_transact.build.requirements import has_library, requirements
+            from edge_transact.building.dist import build as build_dist
+            from edge_transact.building.requirements import has_library, requirements
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.gate import gate, with_gate
+            from edge_transact.evaluation.gate import gate, with_gate
             from edge_transact.inputs.models import resolve_model
             from edge_transact.system.clock import process_s
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_transact.bundle.options import BundleOptions
+from edge_transact.bundling.options import BundleOptions
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 
 if TYPE_CHECKING:
-    from edge_transact.bundle.project import Project
+    from edge_transact.bundling.project import Project
     from edge_transact.doctor import Check
 
 
@@ -46,7 +46,7 @@ def bundle(
 
     `edge-transact bundle dist -o app --build`
     """
-    from edge_transact.bundle.project import bundle as write_project
+    from edge_transact.bundling.project import bundle as write_project
 
     goes_on = build or install
     project = write_project(
@@ -63,7 +63,7 @@ def bundle(
     if lacking:
         result["missing"] = [check.name for check in lacking]
     elif goes_on:
-        from edge_transact.bundle.install import find_phone, install_app
+        from edge_transact.bundling.install import find_phone, install_app
 
         if install:
             find_phone(device)  # before a long build
@@ -85,8 +85,8 @@ def _lacking() -> list[Check]:
 def _build(project: Project, result: dict[str, Any]) -> list[Check]:
     from dataclasses import asdict
 
-    from edge_transact.bundle.apk import examine_apk
-    from edge_transact.bundle.steps import build_app
+    from edge_transact.bundling.apk import examine_apk
+    from edge_transact.bundling.steps import build_app
 
     apk = build_app(project)
     checks = examine_apk(apk)
@@ -97,8 +97,8 @@ def _build(project: Project, result: dict[str, Any]) -> list[Check]:
 def _print(project: Project, result: dict[str, Any], lacking: list[Check], checks: list[Check]) -> None:
     from rich.console import Console
 
-    from edge_transact.bundle.project import warnings
-    from edge_transact.bundle.sources import ASSETS_BYTES, PLAY_LIMIT_BYTES
+    from edge_transact.bundling.project import warnings
+    from edge_transact.bundling.sources import ASSETS_BYTES, PLAY_LIMIT_BYTES
     from edge_transact.doctor.screen import print_checks
 
     console = Console(highlight=False, markup=False)

@@ -25,8 +25,8 @@ from edge_transact.options.command_line import expand
 if TYPE_CHECKING:
     from edge_transact.cli.history import History
     from edge_transact.costs import Requirements
-    from edge_transact.heal.run import HealResult
-    from edge_transact.prune.run import PruneResult
+    from edge_transact.healing.run import HealResult
+    from edge_transact.pruning.run import PruneResult
 
 PLANNING = "see what is to be done"
 """The bar of long commands before their steps, while they look at their inputs."""
@@ -75,7 +75,7 @@ def show_written(
         for row in facts.items():
             table.add_row(*row)
         if degenerate := values.get("degenerate"):
-            from edge_transact.evaluate.answers.collapse import described as described_answers
+            from edge_transact.evaluation.answers.collapse import described as described_answers
 
             table.add_row("unusable answers", described_answers(degenerate))
         if report := values.get("report"):

@@ -83,7 +83,7 @@ def doctor(
 def _check_apk(apk: Path, job: list[str] | None, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from edge_transact.bundle.apk import examine_apk
+    from edge_transact.bundling.apk import examine_apk
     from edge_transact.doctor.screen import print_checks
     from edge_transact.errors import UsageError
 

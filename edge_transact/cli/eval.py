@@ -14,12 +14,12 @@ import typer
 from edge_transact import progress
 from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
-from edge_transact.evaluate.options import EvalOptions
+from edge_transact.evaluation.options import EvalOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_transact.evaluate.models import Evaluation
+    from edge_transact.evaluation.models import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ def evaluate(
     `edge-transact eval pruned dist --max-windows 16 --tasks arc_easy,piqa --limit 100`
     """
     from edge_transact.artifacts.outputs import refuse_existing
-    from edge_transact.evaluate.answers.collapse import warning
-    from edge_transact.evaluate.models import is_dist, window_of
-    from edge_transact.evaluate.report import write_report
-    from edge_transact.evaluate.requirements import plans_of, requirements
+    from edge_transact.evaluation.answers.collapse import warning
+    from edge_transact.evaluation.models import is_dist, window_of
+    from edge_transact.evaluation.report import write_report
+    from edge_transact.evaluation.requirements import plans_of, requirements
 
     if report:
         refuse_existing(report, force, apart_from=[*models, options.reference])
@@ -78,7 +78,7 @@ def evaluate(
         with progress.working(LOADING):
             import torch  # noqa: F401
 
-            from edge_transact.evaluate.models import evaluate_models
+            from edge_transact.evaluation.models import evaluate_models
 
             if any(not is_dist(name) for name in plans):
                 import transformers.models.llama.modeling_llama  # noqa: F401  # or else the first model's step has it
@@ -117,7 +117,7 @@ def _print(results: Sequence[Evaluation]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.evaluate.tables import names, rows
+    from edge_transact.evaluation.tables import names, rows
     from edge_transact.system.clock import process_s
 
     table = Table("", *names(results))

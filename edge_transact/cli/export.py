@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show, show_written
-from edge_transact.export.options import ExportOptions
+from edge_transact.exporting.options import ExportOptions
 from edge_transact.formatting import megabytes
 from edge_transact.options.command_line import completion
 
@@ -53,14 +53,14 @@ def export(
     if to == "nemotron-nas":
         if options.kind or options.pre:
             raise UsageError("--type and --pre are for gguf", fix="Leave them out, or leave out --format.")
-        from edge_transact.export.nemotron_nas import export_nemotron_nas
+        from edge_transact.exporting.nemotron_nas import export_nemotron_nas
 
         written = export_nemotron_nas(model, output, force=force)
         show(written, as_json, lambda: typer.echo(f"Next: mlx_lm.generate --model {output}"))
         return
     if to != "gguf":
         raise UsageError(f"unknown format {to!r}", fix=did_you_mean(to, FORMATS))
-    from edge_transact.export.gguf import export_gguf
+    from edge_transact.exporting.gguf import export_gguf
 
     result = export_gguf(model, output, kind=options.kind, pre=options.pre, force=force)
 

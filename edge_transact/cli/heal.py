@@ -11,7 +11,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
-from edge_transact.heal.options import HealOptions
+from edge_transact.healing.options import HealOptions
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ def heal(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.gate import gate, with_gate
-            from edge_transact.evaluate.report_text import prepare_report
-            from edge_transact.heal.report import write_report
-            from edge_transact.heal.requirements import requirements
-            from edge_transact.heal.run import heal as heal_model
-            from edge_transact.heal.run import teacher_of
+            from edge_transact.evaluation.gate import gate, with_gate
+            from edge_transact.evaluation.report_text import prepare_report
+            from edge_transact.healing.report import write_report
+            from edge_transact.healing.requirements import requirements
+            from edge_transact.healing.run import heal as heal_model
+            from edge_transact.healing.run import teacher_of
             from edge_transact.inputs.models import resolve_model
 
         with progress.working(common.PLANNING):

@@ -55,7 +55,7 @@ class History:
         output: Path | None = None,
         report: bool = False,
     ) -> None:
-        from edge_transact.prune.options import BUDGET_KEYS
+        from edge_transact.pruning.options import BUDGET_KEYS
 
         names = [str(Path(model).absolute()) if Path(model).exists() else model for model in models]
         values = [each.model_dump(mode="json", exclude={*BUDGET_KEYS, "seed"}) for each in options]

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from edge_transact.build.options import BuildOptions
+from edge_transact.building.options import BuildOptions
 from edge_transact.cli.common import JsonOption, guarded, show
 from edge_transact.project import FILE, given_in, json_schema
-from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
+from edge_transact.pruning.options import BUDGET_KEYS, PruneChoices
 
 
 @guarded

@@ -33,7 +33,7 @@ def install(
 
     `edge-transact install dist --application-id org.example.chat`
     """
-    from edge_transact.bundle.install import install as send
+    from edge_transact.bundling.install import install as send
 
     result = send(source, device=device, application_id=application_id)
 

@@ -11,7 +11,7 @@ import typer
 from edge_transact import progress
 from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
-from edge_transact.prune.options import PruneOptions, ShotTraining
+from edge_transact.pruning.options import PruneOptions, ShotTraining
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ def prune(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluate.gate import gate, with_gate
-            from edge_transact.evaluate.report_text import prepare_report
+            from edge_transact.evaluation.gate import gate, with_gate
+            from edge_transact.evaluation.report_text import prepare_report
             from edge_transact.inputs.models import resolve_model
-            from edge_transact.prune.report.page import write_report
-            from edge_transact.prune.requirements import pruned_plan, requirements
-            from edge_transact.prune.run import prune as prune_model
-            from edge_transact.prune.shots import ShotTrainer
+            from edge_transact.pruning.report.page import write_report
+            from edge_transact.pruning.requirements import pruned_plan, requirements
+            from edge_transact.pruning.run import prune as prune_model
+            from edge_transact.pruning.shots import ShotTrainer
 
         with progress.working(common.PLANNING):
             if report is None:  # an interrupted run may have written it, and its report is still to be made

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import edge_transact
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
-from edge_transact.bench.link import NDK_VARIABLES, find_linker
+from edge_transact.benchmarking.link import NDK_VARIABLES, find_linker
 from edge_transact.doctor.check import Check, output_of, verdict
 from edge_transact.doctor.system import install_command
 from edge_transact.errors import EdgeTransactError

@@ -16,7 +16,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.options import Options, options_of
 from edge_transact.options.model import description_of
 from edge_transact.project.schema import DEFAULT_OUTPUT, FILE, Build, Heal, Project, Prune, read_project
-from edge_transact.prune.options import BUDGET_KEYS, BUDGETS
+from edge_transact.pruning.options import BUDGET_KEYS, BUDGETS
 
 
 def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) -> Project:

@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from edge_transact.build.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
+from edge_transact.building.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
-from edge_transact.heal.options import HealOptions
+from edge_transact.healing.options import HealOptions
 from edge_transact.options import IN_A_FILE, Options
-from edge_transact.prune.options import BUDGET_KEYS, PruneChoices
+from edge_transact.pruning.options import BUDGET_KEYS, PruneChoices
 
 FILE = "edge-transact.toml"
 DEFAULT_OUTPUT = "dist"

@@ -11,21 +11,21 @@ import pytest
 
 import edge_transact
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
-from edge_transact.bundle.project import bundle
+from edge_transact.bundling.project import bundle
 from edge_transact.cache.keys import LEFT_OUT, Sources, code_of
-from edge_transact.prune.run import prune
+from edge_transact.pruning.run import prune
 
 PACKAGE = Path(edge_transact.__file__).parent
 TEMPLATES = next(filter(Path.is_dir, TEMPLATE_DIRECTORIES))
 
 CACHED = {
-    "prune.run": [
-        *("quantization.py", "runtimes.py", "widths.py", "prune/units.py", "prune/score/methods/wanda.py"),
+    "pruning.run": [
+        *("quantization.py", "runtimes.py", "widths.py", "pruning/units.py", "pruning/score/methods/wanda.py"),
         *("layerwise/model.py", "layerwise/windows.py", "templates/model_card.md.j2"),
     ],
-    "prune.shots": ["heal/train.py", "prune/run.py"],
-    "heal.run": ["heal/losses.py", "evaluate/answers/answering.py", "runtime/text.py", "rounding/search.py"],
-    "heal.teacher": ["heal/frozen.py", "checkpoint/causal_attention.py"],
+    "pruning.shots": ["healing/train.py", "pruning/run.py"],
+    "healing.run": ["healing/losses.py", "evaluation/answers/answering.py", "runtime/text.py", "rounding/search.py"],
+    "healing.teacher": ["healing/frozen.py", "checkpoint/causal_attention.py"],
     "selftext.writing": ["runtime/chat_template.py", "selftext/sampling.py"],
     "inputs.gguf": ["gguf/q4_0.py", "checkpoint/writer.py", "checkpoint/modeling_edge_llama.py"],
     "inputs.glassllm": ["checkpoint/shards.py"],
@@ -36,17 +36,17 @@ CACHED = {
         *("compiler/gpu/w4.cl", "system/cpu.py", "definition/emit.py", "templates/edge_llama_model.py.j2"),
     ],
     "compiler.objects": ["compiler/lowering.py"],
-    "evaluate.models": ["evaluate/perplexity.py", "runtime/host.py"],
-    "evaluate.tasks": ["evaluate/library_lm.py"],
-    "bundle.project": ["bundle/escaping.py", "templates/android/build.gradle"],
+    "evaluation.models": ["evaluation/perplexity.py", "runtime/host.py"],
+    "evaluation.tasks": ["evaluation/library_lm.py"],
+    "bundling.project": ["bundling/escaping.py", "templates/android/build.gradle"],
 }
 """Modules whose functions are cached, and some files that they are made of."""
 
 ELSEWHERE = {
-    "prune.run": ["heal/train.py", "bench/session.py", "rounding/search.py", "build/dist.py"],
-    "rounding.best": ["prune/run.py", "heal/train.py", "templates/page.css"],
+    "pruning.run": ["healing/train.py", "benchmarking/session.py", "rounding/search.py", "building/dist.py"],
+    "rounding.best": ["pruning/run.py", "healing/train.py", "templates/page.css"],
     "weights.convert": ["rounding/search.py", "compiler/library.py"],
-    "compiler.library": ["bundle/project.py", "templates/android/build.gradle", "weights/w4.py"],
+    "compiler.library": ["bundling/project.py", "templates/android/build.gradle", "weights/w4.py"],
     "selftext.writing": ["inputs/texts.py"],
 }
 """Some that they aren't made of."""

@@ -129,7 +129,7 @@ def test_all_auto_classes(odd_tiny, forked, tmp_path, remote):
 
 
 def test_importing_edge_transact_imports_no_torch():
-    program = "import sys, edge_transact, edge_transact.checkpoint, edge_transact.inputs, edge_transact.evaluate"
+    program = "import sys, edge_transact, edge_transact.checkpoint, edge_transact.inputs, edge_transact.evaluation"
     assert run(f"{program}\nprint([name for name in ('torch', 'tvm', 'safetensors') if name in sys.modules])") == "[]"
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from edge_transact import cache, progress
 from edge_transact.cli import app, history
 from edge_transact.cli.history import History
-from edge_transact.prune.options import PruneOptions
+from edge_transact.pruning.options import PruneOptions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -9,18 +9,18 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from edge_transact.bench.options import BenchOptions
-from edge_transact.build.options import BuildOptions
-from edge_transact.bundle.options import BundleOptions
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.building.options import BuildOptions
+from edge_transact.bundling.options import BundleOptions
 from edge_transact.cli import load_command
 from edge_transact.cli.common import guarded
 from edge_transact.errors import UsageError
-from edge_transact.evaluate.options import EvalOptions
-from edge_transact.export.options import ExportOptions
+from edge_transact.evaluation.options import EvalOptions
+from edge_transact.exporting.options import ExportOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
 from edge_transact.project.schema import Build, Prune
-from edge_transact.prune.options import PruneChoices, PruneOptions
+from edge_transact.pruning.options import PruneChoices, PruneOptions
 
 EXAMPLES = {"allocation": "uniform", "method": "wanda", "packing": "documents", "widths": "widths.json"}
 

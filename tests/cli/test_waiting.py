@@ -181,7 +181,7 @@ def test_a_dry_run_says_what_the_run_does_and_a_killed_report_goes_on_without_pr
     assert expected["seconds"] is None and {step["seconds"] for step in expected["steps"]} == {None}
     entered.clear()
     with monkeypatch.context() as patched:
-        patched.setattr("edge_transact.prune.report.page.evaluate_model", fail)
+        patched.setattr("edge_transact.pruning.report.page.evaluate_model", fail)
         killed = run(*command)
     assert killed.exit_code == 1 and killed.stderr.startswith("512 tokens, about 6") and "last run" not in killed.stderr
     before = entered[2:]
@@ -228,7 +228,7 @@ def test_build_goes_on_inside_quantization(random_model, tmp_path, own_cache, mo
         written.append(name)
         put(journal, name, tensors)
 
-    monkeypatch.setattr("edge_transact.build.dist.place_library", fail)  # the weights are written before it
+    monkeypatch.setattr("edge_transact.building.dist.place_library", fail)  # the weights are written before it
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "__setitem__", until_killed)
         run(*build)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bench.options import BenchOptions
-from edge_transact.build.options import BuildOptions
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.building.options import BuildOptions
 from edge_transact.options import written
-from edge_transact.prune.options import PruneOptions
+from edge_transact.pruning.options import PruneOptions
 from tests.support.examples import GROUP
 
 CASES = [

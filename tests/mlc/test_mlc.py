@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.build.dist import build
-from edge_transact.build.options import BuildOptions
-from edge_transact.build.parity import LOGIT_TOLERANCE
+from edge_transact.building.dist import build
+from edge_transact.building.options import BuildOptions
+from edge_transact.building.parity import LOGIT_TOLERANCE
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError, UsageError

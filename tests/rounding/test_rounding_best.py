@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edge_transact.build.stages import Rounding, rounded
+from edge_transact.building.stages import Rounding, rounded
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.layerwise import model as layerwise
-from edge_transact.prune.options import PruneChoices
+from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding import best
 from edge_transact.rounding.best import round_best

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.heal.text import TrainingText
+from edge_transact.healing.text import TrainingText
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.runtime.text import TextCodec

@@ -1,4 +1,4 @@
-"""The app's own Java in a JVM: Android and tvm4j, as far as it calls them, are stand-ins in ``tests/bundle/fakes``."""
+"""The app's own Java in a JVM: what it calls of Android and tvm4j are stand-ins in ``tests/bundling/fakes``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edge_transact.bench.records.lines import AppRequest
+from edge_transact.benchmarking.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
 from tests.support.edge_app import entry
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from edge_transact.bundle.project import render_templates
+from edge_transact.bundling.project import render_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON = Path("/usr/share/java/com.android.json.jar")

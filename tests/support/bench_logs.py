@@ -5,9 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from edge_transact.bench.records.log import read_records, to_line
-from edge_transact.bench.records.readings import Reading
-from edge_transact.bench.records.record import Record, RepetitionRecord, VisitContext, VisitRecord
+from edge_transact.benchmarking.records.log import read_records, to_line
+from edge_transact.benchmarking.records.readings import Reading
+from edge_transact.benchmarking.records.record import Record, RepetitionRecord, VisitContext, VisitRecord
 
 
 def repetition(seconds: float = 1.0, **changed: Any) -> RepetitionRecord:

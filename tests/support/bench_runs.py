@@ -8,13 +8,13 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
-from edge_transact.bench.drivers.base import RunFailed
-from edge_transact.bench.drivers.host import host_info
-from edge_transact.bench.model import BenchModel
-from edge_transact.bench.options import BenchOptions
-from edge_transact.bench.records.lines import Line, LoadLine, RepetitionLine
-from edge_transact.bench.records.plan import Lengths, Visit
-from edge_transact.bench.records.readings import Reading
+from edge_transact.benchmarking.drivers.base import RunFailed
+from edge_transact.benchmarking.drivers.host import host_info
+from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.benchmarking.records.lines import Line, LoadLine, RepetitionLine
+from edge_transact.benchmarking.records.plan import Lengths, Visit
+from edge_transact.benchmarking.records.readings import Reading
 
 QUICK = BenchOptions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1

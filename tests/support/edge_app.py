@@ -20,7 +20,7 @@ from tests.support.byte_model import byte_model
 from tests.support.phone.runner import CACHE, REPOSITORY, one_at_a_time
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
-TESTS = REPOSITORY / "tests/bundle/java"
+TESTS = REPOSITORY / "tests/bundling/java"
 ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 """Android's own org.json, from Debian's libandroid-json-java."""
 

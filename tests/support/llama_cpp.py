@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from edge_transact.cache import cache_directory
-from edge_transact.evaluate.perplexity import windows_of
+from edge_transact.evaluation.perplexity import windows_of
 
 VERSION = "3.22.1"
 PACKAGES = (f"node-llama-cpp@{VERSION}", f"@node-llama-cpp/linux-x64@{VERSION}")
@@ -44,7 +44,7 @@ class LlamaCpp:
         return self._read()
 
     def perplexity(self, token_ids: list[int], window: int, windows: int) -> float:
-        """The perplexity of the model, as `edge_transact.evaluate.perplexity` defines it."""
+        """The perplexity of the model, as `edge_transact.evaluation.perplexity` defines it."""
         cut = windows_of(token_ids, window, windows)
         logprobs = [value for ids in cut for value in self.ask(logprobs=list(ids))["logprobs"]]
         return math.exp(-sum(logprobs) / len(logprobs))

@@ -12,15 +12,15 @@ import torch
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
-from edge_transact.build.dist import Maker, build
-from edge_transact.build.options import BuildOptions
-from edge_transact.build.stages import Rounding
+from edge_transact.building.dist import Maker, build
+from edge_transact.building.options import BuildOptions
+from edge_transact.building.stages import Rounding
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.toolchain import MLC
-from edge_transact.prune.options import PruneChoices
+from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import HostModel
 from edge_transact.weights import ShardReader

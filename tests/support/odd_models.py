@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from edge_transact.build.dist import definition_config
-from edge_transact.build.parity import reference_model
+from edge_transact.building.dist import definition_config
+from edge_transact.building.parity import reference_model
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM

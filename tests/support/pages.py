@@ -8,22 +8,22 @@ import torch
 from edge_transact import costs
 from edge_transact.artifacts.report import Origin, Report
 from edge_transact.artifacts.summary import width_section
-from edge_transact.bench.analysis.compare import compare, paired
-from edge_transact.bench.analysis.report import write_comparison, write_report
-from edge_transact.build.report.measure import MatrixError, Part
-from edge_transact.build.report.page import page as build_page
-from edge_transact.evaluate.answers.basics import AnswerRow, scores
-from edge_transact.evaluate.answers.collapse import figures_of
-from edge_transact.evaluate.answers.questions import questions
-from edge_transact.evaluate.models import Evaluation
-from edge_transact.evaluate.report import write_report as write_eval_report
-from edge_transact.evaluate.tasks import PAPER_TASKS
-from edge_transact.heal.report import page as heal_page
-from edge_transact.prune.compensate.regression import Fit
-from edge_transact.prune.report import figures
-from edge_transact.prune.report.page import page as prune_page
-from edge_transact.prune.scores import LayerScores
-from edge_transact.prune.units import UNITS
+from edge_transact.benchmarking.analysis.compare import compare, paired
+from edge_transact.benchmarking.analysis.report import write_comparison, write_report
+from edge_transact.building.report.measure import MatrixError, Part
+from edge_transact.building.report.page import page as build_page
+from edge_transact.evaluation.answers.basics import AnswerRow, scores
+from edge_transact.evaluation.answers.collapse import figures_of
+from edge_transact.evaluation.answers.questions import questions
+from edge_transact.evaluation.models import Evaluation
+from edge_transact.evaluation.report import write_report as write_eval_report
+from edge_transact.evaluation.tasks import PAPER_TASKS
+from edge_transact.healing.report import page as heal_page
+from edge_transact.pruning.compensate.regression import Fit
+from edge_transact.pruning.report import figures
+from edge_transact.pruning.report.page import page as prune_page
+from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.bench_logs import bench_of, write_log

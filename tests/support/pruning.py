@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
     from edge_transact.checkpoint import Checkpoint
-    from edge_transact.prune.cut.selection import LayerSelection
-    from edge_transact.prune.scores import LayerScores
+    from edge_transact.pruning.cut.selection import LayerSelection
+    from edge_transact.pruning.scores import LayerScores
     from edge_transact.widths import LayerWidths
 
 TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
@@ -22,7 +22,7 @@ TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and w
 
 
 def everything(source: Checkpoint) -> list[LayerSelection]:
-    from edge_transact.prune.cut.selection import LayerSelection
+    from edge_transact.pruning.cut.selection import LayerSelection
 
     return [LayerSelection.everything(layer) for layer in source.plan.layers]
 
@@ -33,8 +33,8 @@ def scores_of(
     """A method's scores of all layers, or of what is kept of them."""
     from edge_transact.cache.journal import Journal
     from edge_transact.layerwise.model import LayerwiseModel
-    from edge_transact.prune.methods import find_method
-    from edge_transact.prune.score.passes import Scoring
+    from edge_transact.pruning.methods import find_method
+    from edge_transact.pruning.score.passes import Scoring
 
     journal, model = Journal(Path(tempfile.mkdtemp(dir=source.path.parent))), LayerwiseModel(source, windows)
     return Scoring(model, kept or everything(source), find_method(method), journal, "score", seed).layers()
@@ -45,9 +45,9 @@ def cut_at_random(source: Checkpoint, layers: Sequence[LayerWidths], directory: 
     import torch
 
     from edge_transact.checkpoint import write_checkpoint
-    from edge_transact.prune.cut.selection import select
-    from edge_transact.prune.cut.surgery import pruned_tensors
-    from edge_transact.prune.scores import LayerScores
+    from edge_transact.pruning.cut.selection import select
+    from edge_transact.pruning.cut.surgery import pruned_tensors
+    from edge_transact.pruning.scores import LayerScores
 
     draw, selections = torch.Generator().manual_seed(0), []
     for layer, widths in zip(source.plan.layers, layers, strict=True):

@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from edge_transact.bench.drivers.host import HostDriver, host_info, read_sensors
-from edge_transact.bench.options import BenchOptions
+from edge_transact.benchmarking.drivers.host import HostDriver, host_info, read_sensors
+from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.compiler.archive import LIBRARY_SYMBOL, MACHO_64, check_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.doctor import system as checks

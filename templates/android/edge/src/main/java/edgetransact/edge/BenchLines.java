@@ -9,7 +9,7 @@ import java.nio.file.Path;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** The lines of a run: {@code edge_transact/bench/records/lines.py}. What the engine doesn't tell is null. */
+/** The lines of a run: {@code edge_transact/benchmarking/records/lines.py}. What the engine doesn't tell is null. */
 final class BenchLines implements Closeable {
     private final String run;
     private final OutputStream out;

@@ -8,7 +8,7 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** What a run is asked for: {@code AppRequest} of {@code edge_transact/bench/records/requests.py}, field by field. */
+/** What a run is asked for: {@code AppRequest} of {@code edge_transact/benchmarking/records/requests.py}, field by field. */
 final class BenchRequest {
     final String run;
     final String modelLib;

@@ -13,7 +13,7 @@ import org.json.JSONException;
 
 /**
  * A run of {@code edge-transact bench --app}: the request in {@code RUN.json}, the lines in {@code RUN.jsonl}. The
- * protocol is in {@code edge_transact/bench/drivers/app.py}.
+ * protocol is in {@code edge_transact/benchmarking/drivers/app.py}.
  */
 public final class BenchRun {
     /** The intent's action. */

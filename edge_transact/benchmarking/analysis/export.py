@@ -1,0 +1,172 @@
+"""Results as Markdown, CSV, JSON, JSON lines and SQLite. All but the Markdown table hold every field."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from edge_transact.artifacts.charts import number
+from edge_transact.benchmarking.analysis.intervals import ratio_in_words
+from edge_transact.benchmarking.analysis.results import Result
+from edge_transact.benchmarking.records.plan import lengths_of
+from edge_transact.errors import UsageError
+from edge_transact.formatting import megabytes
+
+FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
+
+
+def to_text(results: Sequence[Result], kind: str) -> str:
+    """Results in a text format: ``md``, ``csv``, ``json`` or ``jsonl``."""
+    if kind == "md":
+        return _markdown(results)
+    if kind == "csv":
+        return _csv(results)
+    if kind == "json":
+        return json.dumps(list(results), indent=2) + "\n"
+    return "".join(json.dumps(result) + "\n" for result in results)
+
+
+def write_sqlite(results: Sequence[Result], path: Path) -> None:
+    """Add a row for each result to the table ``results``. Lists and objects become JSON text.
+
+    Raises:
+        UsageError: `path` is a file of another kind, or its table has other columns.
+    """
+    rows = [_cells(result) for result in results]
+    columns = list(rows[0]) if rows else ["model"]
+    names = ", ".join(f'"{name}"' for name in columns)
+    marks = ", ".join("?" for _ in columns)
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(f"CREATE TABLE IF NOT EXISTS results ({names})")
+            # An earlier version's table has fewer fields.
+            known = {row[1] for row in database.execute("PRAGMA table_info(results)")}
+            for name in columns if known & set(columns) else ():
+                if name not in known:
+                    database.execute(f'ALTER TABLE results ADD COLUMN "{name}"')
+            database.executemany(
+                f"INSERT INTO results ({names}) VALUES ({marks})", [list(row.values()) for row in rows]
+            )
+    except sqlite3.DatabaseError as error:
+        raise UsageError(f"{path}: {error}", fix="Name another file.") from error
+
+
+def _csv(results: Sequence[Result]) -> str:
+    output = io.StringIO()
+    rows = [_cells(result) for result in results]
+    if rows:
+        writer = csv.DictWriter(output, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return output.getvalue()
+
+
+def _cells(result: Result) -> dict[str, object]:
+    """A result as a flat row of text, numbers and None."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}
+
+
+def _spread(result: Result, name: str) -> str:
+    return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
+
+
+def short_time(seconds: float | None) -> str:
+    """A duration with three digits, in milliseconds or seconds: ``6.93 ms``, ``1.72 s``."""
+    if seconds is None:
+        return "-"
+    return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def _mib(value: float | None) -> str:
+    return "-" if value is None else megabytes(value * 2**20)
+
+
+def _temperatures(result: Result) -> str:
+    start_c, peak_c = result["temp_start_c"], result["temp_peak_c"]
+    return "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}"
+
+
+COLUMNS: Mapping[str, Callable[[Result], str]] = {
+    "model": lambda each: " ".join(f"{each['model']} {each['quantization']}".split()),
+    "device": lambda each: each["device"],
+    "backend": lambda each: each["target"],
+    "tokens": lambda each: str(lengths_of(each)),
+    "size": lambda each: megabytes(each["model_size"]),
+    "first token": lambda each: short_time(each["ttft_s"]) + _spread(each, "ttft_s"),
+    "prefill tok/s": lambda each: _number(each["prefill_tok_s"]) + _spread(each, "prefill_s"),
+    "decode tok/s": lambda each: _number(each["decode_tok_s"]) + _spread(each, "decode_s"),
+    "whole": lambda each: short_time(each["e2e_s"]) + _spread(each, "e2e_s"),
+    "memory": lambda each: _mib(each["peak_rss_mib"]),
+    "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
+    "parameters": lambda each: f"{each['model_n_params'] / 1e6:.1f} M",
+    "threads": lambda each: _number(each["n_threads"]),
+    "test": lambda each: each["test"],
+    "load": lambda each: short_time(each["load_s"]),
+    "KV cache": lambda each: _mib(each["kv_mib"]),
+    "temp C": _temperatures,
+    "notes": lambda each: "; ".join(notes(each)),
+}
+"""The columns of the Markdown table, and the text of a result's cell."""
+
+RESULTS = tuple(COLUMNS)[:11]
+"""The columns that people look for."""
+
+NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "against the first"))
+"""Those that fit a terminal."""
+
+CONDITIONS = ("model", *tuple(COLUMNS)[11:])
+
+
+def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[str]]:
+    """A cell for each result, by column, without the devices and backends that all results share and empty columns."""
+    cells = {name: [COLUMNS[name](result) for result in results] for name in names}
+    alike = {name for name in ("device", "backend") if len(set(cells.get(name, ()))) == 1}
+    return {name: of_name for name, of_name in cells.items() if name not in alike and set(of_name) not in ({"-"}, {""})}
+
+
+def _markdown(results: Sequence[Result]) -> str:
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in results)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def sentence(result: Result) -> str | None:
+    """A result against the first model's in words; None without a ratio."""
+    if result["e2e_speedup"] is None:
+        return None
+    where = f"at {lengths_of(result)} tokens on {result['device']}"
+    return f"{result['model']} against {result['baseline']} {where}: {speedup_in_words(result)}"
+
+
+def speedup_in_words(result: Result) -> str:
+    """How many times as fast as the baseline a result with a ratio is."""
+    ends = result["e2e_speedup_low"], result["e2e_speedup_high"]
+    return ratio_in_words(result["e2e_speedup"] or 1.0, *ends, result["verdict"])
+
+
+def notes(result: Result) -> list[str]:
+    """Warnings about a result."""
+    found = []
+    if result["throttled"]:
+        found.append("throttled")
+    if result["prefill_slow"]:
+        found.append("prefill slower than decoding: a bad kernel")
+    if not result["tokens_equal"]:
+        found.append("tokens differ between repetitions")
+    checked, agreed = result["tokens_checked"], result["tokens_agreed"]
+    if checked and agreed is not None and agreed < checked:
+        found.append(f"{agreed} of {checked} tokens as in the build's parity record")
+    return found + result["warnings"]
+
+
+def plus_minus(low: float | None, high: float | None) -> str:
+    """Half the width of an interval, relative to its middle; nothing if there is no interval."""
+    return "" if low is None or high is None or high <= 0 else f" ±{100 * (high - low) / (high + low):.1f}%"

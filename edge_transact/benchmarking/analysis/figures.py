@@ -1,0 +1,166 @@
+"""The charts of a bench's report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from edge_transact.artifacts.charts import Axis, Bar, bars, lines, number
+from edge_transact.artifacts.report import Section
+from edge_transact.benchmarking.analysis.export import short_time
+from edge_transact.benchmarking.analysis.results import Result
+from edge_transact.benchmarking.records.plan import Lengths, lengths_of
+from edge_transact.benchmarking.records.readings import Reading
+from edge_transact.benchmarking.records.record import VisitRecord
+
+SOURCE = "TransAct, Figure 4 (Xiaomi 14)"
+
+FIGURE_4: dict[str, dict[Lengths, tuple[float, float]]] = {
+    model: {Lengths(int(row[0]), int(row[1])): (row[2], row[3]) for row in rows}
+    for model, rows in {
+        "TransAct-1.3B": (
+            (64, 64, 1.65, 3.28), (128, 64, 2.93, 4.67), (256, 64, 4.88, 6.76), (512, 64, 8.22, 10.74),
+            (960, 64, 15.73, 18.88), (256, 128, 4.95, 9.45), (256, 256, 4.89, 14.23), (256, 512, 4.92, 25.22),
+            (256, 768, 4.94, 37.80),
+        ),
+        "Sheared-LLaMA-1.3B": (
+            (64, 64, 2.09, 4.03), (128, 64, 3.59, 5.69), (256, 64, 5.66, 8.04), (512, 64, 10.92, 13.97),
+            (960, 64, 20.61, 24.58), (256, 128, 5.70, 10.71), (256, 256, 5.70, 16.29), (256, 512, 5.66, 29.62),
+            (256, 768, 5.67, 46.22),
+        ),
+        "LLaMA-2-7B": (
+            (64, 64, 7.30, 12.94), (128, 64, 13.61, 19.52), (256, 64, 26.42, 32.80), (256, 128, 26.08, 39.50),
+            (256, 256, 26.26, 54.47),
+        ),
+    }.items()
+}  # fmt: skip
+"""Seconds of the prefill, and in total, by model and lengths: W4A16 through MLC-LLM on a Snapdragon 8 Gen 3.
+
+Source: Shen et al., Findings of ACL 2024, Figure 4, read off its pixels to within about 0.1 s.
+"""
+
+PREFILL, DECODE = 0, 4
+
+Interval = tuple[float, float]
+"""The ends of a 95 % confidence interval."""
+
+Ratio = tuple[float, Interval | None]
+"""How many times as fast something is, and the interval if it's known."""
+
+
+def of_device(
+    place: int, device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
+) -> Iterator[Section]:
+    """The charts of one device: latency, speed-up, latency against perplexity, and temperature, as far as measured.
+
+    `place` is the number of the device, which begins the charts' names.
+    """
+    rows: dict[Lengths, list[Bar]] = {}
+    ratios: dict[str, dict[Lengths, Ratio]] = {}
+    seconds: dict[Lengths, dict[str, float]] = {}
+    for result in results:
+        name, lengths = name_of(result, results), lengths_of(result)
+        # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
+        share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
+        ends = _interval(result["e2e_s_low"], result["e2e_s_high"])
+        rows.setdefault(lengths, []).append(_bar(name, share * result["e2e_s"], result["e2e_s"], ends))
+        if result["e2e_speedup"] is not None:
+            ends = _interval(result["e2e_speedup_low"], result["e2e_speedup_high"])
+            ratios.setdefault(name, {})[lengths] = result["e2e_speedup"], ends
+        if name in perplexities:
+            seconds.setdefault(lengths, {})[name] = result["e2e_s"]
+    yield _latency(f"{place}-latency", f"Latency on {device}", rows)
+    if ratios:
+        baseline = next(result["baseline"] for result in results if result["baseline"])
+        yield speedups(f"{place}-speedup", f"Times as fast as {baseline}", ratios)
+    models = {name for row in seconds.values() for name in row}
+    common = [lengths for lengths, row in seconds.items() if row.keys() == models]
+    if len(models) > 1 and common:
+        yield _quality(f"{place}-quality", seconds[max(common)], perplexities, max(common))
+    traces = [(visit.model, visit.trace) for visit in visits if any(each.temp_c is not None for each in visit.trace)]
+    if traces:
+        yield _temperature(f"{place}-temperature", device, traces)
+
+
+def published() -> Section:
+    """The paper's own figure."""
+    rows: dict[Lengths, list[Bar]] = {}
+    for model, row in FIGURE_4.items():
+        for lengths, (prefill_s, total_s) in row.items():
+            rows.setdefault(lengths, []).append(_bar(model, prefill_s, total_s))
+    return _latency("published", SOURCE, rows)
+
+
+def speedups(name: str, title: str, ratios: Mapping[str, Mapping[Lengths, Ratio]]) -> Section:
+    """A chart for each model, with a bar and an interval for each pair of lengths."""
+    charts = []
+    for model, row in ratios.items():
+        rows = []
+        for lengths, (ratio, ends) in sorted(row.items()):
+            words = f"{ratio:.2f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
+            rows.append(Bar(f"{lengths} tokens", words, [(ratio, PREFILL)], ends))
+        charts.append(bars(model, rows, "times as fast", rule=1))
+    text = "For prompt and answer together. A 95 % interval that crosses 1 shows no difference beyond noise."
+    return Section(name, title, charts, text=text)
+
+
+def name_of(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The name of a result's or comparison's model, with its target if there are several."""
+    return f"{row['model']} {row['target']}" if len({each["target"] for each in rows}) > 1 else row["model"]
+
+
+def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Section:
+    """A chart for each pair of lengths, with a bar for each model: the prompt, then the answer."""
+    text = "Seconds for a prompt and an answer of so many tokens. Each pair of lengths has its own scale."
+    if any(bar.interval for row in rows.values() for bar in row):
+        text += " Whiskers are 95 % confidence intervals."
+    ordered = sorted(rows, key=lambda pair: (pair.decode_tokens, pair))
+    charts = [bars(f"{lengths} tokens", rows[lengths], "seconds") for lengths in ordered]
+    return Section(name, title, charts, text=text, legend={"prompt": PREFILL, "answer": DECODE})
+
+
+def _bar(model: str, prefill_s: float, total_s: float, interval: Interval | None = None) -> Bar:
+    ends = f" ({short_time(interval[0])} to {short_time(interval[1])})" if interval else ""
+    return Bar(model, f"{short_time(total_s)}{ends}", [(prefill_s, PREFILL), (total_s - prefill_s, DECODE)], interval)
+
+
+def _quality(name: str, seconds: Mapping[str, float], perplexities: Mapping[str, float], lengths: Lengths) -> Section:
+    """Latency against perplexity, one dot for each model."""
+    points = {model: (each, perplexities[model]) for model, each in seconds.items()}
+    title = "Latency against perplexity"
+    x = Axis(0, 1.1 * max(seconds.values()), f"seconds for {lengths} tokens")
+    y = Axis(0, 1.2 * max(value for _, value in points.values()), "perplexity")
+    chart = lines(title, {model: [point] for model, point in points.items()}, x, y, size=9)
+    return Section(
+        name,
+        title,
+        [chart],
+        text="Lower left is better.",
+        legend={model: index % 6 for index, model in enumerate(points)},
+        header=("model", "seconds", "perplexity"),
+        rows=[[model, number(each), number(value)] for model, (each, value) in points.items()],
+    )
+
+
+def _temperature(name: str, device: str, traces: Sequence[tuple[str, Sequence[Reading]]]) -> Section:
+    """Temperature over time, a line for each visit and a colour for each model."""
+    start_s = min(reading.at_s for _, trace in traces for reading in trace)
+    known = [
+        [((reading.at_s - start_s) / 60, reading.temp_c) for reading in trace if reading.temp_c is not None]
+        for _, trace in traces
+    ]
+    models = list(dict.fromkeys(model for model, _ in traces))
+    minutes, degrees = ([point[index] for points in known for point in points] for index in (0, 1))
+    series = {
+        f"{model}, visit {number}": points
+        for number, ((model, _), points) in enumerate(zip(traces, known, strict=True), 1)
+    }
+    x, y = Axis(0, max(minutes) or 1, "minutes"), Axis(min(degrees) - 1, max(degrees) + 1, "°C")
+    chart = lines("Temperature", series, x, y, colours=[models.index(model) % 6 for model, _ in traces])
+    return Section(
+        name, f"Temperature of {device}", [chart], legend={model: index % 6 for index, model in enumerate(models)}
+    )
+
+
+def _interval(low: float | None, high: float | None) -> Interval | None:
+    return None if low is None or high is None else (low, high)

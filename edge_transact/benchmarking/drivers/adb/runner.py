@@ -1,0 +1,200 @@
+"""Runs visits on a phone with the C++ runner: pushes it and the models, and starts it through adb's shell."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
+from edge_transact.benchmarking.drivers.adb.client import STDERR, quote
+from edge_transact.benchmarking.drivers.adb.devices import WORK_DIRECTORY, check
+from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
+from edge_transact.benchmarking.drivers.adb.push import sync_files
+from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused, RunFailed
+from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line, parse_line
+from edge_transact.benchmarking.records.plan import Visit
+from edge_transact.compiler.targets import system_lib_prefix
+from edge_transact.errors import UsageError
+from edge_transact.progress import bar
+
+RUNNER = "edge-bench"
+TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
+
+
+@dataclass
+class RunnerDriver(PhoneDriver):
+    """Implements `Driver` with the runner of ``android_bench/``, removing the models at the end with `clean`.
+
+    Raises:
+        UsageError: ``conditions.runner`` holds no runner.
+    """
+
+    clean: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.conditions.runner / RUNNER).is_file():
+            raise UsageError(
+                f"{self.conditions.runner} holds no {RUNNER}",
+                fix="Build it as docs/bench.md says, and name its directory with --runner.",
+            )
+        self._run: str | None = None
+        self._seen: set[str] = set()
+        self._runs = f"{WORK_DIRECTORY}/runs"
+        self._bin = f"{WORK_DIRECTORY}/bin"
+
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
+        check(self.info, self.target, max(model.needed_mib for model in models))
+        self._end_run()
+        self.device.checked("mkdir", "-p", self._runs)
+        runner = self.conditions.runner
+        libraries = {path.name: path for path in sorted(runner.glob("*.so"))}
+        pushed = self._push(self._bin, {RUNNER: runner / RUNNER, **libraries}, stop, mode=0o755)
+        for model in models:
+            weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
+            files = {path.name: path for path in weights} | {self._library(model): model.library(self.target)}
+            pushed += self._push(self._directory(model), files, stop)
+        self.fix_performance()
+        return bool(pushed)
+
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
+        run = f"run-{uuid.uuid4().hex}"
+        self._run, self._seen = run, set()
+        command = self._command(model, visit, run)
+        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
+        noise: deque[str] = deque(maxlen=5)
+        last: Line | None = None
+        try:
+            with self.device.open(f"exec {quote(command)}") as stream:
+                for kind, text in stream.lines(deadline, stop):
+                    line = None if kind == STDERR else parse_line(text, run)
+                    if line is None:
+                        noise.append(text.strip()[:200])
+                    else:
+                        last = line
+                        self._seen.add(text)
+                        yield line
+                code = stream.code
+        except (GeneratorExit, CommandTimeout):
+            self._end_run()
+            raise
+        if stop.is_set():
+            self._end_run()
+        elif not isinstance(last, FinalLine):
+            raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(code, last, noise)}")
+        else:
+            self._forget_run()
+
+    def recover(self) -> list[Line]:
+        """Lines of a run whose connection was lost that had not been seen. The run is ended."""
+        run = self._run
+        if run is None:
+            return []
+        self._kill(run)
+        try:
+            text = self.device.pull(f"{self._runs}/{run}.jsonl").decode(errors="replace")
+        except DeviceRefused:
+            text = ""
+        seen = self._seen
+        self._forget_run()
+        lines = [parse_line(line, run) for line in text.splitlines() if line not in seen]
+        return [line for line in lines if line is not None]
+
+    def close(self) -> None:
+        self._end_run()
+        self.restore_performance()
+        if self.clean:
+            self.device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
+        else:
+            self.device.script(f"rm -rf {quote([self._runs])}")
+
+    def _command(self, model: BenchModel, visit: Visit, run: str) -> list[str]:
+        """The runner's command line. The token ids that it needs are pushed as files."""
+        prompt = f"{self._runs}/{run}.prompt"
+        self.device.push(_id_lines(model.prompt(visit.lengths.prefill_tokens)), prompt)
+        directory = self._directory(model)
+        # Compiled OpenCL programs are kept for this library and this build of Android.
+        system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
+        options: dict[str, str | int] = {
+            "--model": directory,
+            "--library": f"{directory}/{self._library(model)}",
+            "--device": TVM_DEVICE[self.target],
+            "--prompt": prompt,
+            "--decode": visit.lengths.decode_tokens,
+            "--repetitions": visit.repetitions,
+            "--warmups": self.conditions.warmups,
+            "--timeout": round(self.conditions.timeout_s),
+            "--run": run,
+            "--output": f"{self._runs}/{run}.jsonl",
+            "--programs": f"{directory}/{self._library(model)}.{system[:16]}.programs",
+        }
+        if model.manifest.libraries[self.target].endswith(".tar"):
+            options["--system-lib-prefix"] = system_lib_prefix(model.library_name(self.target))
+        if self.conditions.threads:
+            options["--threads"] = self.conditions.threads
+        if self.conditions.cores:
+            options["--cores"] = self.conditions.cores
+        parity = model.check()
+        if parity is not None:
+            record = f"{self._runs}/{run}.check"
+            self.device.push(_id_lines(*parity), record)
+            options["--check"] = record
+        words = [str(word) for pair in options.items() for word in pair]
+        return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
+
+    def _directory(self, model: BenchModel) -> str:
+        """The directory of a DIST on the phone. No character of the DIST's name reaches the phone."""
+        return f"{WORK_DIRECTORY}/models/{hashlib.sha256(str(model.path.resolve()).encode()).hexdigest()[:16]}"
+
+    def _library(self, model: BenchModel) -> str:
+        """File name of the library. It names the content, so that another build's library is another file."""
+        digest = model.manifest.files[model.manifest.libraries[self.target]]
+        return f"{self.target}-{digest[:16]}.so"
+
+    def _push(self, directory: str, files: dict[str, Path], stop: threading.Event, *, mode: int = 0o644) -> list[str]:
+        total = sum(path.stat().st_size for path in files.values())
+        with bar(f"{self.label}: files to {directory}", total) as advance:
+
+            def on_bytes(count: int) -> None:
+                if stop.is_set():
+                    raise RunFailed(f"{self.label}: a push was interrupted")
+                advance(count)
+
+            return sync_files(self.device, directory, files, mode=mode, on_bytes=on_bytes)
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._kill(self._run)
+            self._forget_run()
+
+    def _kill(self, run: str) -> None:
+        """Kill a run by its name, which is unique. The brackets keep pkill's own shell from matching."""
+        self.device.shell("pkill", "-9", "-f", f"{run[:-1]}[{run[-1]}]")
+
+    def _forget_run(self) -> None:
+        run, self._run = self._run, None
+        self._seen = set()
+        self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
+
+
+def _id_lines(*rows: Sequence[int]) -> bytes:
+    """Token ids in the format that the runner reads: one line for each row."""
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
+
+
+def _why(code: int | None, last: Line | None, noise: Sequence[str]) -> str:
+    """The most telling reason why a run has no final line."""
+    if isinstance(last, ErrorLine):
+        return last.message
+    words = f": {' | '.join(noise)}" if noise else ""
+    if code == 137:
+        return f"the runner was killed, as a phone does when memory runs out{words}"
+    if code is not None and code > 128:
+        return f"the runner died of signal {code - 128}{words}"
+    return f"the runner ended with code {code} and without its final line{words}"

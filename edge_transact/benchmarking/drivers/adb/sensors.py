@@ -1,0 +1,98 @@
+"""A phone's sensors: temperatures, clocks and battery, from Android's services and from sysfs."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
+from edge_transact.benchmarking.records.readings import Reading
+
+# Shell built-ins read sysfs. One process for each of a phone's hundred files would heat the phone that is measured.
+READ_SCRIPT = r"""
+say() { value=; { read -r value < "$1"; } 2>/dev/null; [ -z "$value" ] || echo "$2$value"; }
+heat=$(dumpsys thermalservice 2>/dev/null)
+echo "$heat"
+echo "== battery"
+dumpsys battery 2>/dev/null
+echo "== zones"
+case $heat in
+*Temperature{*) ;;
+*)  for zone in /sys/class/thermal/thermal_zone*; do
+        type=; { read -r type < "$zone/type"; } 2>/dev/null
+        say "$zone/temp" "$type "
+    done ;;
+esac
+echo "== clocks"
+for file in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq; do say "$file"; done
+echo "== gpu"
+say /sys/class/kgsl/kgsl-3d0/gpuclk
+say /sys/class/kgsl/kgsl-3d0/devfreq/cur_freq
+exit 0
+"""
+
+_TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin"}
+"""``android.os.Temperature`` types."""
+
+
+def read_sensors(device: AndroidDevice) -> Reading:
+    """Read the sensors of a phone once."""
+    text = device.script(READ_SCRIPT, timeout_s=15).stdout
+    return parse_sensors(text, time.monotonic())
+
+
+def parse_sensors(text: str, at_s: float) -> Reading:
+    """Parse the output of `READ_SCRIPT`, any part of which may be missing."""
+    parts = re.split(r"^== (\w+)$", text, flags=re.MULTILINE)
+    sections = {"thermal": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+    battery: dict[str, str] = dict(re.findall(r"^\s*([\w ]+): (\S+)$", sections.get("battery", ""), re.MULTILINE))
+    hottest = _thermal_service(sections["thermal"]) or _thermal_zones(sections.get("zones", ""))
+    powered = [battery[key] for key in battery if key.endswith(" powered")]
+    battery_c = _scaled(battery.get("temperature"), 10)
+    status = re.search(r"Thermal Status: (\d+)", sections["thermal"])
+    clocks = [int(word) for word in sections.get("clocks", "").split() if word.isdigit()]
+    gpu = [int(word) for word in sections.get("gpu", "").split() if word.isdigit()]
+    return Reading(
+        at_s=at_s,
+        temp_c=hottest.get("skin", hottest.get("battery", battery_c)),
+        cpu_c=hottest.get("cpu"),
+        gpu_c=hottest.get("gpu"),
+        thermal_status=int(status[1]) if status else None,
+        cpu_mhz=max(clocks) / 1000 if clocks else None,
+        gpu_mhz=gpu[0] / 1e6 if gpu else None,
+        battery_percent=integer(battery.get("level")),
+        battery_v=_scaled(battery.get("voltage"), 1000),
+        charge_uah=integer(battery.get("Charge counter")) or None,
+        on_battery="true" not in powered if powered else None,
+    )
+
+
+def _thermal_service(text: str) -> dict[str, float]:
+    """The hottest sensor of each type among the HAL's current temperatures; the cached ones may be hours old."""
+    _, found, current = text.partition("Current temperatures from HAL")
+    hottest: dict[str, float] = {}
+    for value, number in re.findall(r"Temperature\{mValue=(-?[\d.]+), mType=(-?\d+)", current if found else text):
+        name = _TYPES.get(int(number))
+        if name is not None and -30 < float(value) < 150:
+            hottest[name] = max(float(value), hottest.get(name, -273.0))
+    return hottest
+
+
+def _thermal_zones(text: str) -> dict[str, float]:
+    """The hottest thermal zone of each type, if the shell may read sysfs; values are in 1/1000 C."""
+    hottest: dict[str, float] = {}
+    for zone, value in re.findall(r"^(\S+) (-?\d+)$", text, re.MULTILINE):
+        name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in zone.lower()), None)
+        if name is not None and -30_000 < int(value) < 150_000:
+            hottest[name] = max(int(value) / 1000, hottest.get(name, -273.0))
+    return hottest
+
+
+def integer(text: str | None) -> int | None:
+    """A whole number; None if the text is anything else."""
+    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
+
+
+def _scaled(text: str | None, by: int) -> float | None:
+    number = integer(text)
+    return None if number is None else number / by

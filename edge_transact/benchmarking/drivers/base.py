@@ -1,0 +1,129 @@
+"""What every driver provides, and how it fails. Imports nothing of adb."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.records.lines import Line
+from edge_transact.benchmarking.records.plan import Visit
+from edge_transact.benchmarking.records.readings import Reading
+from edge_transact.errors import EdgeTransactError
+
+BANDWIDTH_GB_S = {"SM8550": 67.2, "SM8650": 76.8, "SM8750": 84.8}
+"""Peak DRAM bandwidth by ``ro.soc.model``: Snapdragon 8 Gen 2, 8 Gen 3 and 8 Elite with 64-bit LPDDR5X."""
+
+
+class DeviceLost(EdgeTransactError):
+    """The device, or the adb server, stopped answering. It may come back."""
+
+
+class CommandTimeout(EdgeTransactError):
+    """A command took longer than its timeout."""
+
+
+class DeviceRefused(EdgeTransactError):
+    """The device answered with an error of its own."""
+
+
+class RunFailed(EdgeTransactError):
+    """A run ended without its final line: it crashed, was killed, or reported an error."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a device reports about itself; None for what it doesn't report.
+
+    Attributes:
+        serial: What adb calls it, or ``host``.
+        name: Manufacturer and model, or ``host``.
+        sdk: Android's API level.
+        fingerprint: Build of the operating system.
+        opencl: Path of its OpenCL library.
+    """
+
+    serial: str
+    name: str
+    abis: tuple[str, ...]
+    soc: str | None = None
+    android: str | None = None
+    sdk: int | None = None
+    fingerprint: str | None = None
+    memory_mib: float | None = None
+    available_mib: float | None = None
+    opencl: str | None = None
+    battery_percent: int | None = None
+    on_battery: bool | None = None
+
+    @property
+    def bandwidth_gb_s(self) -> float | None:
+        """Peak DRAM bandwidth of the chip, if it is known."""
+        return BANDWIDTH_GB_S.get(self.soc or "")
+
+
+class Driver(Protocol):
+    """A device that can run visits. `label` tells it from the other devices of the plan."""
+
+    info: DeviceInfo
+    target: str
+    label: str
+    fixed_performance: bool | None
+
+    def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
+        """Bring models and runner onto the device, or repair damaged files, and end a lost run; returns whether it sent
+        any.
+        """
+
+    def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
+        """Run a visit and yield its lines as they come. Closing the iterator ends the run on the device.
+
+        Raises:
+            RunFailed: The run ended without its final line.
+            CommandTimeout: The run took longer than its timeout.
+            DeviceLost: The device stopped answering.
+        """
+
+    def recover(self) -> list[Line]:
+        """Lines that a run wrote after the connection to it was lost. The run is ended."""
+
+    def read(self) -> Reading:
+        """Read the sensors."""
+
+    def wait(self, timeout_s: float, stop: threading.Event) -> bool:
+        """Wait for a lost device; returns whether it is back."""
+
+    def close(self) -> None:
+        """Leave nothing running and no settings changed."""
+
+
+class Sampler:
+    """Takes a reading every `interval_s` in a thread of its own while the body of the ``with`` statement runs.
+
+    Sampling ends silently if the device goes away, because the run itself finds that out and reports it.
+    """
+
+    def __init__(self, read: Callable[[], Reading], interval_s: float = 2.0) -> None:
+        self.readings: list[Reading] = []
+        self._read = read
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=20)
+
+    def _sample(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.readings.append(self._read())
+            except (DeviceLost, CommandTimeout):
+                return
+            self._stop.wait(self._interval_s)

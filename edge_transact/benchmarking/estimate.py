@@ -1,0 +1,137 @@
+"""What a bench is about to do, and how long that takes where its log has measured the like."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import median
+
+from edge_transact.benchmarking.drivers.base import Driver
+from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.benchmarking.records.plan import Visit, make_rounds
+from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord
+from edge_transact.formatting import duration
+
+
+class VisitTimes:
+    """How long visits to a device take, from the repetitions in the log; their real time corrects what is left."""
+
+    def __init__(
+        self, driver: Driver, models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
+    ) -> None:
+        self._driver, self._models, self._records = driver, models, records
+        self._warmups = conditions.warmups
+        self._started = time.monotonic()
+        self._left: list[Visit] = []
+        self._done: list[Visit] = []
+
+    def seconds(self, visits: Iterable[Visit]) -> float | None:
+        """About how long visits take; `None` if the log has no repetition like one of them."""
+        known: dict[object, list[tuple[float, float]]] = {}
+        for record in tuple(self._records):
+            mine = (record.serial, record.target) == (self._driver.info.serial, self._driver.target)
+            if mine and isinstance(record, RepetitionRecord):
+                times = (record.load_s or 0.0, record.e2e_s)
+                known.setdefault((record.model_digest, record.lengths), []).append(times)
+        total_s = 0.0
+        for visit in visits:
+            alike = known.get((self._models[visit.model].digest, visit.lengths))
+            if not alike:
+                return None
+            load_s, e2e_s = map(median, zip(*alike, strict=True))
+            total_s += load_s + (self._warmups + visit.repetitions) * e2e_s
+        return total_s
+
+    def set_left(self, visits: Iterable[Visit]) -> None:
+        """Say which visits are still to come."""
+        self._left = list(visits)
+
+    def done(self, visit: Visit) -> None:
+        """Say that a visit has ended."""
+        self._done.append(visit)
+        self._left = [each for each in self._left if each != visit]
+
+    def left(self) -> str:
+        """``, about 3 min left``, for a line about a visit; empty if unknown."""
+        left_s, done_s = self.seconds(self._left), self.seconds(self._done)
+        if left_s is None:
+            return ""
+        if done_s:
+            left_s *= (time.monotonic() - self._started) / done_s
+        return f", about {duration(left_s)} left"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bench is about to do. `visits` are those that the log lacks, up to `rounds`.
+
+    `seconds` is about how long these take, all devices at once, and `most_seconds` how long it takes at most; `None` if
+    the log doesn't tell.
+    """
+
+    models: list[str]
+    lengths: list[str]
+    devices: list[str]
+    rounds: int
+    most_rounds: int
+    until: float | None
+    visits: int
+    seconds: float | None
+    most_seconds: float | None
+
+    def line(self) -> str:
+        """The plan for people."""
+        rounds = f"{self.rounds} rounds" if self.until is None else f"{self.rounds} to {self.most_rounds} rounds"
+        about = f"{self.visits} visit{'s' * (self.visits != 1)}"
+        if self.seconds is not None:
+            about += f", about {duration(self.seconds)}"
+        if self.until is not None:
+            rounds += f", until ±{self.until:.1%}"
+            about += f", at most {duration(self.most_seconds)}" if self.most_seconds is not None else ""
+        models = f"{len(self.models)} models, {self.models[0]} the baseline," if self.models[1:] else self.models[0]
+        return f"plan: {models} at {', '.join(self.lengths)} on {', '.join(self.devices)}, {rounds}: {about}"
+
+
+def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
+    """What identifies a visit in a log."""
+    return Key(serial, model.digest, target, visit.lengths, visit.round)
+
+
+def make_plan(
+    drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
+) -> Plan:
+    """What a bench is about to do, given the records of its log."""
+    done = Counter(record.key for record in records if isinstance(record, RepetitionRecord))
+    rounds = make_rounds(len(models), conditions.measured, conditions.repetitions_by_round())
+    visits, seconds, most_seconds = 0, [], []
+    for driver in drivers:
+        times = VisitTimes(driver, models, conditions, records)
+        lacking = [
+            visit
+            for visit in chain.from_iterable(rounds)
+            if done[key_of(visit, models[visit.model], driver.info.serial, driver.target)] < visit.repetitions
+        ]
+        due = [visit for visit in lacking if visit.round < conditions.rounds]
+        visits += len(due)
+        seconds.append(times.seconds(due))
+        most_seconds.append(times.seconds(lacking))
+    return Plan(
+        models=[model.name for model in models],
+        lengths=[str(pair) for pair in conditions.measured],
+        devices=[driver.label for driver in drivers],
+        rounds=conditions.rounds,
+        most_rounds=conditions.most_rounds,
+        until=conditions.until,
+        visits=visits,
+        seconds=_longest(seconds),
+        most_seconds=_longest(most_seconds),
+    )
+
+
+def _longest(seconds: Sequence[float | None]) -> float | None:
+    known = [each for each in seconds if each is not None]
+    return max(known) if len(known) == len(seconds) else None

@@ -1,0 +1,117 @@
+"""What a bench needs to know about a DIST."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact import costs
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.benchmarking.link import link_archive
+from edge_transact.benchmarking.records.plan import Lengths, prompt_ids
+from edge_transact.compiler.targets import library_name
+from edge_transact.errors import UsageError
+from edge_transact.quantization import get_quantization
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """A DIST to measure. `name` has as many parents of its path as are needed to tell the DISTs apart.
+
+    `digest` is the sha256 of its manifest, so that results of two builds never mix. A second copy of a build, which
+    shows how much noise there is, has ``-2`` after it, and so on.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    manifest: Manifest
+
+    @property
+    def needed_mib(self) -> float:
+        """Memory for the weights and the KV cache of a full context."""
+        per_token = costs.kv_bytes_per_token(self.manifest.plan, get_quantization(self.manifest.quantization))
+        return (self.manifest.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
+
+    def decode_read_bytes(self, lengths: Lengths) -> int:
+        """Bytes that a decoded token must read, at the mean context length over the answer: its share of the weights,
+        which all tokens of a batch share, and its own sequence's part of the KV cache.
+        """
+        context = lengths.batch_size * (lengths.prefill_tokens + lengths.decode_tokens // 2)
+        read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
+        return read // lengths.batch_size
+
+    def check(self) -> tuple[list[int], list[int]] | None:
+        """The parity record's prompt and torch's greedy tokens; None if the build compared only some of the layers."""
+        parity = self.manifest.parity
+        if parity.get("layers") != self.manifest.plan.num_hidden_layers or not parity.get("greedy_ids"):
+            return None
+        return list(parity["prompt_ids"]), list(parity["greedy_ids"])
+
+    def prompt(self, tokens: int) -> list[int]:
+        """A prompt of `prompt_ids` for its vocabulary."""
+        return prompt_ids(self.manifest.plan.vocab_size, tokens)
+
+    def library_name(self, target: str) -> str:
+        """The name of the library for a target."""
+        return library_name(self.manifest.model_lib, target)
+
+    def library(self, target: str) -> Path:
+        """The library for a target, an archive linked into a shared one.
+
+        Raises:
+            UsageError: The DIST has no library for the target.
+        """
+        libraries = self.manifest.libraries
+        if target not in libraries:
+            raise UsageError(
+                f"{self.path} has no library for {target}, only for {', '.join(libraries) or 'nothing'}",
+                fix=f"Build it again with `--target {','.join([*libraries, target])}`.",
+            )
+        path = self.path / libraries[target]
+        return link_archive(path) if path.suffix == ".tar" else path
+
+
+def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[BenchModel]:
+    """Open the DISTs of a plan.
+
+    Raises:
+        EdgeTransactError: A path isn't a DIST, is named twice, or was built for shorter contexts or fewer sequences.
+    """
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise UsageError("a DIST is named twice", fix="Name each once; to see the noise, name a copy of it.")
+    models: list[BenchModel] = []
+    builds: Counter[str] = Counter()
+    names = _names(paths)
+    for path, name in zip(paths, names, strict=True):
+        manifest = Manifest.read(path)
+        for pair in lengths:
+            if pair.prefill_tokens + pair.decode_tokens - 1 > manifest.context_window_size:
+                raise UsageError(
+                    f"{path} has a context of {manifest.context_window_size} tokens, too short for {pair}",
+                    fix="Shorten --lengths, or build with a longer --context.",
+                )
+            if pair.batch_size > manifest.max_batch_size:
+                raise UsageError(
+                    f"{path} was built with --max-batch {manifest.max_batch_size}, too few for {pair}",
+                    fix=f"Build it again with `--max-batch {pair.batch_size}`.",
+                )
+        digest = sha256(path / MANIFEST)
+        builds[digest] += 1
+        copy = f"-{builds[digest]}" if builds[digest] > 1 else ""
+        models.append(BenchModel(name, path, digest + copy, manifest))
+    return models
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest suffixes of the paths that differ."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(part[-length:]) for part in parts]

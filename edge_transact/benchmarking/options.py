@@ -1,0 +1,118 @@
+"""A bench's options: what to measure, under which conditions, and where."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from edge_transact.benchmarking.records.plan import Lengths, parse_lengths
+from edge_transact.errors import UsageError
+from edge_transact.options import BadValue, Count, OneOf, Option, Options
+
+MOST_ROUNDS = 50
+"""With ``--until``, a plan ends after so many rounds whatever is known by then."""
+
+PLAN, WHERE = "Plan", "Where"
+"""The panels of ``bench --help``."""
+
+Natural = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+def _lengths(value: object) -> object:
+    return tuple(parse_lengths(value)) if isinstance(value, str) else value
+
+
+def _share(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value, re.ASCII)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0
+    if not 0.001 <= share <= 0.5:
+        raise BadValue(f"{value!r} is not between 0.1% and 50%", fix="Write it as 3%.")
+    return share
+
+
+class BenchOptions(Options):
+    """The options of a bench.
+
+    Raises:
+        UsageError: A visit could start above the ceiling.
+    """
+
+    lengths: Annotated[
+        tuple[Lengths, ...],
+        BeforeValidator(_lengths),
+        Option("Pairs of PREFILL+DECODE tokens, comma-separated.", PLAN),
+    ] = (Lengths(64, 64), Lengths(256, 64), Lengths(256, 256))
+    repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5
+    batch: Annotated[Count, Option("Number of prompts answered together, on a host.", PLAN)] = 1
+    until: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        BeforeValidator(_share),
+        Option("Add rounds until ratios and latencies are known to this, with 95 % confidence.", PLAN, example="3%"),
+    ] = None
+    per_visit: Annotated[
+        Count,
+        Option("Repetitions in a row each time a model is loaded; a model that loads slowly may want more.", PLAN),
+    ] = 1
+    warmups: Annotated[Natural, Option("Repetitions at the start of a visit that don't count.", PLAN)] = 1
+    threads: Annotated[Natural, Option("Number of CPU threads; on a host, 0 is one for each big core.", PLAN)] = 0
+    cores: Annotated[str, Option("CPU cores to run on.", PLAN, example="4-7")] = ""
+    cool_c: Annotated[
+        float, Option("Start a visit when the phone's skin is at most this warm, in C.", PLAN, flags=("--cool-below",))
+    ] = 37
+    ceiling_c: Annotated[float, Option("Pause the plan above this temperature, in C.", PLAN, flags=("--ceiling",))] = 46
+    cool_timeout_s: Annotated[
+        Seconds, Option("Maximum wait for a phone to cool, in seconds.", PLAN, flags=("--cool-timeout",))
+    ] = 900
+    timeout_s: Annotated[
+        float, Field(ge=1), Option("Maximum time of one visit, in seconds.", PLAN, flags=("--timeout",))
+    ] = 1800
+    reconnect_s: Annotated[
+        Seconds, Option("Maximum wait for a lost phone, in seconds.", PLAN, flags=("--reconnect",))
+    ] = 120
+    sample_s: Annotated[float, Field(description="Seconds between sensor readings.")] = 2
+    device: Annotated[str, Option("host, all, or serials that adb knows, comma-separated.", WHERE)] = "host"
+    target: Annotated[
+        Annotated[str, OneOf(("android", "android-cpu"))] | None,
+        Option("Library to measure on phones: {choices}. android is OpenCL.", WHERE, default="what all DISTs have"),
+    ] = None
+    runner: Annotated[
+        Path, Option("Directory where android_bench was built for the phone.", WHERE, envvar="EDGE_BENCH_RUNNER")
+    ] = Path("android_bench/build")
+    app: Annotated[str, Option("Run in this bundled app instead of the runner.", WHERE, metavar="PACKAGE")] = ""
+
+    @model_validator(mode="after")
+    def _starts_below_the_ceiling(self) -> BenchOptions:
+        if self.ceiling_c <= self.cool_c:
+            raise UsageError(
+                f"--ceiling {self.ceiling_c:g} is not above --cool-below {self.cool_c:g}, where a visit starts",
+                fix="Raise --ceiling, or lower --cool-below.",
+            )
+        return self
+
+    @property
+    def measured(self) -> tuple[Lengths, ...]:
+        """The lengths of each repetition, all prompts that are answered together included."""
+        return tuple(replace(pair, batch_size=self.batch) for pair in self.lengths)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are always run."""
+        return -(-self.repetitions // self.per_visit)
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds after which a plan ends in any case."""
+        return self.rounds if self.until is None else max(self.rounds, MOST_ROUNDS)
+
+    def repetitions_by_round(self) -> list[int]:
+        """Repetitions of a visit, for each of `most_rounds`."""
+        counts = [self.per_visit] * self.most_rounds
+        counts[self.rounds - 1] = self.repetitions - (self.rounds - 1) * self.per_visit
+        return counts

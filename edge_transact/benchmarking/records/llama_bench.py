@@ -1,0 +1,117 @@
+"""What llama.cpp's ``llama-bench -o json`` measured, as the records of a bench.
+
+``llama-bench -m FILE.gguf -p 64,256 -n 64 -d 64,256 -o json`` measures a prompt of n tokens (``pp``) and, after a
+context of d tokens, n decoded ones (``tg``) each for itself. A repetition of a bench is both: a prompt, of which the
+first token is chosen, and the tokens after it in the context of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from edge_transact.benchmarking.records.record import Record, RepetitionRecord
+from edge_transact.errors import EdgeTransactError, UsageError, first_problem
+
+
+class Test(BaseModel):
+    """A test as ``llama-bench`` prints it; it has more fields."""
+
+    model_filename: str
+    model_type: str
+    model_size: int
+    model_n_params: int
+    backends: str
+    build_commit: str
+    n_threads: int
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+    test_time: str
+    samples_ns: list[int]
+
+
+_TESTS = TypeAdapter(list[Test])
+
+
+def read_llama_bench(path: Path, measured: Sequence[Record]) -> list[RepetitionRecord]:
+    """The repetitions that a file adds to those of a bench on one device, at the lengths that the bench `measured`.
+
+    Raises:
+        UsageError: The bench was on several devices.
+        EdgeTransactError: The file isn't llama-bench's, or it has no prompt and answer of the bench's lengths.
+    """
+    places = {(record.serial, record.device) for record in measured}
+    if len(places) != 1:
+        raise UsageError(
+            f"--llama-bench is for one device, and this log has {len(places)}", fix="Name one with --device."
+        )
+    try:
+        tests = _TESTS.validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise EdgeTransactError(f"{path} does not exist", fix="Write it with llama-bench -o json.") from error
+    except ValidationError as error:
+        raise EdgeTransactError(
+            f"{path} is not what llama-bench -o json prints ({first_problem(error)})", fix="Write it again."
+        ) from error
+    lengths = sorted({(record.prefill_tokens, record.decode_tokens) for record in measured})
+    (place,) = places
+    found = [
+        record
+        for prefill, decode in lengths
+        for prompt in tests
+        if (prompt.n_prompt, prompt.n_gen, prompt.n_depth) == (prefill, 0, 0)
+        for record in _repetitions(prompt, _answer(tests, prompt, decode), *place)
+    ]
+    if not found:
+        wanted = " or ".join(f"-p {prefill} -n {decode} -d {prefill}" for prefill, decode in lengths)
+        raise EdgeTransactError(f"{path} has none of the bench's lengths", fix=f"Run llama-bench with {wanted}.")
+    return found
+
+
+def _answer(tests: Sequence[Test], prompt: Test, decode_tokens: int) -> Test | None:
+    """The test of decoding after a prompt, with the same file on the same backend."""
+    same = prompt.model_filename, prompt.backends, prompt.n_threads
+    for test in tests:
+        alike = (test.model_filename, test.backends, test.n_threads) == same
+        if alike and (test.n_prompt, test.n_gen, test.n_depth) == (0, decode_tokens, prompt.n_prompt):
+            return test
+    return None
+
+
+def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) -> Iterator[RepetitionRecord]:
+    if answer is None:
+        return
+    name = Path(prompt.model_filename).stem
+    for index, (prompt_ns, answer_ns) in enumerate(zip(prompt.samples_ns, answer.samples_ns, strict=False)):
+        # The first token comes from the prompt.
+        step_s = answer_ns / 1e9 / answer.n_gen
+        prefill_s, steps = prompt_ns / 1e9, (step_s,) * (answer.n_gen - 1)
+        yield RepetitionRecord(
+            model=name,
+            model_digest=f"{name} {prompt.backends} {prompt.build_commit}",
+            model_type=prompt.model_type,
+            parameters=prompt.model_n_params,
+            quantization="",
+            decode_read_bytes=prompt.model_size,
+            build={"llama.cpp": prompt.build_commit},
+            serial=serial,
+            device=device,
+            target=f"llama.cpp {prompt.backends}",
+            prefill_tokens=prompt.n_prompt,
+            decode_tokens=answer.n_gen,
+            warmups=1,
+            round=0,
+            time=prompt.test_time,
+            index=index,
+            ttft_s=prefill_s,
+            prefill_s=prefill_s,
+            decode_s=sum(steps),
+            decode_steps_s=steps,
+            e2e_s=prefill_s + sum(steps),
+            tokens=(),
+            threads=prompt.n_threads,
+            weights_mib=prompt.model_size / 2**20,
+        )

@@ -1,0 +1,211 @@
+"""One call of ``bench``: finds devices and models, runs the plan, and writes the results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.artifacts.summary import Summarized, Summary
+from edge_transact.benchmarking.analysis.export import FORMATS, NARROW, columns, write_sqlite
+from edge_transact.benchmarking.analysis.intervals import known_to
+from edge_transact.benchmarking.analysis.results import Result, make_results
+from edge_transact.benchmarking.drivers.base import Driver
+from edge_transact.benchmarking.estimate import Plan, make_plan
+from edge_transact.benchmarking.model import BenchModel, open_models
+from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.benchmarking.records.llama_bench import read_llama_bench
+from edge_transact.benchmarking.records.log import Log, read_records
+from edge_transact.benchmarking.records.record import Record, labels
+from edge_transact.benchmarking.run import GivenUp, run_plan
+from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
+from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
+from edge_transact.options import written
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(repr=False)
+class BenchOutcome(Summarized):
+    """How a bench ended: the results of everything in the log, and what could not be finished, a sentence each."""
+
+    results: list[Result]
+    log: Path
+    page: Path | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def summary(self) -> Summary:
+        """The most important columns of the results."""
+        cells = columns(self.results, NARROW)
+        failed = {"failed": "; ".join(self.failures)} if self.failures else {}
+        return Summary(str(self.log), failed, list(cells), list(zip(*cells.values(), strict=True)))
+
+    def require(self) -> None:
+        """Raise an `EdgeTransactError` if something could not be measured."""
+        if self.failures:
+            raise EdgeTransactError(
+                "not everything could be measured:\n  " + "\n  ".join(self.failures),
+                fix=f"What was measured is in {self.log}. {RESUME_HINT}",
+            )
+
+
+@resume_hint()
+def bench_models(
+    dists: Sequence[Path],
+    options: BenchOptions,
+    *,
+    log: Path,
+    resume: bool = False,
+    fresh: bool = False,
+    format: str = "md",
+    report: Path | None = None,
+    perplexities: Mapping[str, float] | None = None,
+    published: bool = False,
+    llama_bench: Path | None = None,
+    clean: bool = False,
+) -> BenchOutcome:
+    """Measure DISTs on devices.
+
+    Args:
+        dists: Directories that ``build`` wrote.
+        options: What to measure, under which conditions, and where.
+        log: The JSONL log.
+        resume: Fail if there is no log to go on with.
+        fresh: Keep an earlier log aside, and measure everything.
+        format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
+        report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
+        perplexities: Perplexity of each model, by name. Without `llama_bench`, unknown names are refused.
+        published: Draw the paper's own figure in the report too.
+        llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
+        clean: Remove the models from the devices at the end.
+
+    Raises:
+        UsageError: The options make no sense, or `report` would replace an input, the log or the working directory.
+        EdgeTransactError: There is no device or no library, the log is another file or another process's, or `report`
+            exists and holds more than an earlier report.
+    """
+    import scipy.special  # noqa: F401  intervals need it: where it is missing, that is said before the measurement
+
+    if format not in FORMATS:
+        raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
+    replace = False
+    if report is not None:
+        from edge_transact.benchmarking.analysis.report import is_report, write_report
+
+        # The report of a log is written again as the log grows.
+        replace = log.exists() and is_report(report)
+        refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
+    models = _models(dists, options)
+    if llama_bench is None:  # its models are named by their files
+        _check_names(perplexities or {}, models, log, fresh)
+    drivers = _drivers(models, options, clean)
+    conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
+    file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
+    digests = [model.digest for model in models]
+
+    def known(driver: Driver, given_up: Set[GivenUp]) -> float:
+        own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
+        return known_to(own, digests, driver.target, options.measured, given_up)
+
+    try:
+        _announce(make_plan(drivers, models, options, file.records), log)
+        failures = run_plan(drivers, models, options, file, known)
+    finally:
+        file.close()
+    records = list(file.records)
+    if llama_bench is not None:
+        records += read_llama_bench(llama_bench, records)
+    results = make_results(records, digests[0])
+    if format == "sqlite":
+        write_sqlite(results, log.with_suffix(".sqlite"))
+    page = None
+    if report is not None and results:
+        write_report(
+            records,
+            report,
+            command=written.line("bench", *dists, *written.words(options), "-o", log, "--report", report),
+            baseline=digests[0],
+            perplexities=perplexities,
+            published=published,
+            force=replace,
+        )
+        page = report / "index.html"
+    return BenchOutcome(results, log, page, failures)
+
+
+def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False) -> Plan:
+    """What `bench_models` would do and raise, without measuring. `fresh`: nothing counts as measured yet."""
+    models = _models(dists, options)
+    return make_plan(_drivers(models, options, clean=False), models, options, _earlier(log, fresh))
+
+
+def _earlier(log: Path, fresh: bool) -> list[Record]:
+    return read_records(log) if log.exists() and not fresh else []
+
+
+def _check_names(names: Iterable[str], models: Sequence[BenchModel], log: Path, fresh: bool) -> None:
+    """Refuses names of no model that the report will have."""
+    known = dict.fromkeys(model.name for model in models)
+    if set(names) - set(known):
+        known |= dict.fromkeys(record.model for record in _earlier(log, fresh))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--perplexity {name}=...: no such model is measured", fix=did_you_mean(name, known))
+
+
+def _announce(plan: Plan, log: Path) -> None:
+    if plan.visits or plan.until is not None:
+        logger.info(plan.line())
+    else:
+        more = 2 * plan.rounds
+        logger.info(
+            f"{log} holds all of it: --repetitions {more} or --until 3% add to it, and --fresh measures all again"
+        )
+
+
+def _models(dists: Sequence[Path], options: BenchOptions) -> list[BenchModel]:
+    if options.batch > 1 and options.device != "host":
+        raise UsageError(
+            f"--batch {options.batch} is for this host: on a phone, one prompt is answered at a time",
+            fix="Leave it out, or measure with --device host.",
+        )
+    return open_models(dists, options.measured)
+
+
+def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:
+    if options.device == "host":
+        if options.app:
+            raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
+        from edge_transact.benchmarking.drivers.host import HostDriver
+
+        for model in models:
+            model.library("host")
+        return [HostDriver(options)]
+    from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
+    from edge_transact.benchmarking.drivers.adb.runner import RunnerDriver
+    from edge_transact.benchmarking.drivers.app import AppDriver
+
+    target = options.target or _common_target(models)
+    for model in models:
+        model.library(target)
+    devices = find_devices(options.device)
+    infos = [describe(phone) for phone in devices]
+    names = labels({info.serial: info.name for info in infos})
+    return [
+        AppDriver(phone, info, names[info.serial], target, options, options.app)
+        if options.app
+        else RunnerDriver(phone, info, names[info.serial], target, options, clean)
+        for phone, info in zip(devices, infos, strict=True)
+    ]
+
+
+def _common_target(models: Sequence[BenchModel]) -> str:
+    for target in ("android", "android-cpu"):
+        if all(target in model.manifest.libraries for model in models):
+            return target
+    raise UsageError(
+        "the DISTs have no Android target in common",
+        fix="Build them with `--target android`, or measure on this machine with --device host.",
+    )

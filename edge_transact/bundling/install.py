@@ -1,0 +1,200 @@
+"""Sends models' weights into an app's own files on a phone, over adb."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
+from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
+from edge_transact.benchmarking.drivers.adb.push import changed_files, push_file
+from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost
+from edge_transact.bundling.escaping import check_application_id, model_ids
+from edge_transact.bundling.models import AppModel
+from edge_transact.bundling.project import Project
+from edge_transact.bundling.sources import describe_model
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.formatting import megabytes
+from edge_transact.progress import bar
+
+logger = logging.getLogger(__name__)
+
+RETURN_S = 60
+"""How long to wait for a lost phone."""
+
+# $1: the directory of all models, $2: the model. An earlier version of it becomes the beginning of this one.
+_BEGIN = """
+mkdir -p "$1" && cd "$1" || exit 1
+[ ! -d "$2" ] || [ -d ".$2.part" ] || mv "$2" ".$2.part"
+"""
+# Removes files that the model doesn't have; $3 and on are those that it has.
+_FINISH = """
+cd "$1/.$2.part" || exit 1
+model=$2
+shift 2
+for file in * .[!.]*; do
+    keep=
+    for name in "$@"; do [ "$file" != "$name" ] || keep=1; done
+    [ -n "$keep" ] || rm -rf "./$file"
+done
+cd .. && rm -rf "./$model" && mv ".$model.part" "$model"
+"""
+# Prints the files whose sha256 is right: $2, $4 ... with $3, $5 ...
+_INTACT = """
+cd "$1" 2>/dev/null || exit 0
+shift
+while [ $# -gt 1 ]; do
+    [ -f "$1" ] && [ "$(sha256sum < "$1" | cut -c 1-64)" = "$2" ] && echo "$1"
+    shift 2
+done
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The result of `install`."""
+
+    device: str
+    application_id: str
+    models: Sequence[str]
+    files: Sequence[str]
+    bytes: int
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``install --json`` prints."""
+        return vars(self)
+
+
+def install(source: Path, *, device: str | None = None, application_id: str | None = None) -> Installed:
+    """Sends the weights that the app on a phone lacks.
+
+    Files with the right sha256 aren't sent again, so an interrupted call continues. A model is complete or absent: it
+    gets its name when all of its files are there.
+
+    Args:
+        source: A project that `bundle` wrote, for the models whose weights aren't in the app; or a DIST.
+
+    Raises:
+        UsageError: There are several phones, or a DIST is given without an app.
+        EdgeTransactError: The app isn't installed, or the phone lacks memory or storage, or went away.
+    """
+    models, application = _models(source, application_id)
+    phone = find_phone(device)
+    info = describe(phone)
+    if phone.shell("pm", "path", application).code:
+        raise EdgeTransactError(
+            f"{info.name} has no app {application}", fix="Install its APK first, or name another --application-id."
+        )
+    for model, _ in models:
+        _require(model, info)
+    home = f"/sdcard/Android/data/{application}/files/models"
+    sent: list[tuple[str, int]] = []
+    for model, directory in models:
+        names = _put(phone, home, model, directory)
+        sent += [(f"models/{model.id}/{file.path}", file.bytes) for file in model.files if file.path in names]
+    return Installed(
+        device=phone.serial,
+        application_id=application,
+        models=[model.id for model, _ in models],
+        files=[path for path, _ in sent],
+        bytes=sum(size for _, size in sent),
+    )
+
+
+def _models(source: Path, application_id: str | None) -> tuple[list[tuple[AppModel, Path]], str]:
+    """The models to install, with the directories of their files, and the app."""
+    if (source / MANIFEST).is_file():
+        if application_id is None:
+            raise UsageError(f"{source} is a DIST", fix="Name the app for it: --application-id org.example.chat")
+        (identifier,) = model_ids([Path(os.path.abspath(source)).name])
+        return [(describe_model(source, identifier).model, source)], check_application_id(application_id)
+    project = Project.read(source)
+    models = [(model, source / model.directory) for model in project.models if model.weights == "install"]
+    return models, check_application_id(application_id or project.application_id)
+
+
+def find_phone(serial: str | None) -> AndroidDevice:
+    """The phone with this serial, or the only one.
+
+    Raises:
+        UsageError: There are several phones, or none with this serial.
+        EdgeTransactError: There is none, or it hasn't authorized this machine.
+    """
+    phones = find_devices(serial or "all")
+    if len(phones) > 1:
+        known = ", ".join(phone.serial for phone in phones)
+        raise UsageError(f"there are {len(phones)} phones: {known}", fix=f"Name one: --device {phones[0].serial}")
+    return phones[0]
+
+
+def _require(model: AppModel, info: DeviceInfo) -> None:
+    """Refuses a model that can't run on the phone, before anything is sent."""
+    if "arm64-v8a" not in info.abis:
+        raise EdgeTransactError(
+            f"{info.name} runs {', '.join(info.abis) or 'an unknown ABI'}, not arm64-v8a",
+            fix="The libraries are built for 64-bit ARM: use another phone.",
+        )
+    needed = min(model.memory_bytes.values())
+    if info.memory_mib is not None and needed > info.memory_mib * 2**20:
+        raise EdgeTransactError(
+            f"{model.id} needs {megabytes(needed)} of memory, and {info.name} has {megabytes(info.memory_mib * 2**20)}",
+            fix="Build it with a smaller --context, or prune it more.",
+        )
+
+
+def _put(phone: AndroidDevice, home: str, model: AppModel, directory: Path) -> set[str]:
+    """Completes a model on the phone. Returns the names of the files sent."""
+    digests = {file.path: file.sha256 for file in model.files}
+    pairs = [word for pair in digests.items() for word in pair]
+    intact = phone.script(_INTACT, f"{home}/{model.id}", *pairs, timeout_s=600).stdout.splitlines()
+    if set(intact) == set(digests):
+        logger.info(f"{model.id} is there already")
+        return set()
+    for file in model.files:
+        if not (directory / file.path).is_file() or sha256(directory / file.path) != file.sha256:
+            raise EdgeTransactError(f"{directory / file.path} changed after the build", fix="Bundle or build it again.")
+    phone.checked("sh", "-c", _BEGIN, "sh", home, model.id)
+    sent = _send(phone, f"{home}/.{model.id}.part", model, directory)
+    phone.checked("sh", "-c", _FINISH, "sh", home, model.id, *digests)
+    return sent
+
+
+def _send(phone: AndroidDevice, target: str, model: AppModel, directory: Path) -> set[str]:
+    """Sends the files that differ, and continues when a lost phone is back. Returns their names."""
+    local = {file.path: directory / file.path for file in model.files}
+    digests = {file.path: file.sha256 for file in model.files}
+    sent: set[str] = set()
+    while True:
+        try:
+            names = changed_files(phone, target, local, digests)
+            total = sum(file.bytes for file in model.files if file.path in names)
+            with bar(f"send {model.id}, {megabytes(total)}", total) as advance:
+                for name in names:
+                    push_file(phone, local[name], f"{target}/{name}", digests[name], on_bytes=advance)
+                    sent.add(name)
+            return sent
+        except DeviceLost:
+            logger.warning(f"{phone.serial} went away: waiting {RETURN_S} s for it")
+            if not phone.wait(RETURN_S, threading.Event()):
+                raise
+
+
+def install_app(project: Project, apk: Path, device: str | None) -> Installed:
+    """Installs a project's APK on a phone, then the weights that aren't in it. Raises what `install` does."""
+    phone = find_phone(device)
+    logger.info(f"install {apk} on {phone.serial}")
+    target = "/data/local/tmp/edge-transact.apk"
+    with bar(f"send {apk.name}, {megabytes(apk.stat().st_size)}", apk.stat().st_size) as advance:
+        phone.push(apk, target, on_bytes=advance)
+    try:
+        phone.checked("pm", "install", "-r", target, timeout_s=300)
+    finally:
+        phone.shell("rm", "-f", target)
+    return install(project.directory, device=phone.serial)

@@ -1,0 +1,186 @@
+"""Writes an Android project with models in it, for people to build their app on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_transact.artifacts import digests
+from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.artifacts.summary import Summarized, Summary
+from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
+from edge_transact.bundling.escaping import android_string, check_app_name, check_application_id, groovy_string
+from edge_transact.bundling.models import ASSETS, MODELS_JSON, AppModel, AppModels
+from edge_transact.bundling.sources import Source, package_config, read_sources
+from edge_transact.cache.keys import code_of
+from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
+from edge_transact.progress import bar
+from edge_transact.version import __version__
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_CONFIG = "mlc-package-config.json"
+"""What ``mlc_llm package`` reads."""
+
+RECORD = "bundle.json"
+"""A project's settings and the digest of its sources."""
+
+
+@dataclass(frozen=True, repr=False)
+class Project(Summarized):
+    """A project that `bundle` wrote."""
+
+    directory: Path
+    application_id: str
+    models: Sequence[AppModel]
+    digest: str
+
+    def summary(self) -> Summary:
+        """The models with their sizes and libraries."""
+        rows = [(model.id, f"{model.bytes / 1e6:,.1f}", " ".join(model.libraries)) for model in self.models]
+        return Summary(f"{self.directory}: {self.application_id}", header=("model", "MB", "libraries"), rows=rows)
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``bundle --json`` prints."""
+        return {
+            "project": str(self.directory),
+            "package_config": str(self.directory / PACKAGE_CONFIG),
+            "application_id": self.application_id,
+            "models": [self._described(model) for model in self.models],
+        }
+
+    def _described(self, model: AppModel) -> dict[str, object]:
+        path = str(self.directory / model.directory)
+        return {**model.model_dump(exclude={"files"}), "bytes": model.bytes, "path": path}
+
+    @classmethod
+    def read(cls, directory: Path) -> Project:
+        """The project in a directory; `EdgeTransactError` if there is none that this version can read."""
+        path = directory / RECORD
+        try:
+            record = json.loads(path.read_text())
+            return cls(directory, record["application_id"], AppModels.of_project(directory).models, record["digest"])
+        except FileNotFoundError as error:
+            raise EdgeTransactError(
+                f"{directory} is not an app's project: it has no {Path(error.filename).name}",
+                fix=f"Create one: edge-transact bundle DIST -o {directory}",
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Bundle the app again.") from error
+
+
+def bundle(
+    dists: Sequence[Path],
+    output: Path,
+    *,
+    application_id: str = "org.example.chat",
+    app_name: str = "Edge Chat",
+    force: bool = False,
+    keep: bool = False,
+) -> Project:
+    """Writes an Android project with the models of DISTs, complete or not at all.
+
+    ``bundle([Path("dist")], Path("app"))``
+
+    Args:
+        dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. They name the models.
+        keep: Return an existing project unchanged if it was made from the same sources and names.
+
+    Raises:
+        UsageError: A name is invalid, two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: A file of a DIST changed after the build, or `output` exists.
+    """
+    check_application_id(application_id)
+    check_app_name(app_name)
+    sources = read_sources(dists)
+    models = [source.model for source in sources]
+    digest = _digest(sources, application_id, app_name)
+    if keep and not force and output.exists() and (there := Project.read(output)).digest == digest:
+        return there
+    refuse_existing(output, force, apart_from=dists)
+    with new_directory(output, force=force) as directory:
+        render_templates(directory, application_id=application_id, app_name=app_name, models=models)
+        total = sum(model.bytes for model in models)
+        with bar(f"copy {megabytes(total)} of weights", total) as advance:
+            for source in sources:
+                _copy_model(source, directory, advance)
+        (directory / "libraries").mkdir()
+        for source in sources:
+            for archive in source.archives().values():
+                name = archive.relative_to(source.dist).as_posix()
+                _copy(archive, directory / "libraries" / archive.name, source.manifest.files[name])
+        (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
+        assets = directory / ASSETS / MODELS_JSON
+        assets.parent.mkdir(parents=True, exist_ok=True)
+        assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
+        names = {"application_id": application_id, "app_name": app_name}
+        record = {"edge_transact": __version__, **names, "digest": digest}
+        (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return Project(output, application_id, models, digest)
+
+
+def warnings(models: Sequence[AppModel]) -> list[str]:
+    """A sentence for each model without a library for GPUs or for CPUs."""
+    where = {"android-cpu": "on phones with OpenCL only", "android": "on CPUs only"}
+    return [
+        f"{model.id} runs {limited}: build it with --target android,android-cpu"
+        for model in models
+        for target, limited in where.items()
+        if target not in model.libraries
+    ]
+
+
+def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> str:
+    content = {
+        "application_id": application_id,
+        "app_name": app_name,
+        "models": [source.model.model_dump() for source in sources],
+        "libraries": [source.manifest.files[path] for source in sources for path in source.manifest.libraries.values()],
+        "code": code_of(bundle),
+    }
+    return digests.text_digest(json.dumps(content, sort_keys=True))
+
+
+def render_templates(directory: Path, *, application_id: str, app_name: str, models: Sequence[AppModel]) -> None:
+    """Writes the project's files other than weights and libraries. `models` are listed in its README."""
+    root = next(path for path in (base / "android" for base in TEMPLATE_DIRECTORIES) if path.is_dir())
+    jinja = environment()
+    jinja.filters |= {"groovy_string": groovy_string, "android_string": android_string}
+    for source in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = source.relative_to(root)
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".j2":
+            template = jinja.get_template(f"android/{name.as_posix()}")
+            text = template.render(application_id=application_id, app_name=app_name, models=models)
+            target.with_suffix("").write_text(text, encoding="utf-8", newline="\n")
+        else:
+            shutil.copy(source, target)
+
+
+def _copy_model(source: Source, directory: Path, advance: Callable[[float], None]) -> None:
+    model = source.model
+    (directory / model.directory).mkdir(parents=True)
+    for file in model.files:
+        copied = directory / model.directory / file.path
+        _copy(source.dist / file.path, copied, file.sha256)
+        if model.weights == "assets":
+            asset = directory / ASSETS / "edge" / model.id / file.path
+            asset.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(copied, asset)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(copied, asset)
+        advance(file.bytes)
+
+
+def _copy(file: Path, target: Path, expected: str) -> None:
+    """Copies a file of a DIST and checks its sha256."""
+    if digests.copy(file, target) != expected:
+        raise EdgeTransactError(f"{file} changed after the build", fix="Copy it again, or build it again.")

@@ -1,0 +1,132 @@
+"""An app's models, read from DISTs: libraries, files, and which weights fit into the app."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_transact import costs
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.bundling.escaping import model_ids
+from edge_transact.bundling.models import AppModel, ModelFile, files_digest
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.compiler.archive import check_library
+from edge_transact.compiler.targets import get_target, library_name
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.quantization import get_quantization
+
+TARGETS = ("android", "android-cpu")
+"""Targets whose libraries an app can link, in the order that it tries them."""
+
+PLAY_LIMIT_BYTES = 200_000_000
+"""Google Play's limit of a compressed base module (Play Console Help, answer 9859372)."""
+
+ASSETS_BYTES = 150_000_000
+"""Limit of the weights in an app; the rest of `PLAY_LIMIT_BYTES` is for code and libraries."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A DIST with its manifest and its entry of ``models.json``."""
+
+    dist: Path
+    manifest: Manifest
+    model: AppModel
+
+    def archives(self) -> dict[str, Path]:
+        """The archives of the model's libraries, by the names that engines look up."""
+        return {name: self.dist / self.manifest.libraries[target] for target, name in self.model.libraries.items()}
+
+
+def read_sources(dists: Sequence[Path]) -> list[Source]:
+    """The DISTs with their models. The smallest become assets while there is room.
+
+    Raises:
+        UsageError: Two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: One isn't a DIST, or a library doesn't match its manifest.
+    """
+    ids = model_ids([Path(os.path.abspath(dist)).name for dist in dists])
+    sources = [describe_model(dist, identifier) for dist, identifier in zip(dists, ids, strict=True)]
+    owners: dict[str, Path] = {}
+    for source in sources:
+        for target, name in source.model.libraries.items():
+            if name in owners:
+                raise UsageError(
+                    f"{owners[name]} and {source.dist} have the same library, {name}, which an app can hold only once",
+                    fix="Name each DIST once. If models have the same widths, build one with another --context.",
+                )
+            owners[name] = source.dist
+            check_library(source.dist / source.manifest.libraries[target], get_target(target), name)
+    room, inside = ASSETS_BYTES, set()
+    for source in sorted(sources, key=lambda source: source.model.bytes):
+        if source.model.bytes <= room:
+            room -= source.model.bytes
+            inside.add(source.model.id)
+    where = {source.model.id: "assets" if source.model.id in inside else "install" for source in sources}
+    return [
+        replace(source, model=source.model.model_copy(update={"weights": where[source.model.id]})) for source in sources
+    ]
+
+
+def describe_model(dist: Path, identifier: str) -> Source:
+    """A DIST as an app's model `identifier`, whose weights aren't in the app.
+
+    Raises:
+        UsageError: It has no library for Android.
+        EdgeTransactError: It isn't a DIST, or lacks a file.
+    """
+    manifest = Manifest.read(dist)
+    libraries = {target: library_name(manifest.model_lib, target) for target in TARGETS if target in manifest.libraries}
+    if not libraries:
+        raise UsageError(
+            f"{dist} has no library for Android, only for {', '.join(manifest.libraries) or 'nothing'}",
+            fix="Build the model again with `--target android,android-cpu`.",
+        )
+    names = [name for name in manifest.files if "/" not in name and name not in (MANIFEST, PROVENANCE_FILE)]
+    missing = next((dist / name for name in names if not (dist / name).is_file()), None)
+    if missing:
+        raise EdgeTransactError(f"{missing} is missing", fix="Copy the complete directory, or build it again.")
+    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}  # users may have edited it
+    files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=known[name]) for name in names]
+    quantization, sizes = (
+        get_quantization(manifest.quantization),
+        (manifest.context_window_size, manifest.prefill_chunk_size),
+    )
+    memory = costs.memory_bytes(manifest.plan, quantization, *sizes)
+    model = AppModel(
+        id=identifier,
+        name=Path(os.path.abspath(dist)).name,
+        digest=files_digest(files),
+        libraries=libraries,
+        memory_bytes=dict.fromkeys(libraries, memory),
+        context_window_size=manifest.context_window_size,
+        prefill_chunk_size=manifest.prefill_chunk_size,
+        weights="install",
+        files=files,
+    )
+    return Source(dist, manifest, model)
+
+
+def package_config(sources: Sequence[Source]) -> dict[str, object]:
+    """``mlc-package-config.json``, with paths relative to the project, where ``mlc_llm package`` has to run.
+
+    MLC links the libraries in ``model_lib_path_for_prepare_libs`` instead of compiling them. A model is listed with its
+    first library; MLC links the others, too.
+    """
+    models = [
+        {
+            "model": source.model.directory.as_posix(),
+            "model_id": source.model.id,
+            "model_lib": next(iter(source.model.libraries.values())),
+            "estimated_vram_bytes": max(source.model.memory_bytes.values()),
+            # MLC requires it if `model` is a directory. Its packaging copies the weights, but not into the app.
+            "bundle_weight": True,
+        }
+        for source in sources
+    ]
+    libraries = {name: f"libraries/{archive.name}" for source in sources for name, archive in source.archives().items()}
+    return {"device": "android", "model_list": models, "model_lib_path_for_prepare_libs": libraries}

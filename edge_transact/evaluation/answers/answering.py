@@ -1,0 +1,104 @@
+"""Answers of a model to short prompts: the likeliest token each time, so that the same model answers the same.
+
+A prompt goes through the model's chat template. A model without one continues ``Question: ...\\nAnswer:`` up to an
+empty line or the next question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_transact.artifacts.dist_files import CHAT_CONFIG
+from edge_transact.evaluation.answers.decoding import decode_in_library, decode_in_torch
+from edge_transact.evaluation.answers.degenerate import Degenerate, degenerate
+from edge_transact.progress import bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
+
+MAX_TOKENS = 128
+"""The most tokens of an answer. SmolLM2 ends its longest answer to a short question after 96."""
+
+_ENDS_OF_TURNS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "</s>")
+"""Tokens that end an answer where a chat template has them, whatever the configuration says."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer.
+
+    Attributes:
+        tokens: How many it has, without the one that ends it.
+        ended: Whether the model ended it. One without a chat template ends nothing: there it's always true.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    ended: bool
+    degenerate: Degenerate | None
+
+
+def answers(
+    model: PreTrainedModel | HostModel,
+    codec: TextCodec,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int = MAX_TOKENS,
+    step: str = "answers",
+) -> list[Answered]:
+    """A model's answers to prompts, each in a conversation of its own.
+
+    Raises:
+        EdgeTransactError: The chat template refuses a message, or a prompt doesn't fit into a library's context window.
+    """
+    from edge_transact.runtime.host import HostModel
+
+    ids = [_encoded(codec, prompt) for prompt in prompts]
+    stops = stop_ids(codec)
+    with bar(step, len(prompts)) as advance:
+        decoded = (
+            decode_in_library(model, ids, stops, max_tokens, advance)
+            if isinstance(model, HostModel)
+            else decode_in_torch(model, ids, stops, max_tokens, advance)
+        )
+    return [
+        _answered(codec, prompt, before, tokens, stops)
+        for prompt, before, tokens in zip(prompts, ids, decoded, strict=True)
+    ]
+
+
+def _answered(codec: TextCodec, prompt: str, before: list[int], tokens: list[int], stops: set[int]) -> Answered:
+    ended = tokens[-1] in stops
+    tokens = tokens[:-1] if ended else tokens
+    text = codec.decode(tokens)
+    if not codec.has_chat_template:
+        text, ended = text.lstrip("\n").split("\n\n")[0].split("\nQuestion:")[0], True
+    kind = degenerate(text, codec.decode(before), ended=ended)
+    return Answered(prompt, text.strip(), len(tokens), ended, kind)
+
+
+def _encoded(codec: TextCodec, prompt: str) -> list[int]:
+    if codec.has_chat_template:
+        return codec.encode_chat([{"role": "user", "content": prompt}])
+    return codec.encode(f"Question: {prompt}\nAnswer:")
+
+
+def stop_ids(codec: TextCodec) -> set[int]:
+    """The tokens that end an answer: those of the model's configuration, and of its chat template."""
+    found = set()
+    for name in ("generation_config.json", "config.json", CHAT_CONFIG):
+        if (path := codec.directory / name).is_file():
+            config = json.loads(path.read_text(encoding="utf-8"))
+            eos = config.get("conv_template", {}).get("stop_token_ids", config.get("eos_token_id"))
+            found |= set(eos if isinstance(eos, list) else [eos])
+    template = codec.chat_template or ""
+    named = [token for token in _ENDS_OF_TURNS if token in template]
+    found |= {codec.backend.token_to_id(token) for token in (codec.special_tokens.get("eos_token", ""), *named)}
+    return found - {None}

@@ -1,0 +1,282 @@
+"""Perplexity and tasks of checkpoints in transformers, and of DISTs in their host libraries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+
+from edge_transact import costs
+from edge_transact.artifacts.digests import files_digest, text_digest
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.cache.keys import code_of
+from edge_transact.cache.resume import Start, journal_of
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.evaluation.answers.basics import AnswerRow, ask
+from edge_transact.evaluation.answers.basics import scores as basics_scores
+from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of, step_name
+from edge_transact.evaluation.answers.questions import questions, quick_questions
+from edge_transact.evaluation.options import BASICS
+from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
+from edge_transact.progress import working
+from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.system.memory import trim
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edge_transact.cache.journal import Journal
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.evaluation.tasks import Scores, Tasks
+    from edge_transact.runtime.host import HostModel
+    from edge_transact.runtime.text import TextCodec
+
+logger = logging.getLogger(__name__)
+
+
+WINDOW = 512
+"""Tokens of a window, unless a model's context is shorter."""
+
+TEXT_STEP = "read the text and the models' files"
+
+
+def load_step(model: str) -> str:
+    """The description of the bar while a model is loaded."""
+    return f"load {Path(model).name}"
+
+
+class Evaluation(TypedDict):
+    """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
+
+    `threads` are those that the model was computed on. `weights_bytes` are a DIST's shards, or a checkpoint in 16 bits.
+    With a reference, its name and the figures of `Divergence` are included. ``degenerate`` is there if the model has a
+    chat template that takes the questions, and ``answers`` if the task ``basics`` was asked for.
+    """
+
+    model: str
+    text: str
+    perplexity: float
+    tokens: int
+    windows: int
+    window: int
+    text_tokens: int
+    text_sha256: str
+    threads: int
+    weights_bytes: NotRequired[int]
+    reference: NotRequired[str]
+    kl_mean: NotRequired[float]
+    kl_median: NotRequired[float]
+    kl_p99: NotRequired[float]
+    same_top: NotRequired[float]
+    tasks: Scores
+    degenerate: NotRequired[CollapseFigures]
+    answers: NotRequired[list[AnswerRow]]
+
+
+def window_of(models: Sequence[str], window: int | None) -> int:
+    """Tokens of a window for these models.
+
+    Args:
+        window: What was asked for; `None` for 512, or the smallest context of the models.
+
+    Raises:
+        UsageError: The window is longer than a DIST's context, which its library can't compute.
+    """
+    contexts = {name: _context(name) for name in models}
+    if window is None:
+        return min(WINDOW, *filter(None, contexts.values()), WINDOW)
+    for name, context in contexts.items():
+        if context and context < window and is_dist(name):
+            raise UsageError(
+                f"--window {window} is longer than the context of {name}: {context} tokens",
+                fix=f"Give --window {context}, or build it with a larger --context.",
+            )
+    return window
+
+
+def is_dist(name: str) -> bool:
+    """Whether a MODEL or DIST is a DIST."""
+    return (Path(name) / MANIFEST).is_file()
+
+
+def checkpoint_of(name: str) -> Checkpoint:
+    """The checkpoint of a MODEL."""
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.inputs import resolve_model
+
+    return Checkpoint.open(resolve_model(name))
+
+
+def _context(name: str) -> int | None:
+    """The context of a MODEL or DIST in tokens, if its configuration says it."""
+    if is_dist(name):
+        return Manifest.read(Path(name)).context_window_size
+    return checkpoint_of(name).config.get("max_position_embeddings")
+
+
+def evaluate_models(
+    models: Sequence[str],
+    *,
+    text: str,
+    window: int = 512,
+    max_windows: int | None = None,
+    reference: str | None = None,
+    tasks: Tasks | None = None,
+    threads: int | None = None,
+    basics: bool = False,
+    fresh: bool = False,
+) -> list[Evaluation]:
+    """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
+
+    Windows and tasks that an interrupted run with the same arguments has measured aren't measured again.
+
+    Args:
+        reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
+        basics: Ask all of the short questions, too, and not only the dozen that show whether a model still answers.
+        threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
+
+    Raises:
+        EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
+            another vocabulary.
+    """
+    import torch
+
+    from edge_transact.inputs import read_text
+
+    with working(TEXT_STEP):
+        document = read_text(text, "evaluation")
+        ingredients = {
+            "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
+            "text": text_digest(document),
+            "window": window,
+            "max_windows": max_windows,
+            "reference": reference,
+            "tasks": tasks and tasks.to_dict(),
+            "code": code_of(evaluate_models, *([type(tasks)] if tasks else ())),
+            **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+        }
+    results: list[Evaluation] = []
+    with journal_of(f"eval {' '.join(models)}", ingredients, Start.of(fresh=fresh)) as journal:
+        if threads:
+            torch.set_num_threads(threads)
+        compared_with = load(reference, threads)[0] if reference else None
+        for number, name in enumerate(models, start=1):
+            logger.debug(f"{name} on {text}")
+            model, codec = load(name, threads)
+            result = perplexity(
+                _network(model),
+                codec.tokenizer,
+                document,
+                window=window,
+                max_windows=max_windows,
+                reference=None if compared_with is None else _network(compared_with),
+                journal=journal,
+                name=f"model {number} window",
+                step=perplexity_step(name),
+            )
+            scores: Scores = {}
+            if (tasks or basics) and getattr(model, "max_batch_size", None) == 1:
+                logger.info(f"{name} answers one question at a time; built with `--max-batch 4`, it would answer four")
+            if tasks:
+                logger.info(f"{name} on tasks")
+                if (group := f"model {number} tasks") not in journal:
+                    journal.note(group, tasks.scores(model, codec.tokenizer))
+                scores = journal.noted(group)
+            group = f"model {number} {'answers' if basics else 'questions'}"
+            rows = _answers(name, model, codec, basics, journal, group)
+            if basics:
+                scores = {BASICS: basics_scores(rows)} | scores
+            figures = asdict(result)
+            divergence = figures.pop("divergence")
+            threads_used = getattr(model, "threads", torch.get_num_threads())
+            figures |= {"threads": threads_used, "weights_bytes": _weights_bytes(name), "tasks": scores}
+            if reference:
+                figures |= {"reference": reference, **divergence}
+            if rows and codec.has_chat_template:
+                figures["degenerate"] = figures_of(rows)
+            if basics:
+                figures["answers"] = rows
+            results.append(cast("Evaluation", {"model": name, "text": text, **figures}))
+            del model  # the next one needs the memory
+            trim()
+    if len({result["text_tokens"] for result in results}) > 1:
+        counts = ", ".join(f"{result['text_tokens']:,} for {result['model']}" for result in results)
+        logger.warning(f"perplexities of different tokenizers don't compare: the text's tokens are {counts}")
+    return results
+
+
+def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
+    """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library."""
+    network, codec = load(model)
+    step = perplexity_step(model)
+    return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)
+
+
+def _answers(
+    name: str, model: PreTrainedModel | HostModel, codec: TextCodec, basics: bool, journal: Journal, group: str
+) -> list[AnswerRow]:
+    """A model's answers, from the journal if it has them: to all questions, or to the dozen, or to none."""
+    if not basics and not codec.has_chat_template:
+        return []
+    if group not in journal:
+        try:
+            asked = questions() if basics else quick_questions()
+            rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
+        except EdgeTransactError as error:
+            if basics:
+                raise
+            logger.info(f"no questions to {name}: {error.message}")
+            return []
+        journal.note(group, rows)
+    kept: list[AnswerRow] = journal.noted(group)
+    return kept
+
+
+def _weights_bytes(model: str) -> int:
+    """The bytes of a DIST's shards, or of a checkpoint's weights in 16 bits."""
+    if is_dist(model):
+        return Manifest.read(Path(model)).weights_bytes
+    return costs.weight_bytes(checkpoint_of(model).plan, QUANTIZATIONS["q0f16"])
+
+
+def _digest(model: str) -> str:
+    """A digest of everything that a MODEL's or a DIST's predictions depend on."""
+    from edge_transact.checkpoint.writer import COPIED_FILES
+
+    if is_dist(model):
+        # The manifest has the digests of all files, and people may edit the configuration.
+        return files_digest([Path(model) / MANIFEST, Path(model) / CHAT_CONFIG])
+    return checkpoint_of(model).digest(*COPIED_FILES)
+
+
+def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | HostModel, TextCodec]:
+    """The network of a MODEL in fp32, or the host library of a DIST, and its tokenizer."""
+    from edge_transact.runtime.text import TextCodec
+
+    with working(load_step(model)):
+        if is_dist(model):
+            from edge_transact.runtime.host import HostModel
+
+            return HostModel.load(Path(model), threads=threads), TextCodec(Path(model))
+
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+
+        from edge_transact.checkpoint.auto_classes import register
+
+        register()
+        directory = checkpoint_of(model).path
+        disable_progress_bar()  # ours names what is loaded
+        network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        return network, TextCodec(directory)
+
+
+def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:
+    from edge_transact.runtime.host import HostModel
+
+    return model.window_logits if isinstance(model, HostModel) else model

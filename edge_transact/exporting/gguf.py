@@ -1,0 +1,146 @@
+"""Writes a checkpoint or a DIST as a GGUF file for llama.cpp and its apps, one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from edge_transact import costs
+from edge_transact.artifacts.outputs import new_file, refuse_existing
+from edge_transact.errors import EdgeTransactError
+from edge_transact.exporting.metadata import add_metadata
+from edge_transact.exporting.model import Model, open_model
+from edge_transact.exporting.tensors import packed_bytes
+from edge_transact.exporting.tokenizer import add_tokenizer
+from edge_transact.gguf import layout
+from edge_transact.progress import track
+from edge_transact.system.disk import require_space
+
+
+@dataclass(frozen=True)
+class Export:
+    """A GGUF file that was written.
+
+    Attributes:
+        path: The file.
+        architecture: llama.cpp's name of the architecture.
+        kind: The type of most matrices.
+        size_bytes: Bytes of the file.
+        matrices: Number of matrices by type.
+        other_bytes: Extra bytes of matrices that are of another type than `kind`.
+        filled_parameters: Number of zeros that replace dims cut from heads.
+        filled_kv_bytes_per_token: Bytes of these dims in llama.cpp's fp16 KV cache.
+    """
+
+    path: Path
+    architecture: str
+    kind: str
+    size_bytes: int
+    matrices: Mapping[str, int]
+    other_bytes: int
+    filled_parameters: int
+    filled_kv_bytes_per_token: int
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``export --json`` prints."""
+        return {**vars(self), "path": str(self.path), "matrices": dict(self.matrices)}
+
+
+def export_gguf(
+    model: str, output: Path, *, kind: str | None = None, pre: str | None = None, force: bool = False
+) -> Export:
+    """Writes a GGUF file, complete or not at all.
+
+    Args:
+        model: A MODEL or a DIST.
+        output: The file.
+        kind: The type of a MODEL's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
+        pre: llama.cpp's name of how the tokenizer splits text, if it isn't recognized.
+        force: Replace `output` if it exists.
+
+    Raises:
+        UsageError: `kind` isn't the DIST's.
+        EdgeTransactError: The model can't be read or doesn't fit `kind`, `output` exists, its disk is full, or GGUF has
+            no name for the tokenizer.
+    """
+    refuse_existing(output, force, apart_from=[model])
+    with open_model(model, kind) as source, new_file(output, force=force) as fresh:
+        return _write(source, fresh, output, pre)
+
+
+def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
+    writer = gguf.GGUFWriter(fresh, model.architecture)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{model.kind.name}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_sizes(writer, model)
+    add_tokenizer(writer, model.directory, model.plan.vocab_size, pre)
+    add_metadata(writer, model, name=output.stem)
+    kinds = model.tensors.kinds()
+    float32 = np.dtype(np.float32)
+    for name, kind in kinds.items():
+        place = model.places[name]
+        # float32, so that gguf reads the shape as elements rather than bytes.
+        writer.add_tensor_info(place.name, place.shape, float32, packed_bytes(place, kind), raw_dtype=kind)
+    if model.rope_scaling:
+        divisors = layout.rope_divisors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
+        writer.add_tensor_info(layout.ROPE_FREQS, divisors.shape, float32, divisors.nbytes)
+    size = sum(tensor.nbytes for tensor in writer.tensors[0].values())
+    require_space(output.absolute().parent, size, f"{output} needs", "Make room, or write elsewhere.")
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for packed in track(model.tensors.packed(), f"write {output.name}", total=len(kinds)):
+            writer.write_tensor_data(packed)
+        if model.rope_scaling:
+            writer.write_tensor_data(divisors)
+        writer.close()
+    except OSError as error:
+        raise EdgeTransactError(f"{output} can't be written: {error}", fix="Make room, or write elsewhere.") from error
+    return _summary(model, output, fresh.stat().st_size)
+
+
+def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
+    plan, layers = model.plan, model.plan.layers
+    writer.add_block_count(len(layers))
+    writer.add_context_length(model.context_length)
+    writer.add_embedding_length(plan.hidden_size)
+    writer.add_vocab_size(plan.vocab_size)
+    writer.add_layer_norm_rms_eps(model.rms_norm_eps)
+    writer.add_rope_freq_base(model.rope_theta)
+    writer.add_rope_dimension_count(plan.head_dim)
+    writer.add_key_length(plan.head_dim)
+    writer.add_value_length(plan.head_dim)
+    for add, field in (
+        (writer.add_head_count, "num_attention_heads"),
+        (writer.add_head_count_kv, "num_key_value_heads"),
+        (writer.add_feed_forward_length, "intermediate_size"),
+    ):
+        widths = [getattr(layer, field) for layer in layers]
+        add(widths if model.architecture == layout.VARIABLE else widths[0])
+
+
+def _summary(model: Model, output: Path, size: int) -> Export:
+    kinds = {name: kind for name, kind in model.tensors.kinds().items() if len(model.places[name].shape) == 2}
+    bits = {kind: 8 * block_bytes / weights for kind, (weights, block_bytes) in gguf.GGML_QUANT_SIZES.items()}
+    other = sum(
+        math.prod(model.places[name].shape) * (bits[kind] - bits[model.kind]) / 8 for name, kind in kinds.items()
+    )
+    heads = sum(layer.num_key_value_heads for layer in model.plan.layers)
+    kept = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in model.plan.layers)
+    return Export(
+        path=output,
+        architecture=model.architecture,
+        kind=model.kind.name,
+        size_bytes=size,
+        matrices={kind.name: count for kind, count in Counter(kinds.values()).most_common()},
+        other_bytes=round(other),
+        filled_parameters=costs.parameters(model.whole) - costs.parameters(model.plan),
+        filled_kv_bytes_per_token=2 * (2 * heads * model.plan.head_dim - kept),
+    )

@@ -1,0 +1,60 @@
+"""A GGUF file's metadata: the model's name, source, licence, and how it was pruned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from edge_transact import costs
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, license_of
+from edge_transact.exporting.model import Model
+from edge_transact.gguf import layout
+from edge_transact.hub.download import HUB_ID
+from edge_transact.version import __version__
+from edge_transact.widths import describe
+
+
+def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
+    """Adds metadata for people and apps, which show `name`, and for restoring the checkpoint (`layout.CONFIG`)."""
+    parameters = costs.parameters(model.plan)
+    provenance = _provenance(model.directory)
+    metadata = gguf.Metadata(name=name, size_label=gguf.size_label(parameters, 0, 0, 0))
+    metadata.license = provenance.get("license") or license_of(model.directory) or license_of(Path(model.source))
+    metadata.description = f"{parameters:,} parameters; {'; '.join(describe(model.plan))}"
+    metadata.quantized_by = f"edge-transact {__version__}"
+    if base := provenance.get("source"):
+        metadata.description = f"{_how(provenance)}: {metadata.description}"
+        metadata.base_models = [_base(base)]
+    metadata.set_gguf_meta_model(writer)
+    writer.add_string(layout.CONFIG, json.dumps(dict(model.config)))
+    pairs = {
+        str(index): table.tolist()
+        for index, (layer, table) in enumerate(zip(model.plan.layers, model.rope_pairs, strict=True))
+        if model.plan.has_rope_pairs(layer)
+    }
+    if pairs:
+        writer.add_string(layout.PAIRS, json.dumps(pairs))
+    if provenance:
+        writer.add_string(layout.PROVENANCE, json.dumps(provenance))
+
+
+def _provenance(directory: Path) -> dict[str, Any]:
+    file = directory / PROVENANCE_FILE
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _how(provenance: dict[str, Any]) -> str:
+    budget = ", ".join(f"{key} {value}" for key, value in provenance.get("budget", {}).items())
+    return f"Pruned from {provenance['source']} ({provenance.get('method')}, {budget})"
+
+
+def _base(source: str) -> dict[str, str]:
+    match = HUB_ID.fullmatch(source)
+    if match is None:
+        return {"name": Path(source).name}
+    organization, name = match["repository"].split("/")
+    url = f"https://huggingface.co/{match['repository']}"
+    return {"name": name, "organization": organization, "repo_url": url}

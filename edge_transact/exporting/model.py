@@ -1,0 +1,189 @@
+"""Opens a checkpoint or a DIST for export."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+
+from edge_transact import costs
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.building.dist import definition_config, takes_trained
+from edge_transact.building.options import BuildOptions
+from edge_transact.building.stages import Rounding, place_weights
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.definition import load, render
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.exporting.tensors import CheckpointTensors, ShardTensors, Tensors
+from edge_transact.gguf import layout
+from edge_transact.inputs.models import resolve_model
+from edge_transact.layerwise.options import CalibrationOptions
+from edge_transact.quantization import GROUP_SIZE, get_quantization
+from edge_transact.weights import ShardReader
+from edge_transact.weights.trained import TRAINED
+from edge_transact.widths import WidthPlan
+
+QUANTIZATION = "q4f16_0"
+"""A checkpoint exported as Q4_0 gets this quantization's codes and scales, which `build` uses for phones."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to export; `kind` is the type of most matrices.
+
+    Attributes:
+        source: The MODEL as the user named it, or the one that the DIST was built from.
+        directory: Holds the tokenizer and the provenance.
+        config: ``config.json``, or as much of it as a DIST keeps.
+    """
+
+    source: str
+    directory: Path
+    config: Mapping[str, Any]
+    plan: WidthPlan
+    rope_theta: float
+    rope_scaling: Mapping[str, Any] | None
+    context_length: int
+    rope_pairs: Sequence[np.ndarray]
+    kind: Kind
+    places: Mapping[str, layout.Place]
+    tensors: Tensors
+
+    @property
+    def whole(self) -> WidthPlan:
+        """The widths that llama.cpp computes with."""
+        return layout.whole_heads(self.plan)
+
+    @property
+    def architecture(self) -> str:
+        return layout.UNIFORM if len(set(self.whole.layers)) == 1 else layout.VARIABLE
+
+    @property
+    def rms_norm_eps(self) -> float:
+        return float(self.config.get("rms_norm_eps", 1e-6))  # transformers' default
+
+
+@contextmanager
+def open_model(model: str, kind: str | None) -> Iterator[Model]:
+    """Opens a MODEL or a DIST for the body of a ``with``.
+
+    `kind` is one of `options.KINDS`; `None` for ``f16``, or for the DIST's own.
+
+    Raises:
+        UsageError: `kind` isn't the DIST's.
+        EdgeTransactError: The model can't be read, or its rows aren't whole groups.
+    """
+    if (Path(model) / MANIFEST).is_file():
+        yield _dist(Path(model), kind)
+        return
+    wanted = Kind[(kind or "f16").upper()]
+    checkpoint = Checkpoint.open(resolve_model(model))
+    _require_groups(model, checkpoint.plan, wanted)
+    pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
+    places = layout.places(checkpoint.plan, pairs)
+    with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+        tensors: Tensors = CheckpointTensors(checkpoint, places, wanted)
+        if wanted == Kind.Q4_0:
+            tensors = _quantized(checkpoint, Path(scratch), places)
+        yield Model(
+            source=model,
+            directory=checkpoint.path,
+            config=checkpoint.config,
+            plan=checkpoint.plan,
+            rope_theta=checkpoint.rope_theta,
+            rope_scaling=checkpoint.rope_scaling,
+            context_length=checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT,
+            rope_pairs=pairs,
+            kind=wanted,
+            places=places,
+            tensors=tensors,
+        )
+
+
+def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, layout.Place]) -> Tensors:
+    """A checkpoint's tensors as `build` quantizes them, from the cache if possible."""
+    for name, text in render(checkpoint.plan).items():
+        (directory / name).write_text(text)
+    sizes = {"context_window_size": 1, "prefill_chunk_size": 1, "max_batch_size": 1}  # weights don't depend on them
+    definition = load(directory, definition_config(checkpoint, sizes))
+    quantization = get_quantization(QUANTIZATION)
+    shards = directory / "shards"
+    shards.mkdir()
+    rounding = TRAINED if takes_trained(checkpoint, quantization, BuildOptions()) else "search"
+    place_weights(checkpoint, definition, quantization, Rounding(rounding, CalibrationOptions()), shards)
+    return ShardTensors(ShardReader(shards), definition.parameter_sources(), quantization, checkpoint.plan, places)
+
+
+def _dist(directory: Path, kind: str | None) -> Model:
+    manifest = Manifest.read(directory)
+    manifest.verify(directory, SHARDS)
+    plan, quantization = manifest.plan, get_quantization(manifest.quantization)
+    stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
+    if kind is not None and Kind[kind.upper()] != stored:
+        raise UsageError(
+            f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
+            fix="Leave out --type, or export the checkpoint it was built from.",
+        )
+    _require_groups(str(directory), plan, stored)
+    path = directory / CHAT_CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Correct it, or build it again.") from error
+    model_config = config["model_config"]
+    definition = load(directory / "definition", model_config)
+    reader = ShardReader(directory)
+    pairs = [_stored_pairs(reader, plan, index) for index in range(len(plan.layers))]
+    places = layout.places(plan, pairs)
+    return Model(
+        source=manifest.source,
+        directory=directory,
+        config=_config(config, manifest),
+        plan=plan,
+        rope_theta=model_config["rope_theta"],
+        rope_scaling=model_config["rope_scaling"],
+        context_length=manifest.context_window_size,
+        rope_pairs=pairs,
+        kind=stored,
+        places=places,
+        tensors=ShardTensors(reader, definition.parameter_sources(), quantization, plan, places),
+    )
+
+
+def _config(chat_config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """As much of ``config.json`` as a DIST holds."""
+    model_config = chat_config["model_config"]
+    ours = ("rope_theta", "rope_scaling", "prefill_chunk_size", "max_batch_size", "tensor_parallel_shards")
+    rope = {"rope_type": "default", **(model_config["rope_scaling"] or {}), "rope_theta": model_config["rope_theta"]}
+    return {
+        **{key: value for key, value in model_config.items() if key not in (*ours, "context_window_size")},
+        "model_type": "edge_llama",
+        "max_position_embeddings": manifest.context_window_size,
+        "rope_parameters": rope,
+        **{name: chat_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    }
+
+
+def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarray:
+    layer = plan.layers[index]
+    if plan.has_rope_pairs(layer):
+        return reader.array(f"model.layers.{index}.{ROPE_PAIRS}.indices")
+    return np.tile(np.arange(plan.head_dim // 2, dtype=np.int32), (layer.num_key_value_heads, 1))
+
+
+def _require_groups(model: str, plan: WidthPlan, kind: Kind) -> None:
+    """Refuses a type in groups of 32 if most matrices can't be stored in it."""
+    if kind in (Kind.Q8_0, Kind.Q4_0) and plan.hidden_size % GROUP_SIZE:
+        raise EdgeTransactError(
+            f"{model}: {kind.name} stores groups of {GROUP_SIZE}, but the hidden size is {plan.hidden_size}",
+            fix="Export the checkpoint with --type f16.",
+        )

@@ -1,0 +1,62 @@
+"""The loss of every layer by width: what a method predicts, corrected by what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from edge_transact.pruning.score.sensitivity import reference
+from edge_transact.pruning.scores import LayerScores, PredictedLosses
+from edge_transact.pruning.units import MEASURED_UNITS, MODULES, UNITS, Module
+from edge_transact.widths import LayerWidths
+
+Curves = Mapping[str, torch.Tensor]
+"""A layer's sensitivity curves by unit name: nats a token by the number of units kept, fp32 ``[units + 1]``."""
+
+POWER = 3
+"""Without a prediction, loss is taken to grow with this power of the share that is cut.
+
+The best cut of a layer is then proportional to its sensitivity to the power -1/2, which works well in experiments.
+"""
+
+
+def sensitivity_curves(
+    scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor
+) -> list[Curves]:
+    """The sensitivity curves of each layer, from its scores, its widths and the measured losses, ``[layers, 2]``.
+
+    Predicted curves keep their shape and are scaled to the losses of `measure_sensitivity`, if the prediction at the
+    measured cut is above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
+    """
+    curves: list[Curves] = []
+    for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):
+        measured = dict(zip(MODULES, row, strict=True))
+        curves.append(_scaled(of_layer.losses, measured) if of_layer.losses else _grown(layer, measured))
+    return curves
+
+
+def _scaled(predicted: PredictedLosses, measured: Mapping[Module, float]) -> Curves:
+    factors = {}
+    for module, loss in predicted.reference.items():
+        expected = loss.item()
+        factors[module] = measured[module] / expected if expected > 0 else 1.0
+    return {name: curve * factors[UNITS[name].module] for name, curve in predicted.curves.items()}
+
+
+def _grown(layer: LayerWidths, measured: Mapping[Module, float]) -> Curves:
+    cut = reference(layer)
+    losses = dict(measured)
+    shares: dict[Module, float] = {
+        "attention": 1 - cut.num_key_value_heads / layer.num_key_value_heads,
+        "mlp": 1 - cut.intermediate_size / layer.intermediate_size or 1.0,
+    }
+    if not shares["attention"]:
+        # The only KV group can't be cut for the measurement: its query heads are taken to matter as the MLP does.
+        shares["attention"], losses["attention"] = shares["mlp"], losses["mlp"]
+
+    def curve(count: int, module: Module) -> torch.Tensor:
+        share = torch.arange(count, -1, -1) / count
+        return losses[module] * (share / shares[module]) ** POWER
+
+    return {name: curve(UNITS[name].count(layer), UNITS[name].module) for name in MEASURED_UNITS}

@@ -1,0 +1,70 @@
+"""The limits of a budget: what is measured of a plan, and how much of it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from edge_transact import costs
+from edge_transact.errors import UsageError
+from edge_transact.pruning.options import PruneOptions
+from edge_transact.quantization import get_quantization
+from edge_transact.widths import WidthPlan
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One bound of a budget.
+
+    Attributes:
+        asked: What the user asked for, in the user's terms: ``--ratio 0.3``.
+        bound: The largest value of `measure` that is allowed.
+        measure: Measures a plan.
+        unit: The unit of `measure`, for messages.
+        nearest: Whether a uniform plan may exceed the bound by the rounding of MLP dims to the nearest bucket.
+    """
+
+    asked: str
+    bound: float
+    measure: Callable[[WidthPlan], float]
+    unit: str
+    nearest: bool = False
+
+    def holds(self, plan: WidthPlan) -> bool:
+        """Whether a plan is within the bound."""
+        return self.measure(plan) <= self.bound
+
+
+def binding(limits: Sequence[Limit], smallest: WidthPlan) -> UsageError:
+    """The error that names the limits that the smallest plan still exceeds."""
+    exceeded = [
+        f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and the smallest model has "
+        f"{int(limit.measure(smallest)):,}"
+        for limit in limits
+        if not limit.holds(smallest)
+    ]
+    return UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")
+
+
+def limits_of(options: PruneOptions, source: WidthPlan) -> list[Limit]:
+    """The limits that options set for a pruned model of `source`; none where they name the widths themselves."""
+    quantization, limits = get_quantization(options.quant), []
+    if options.ratio is not None:
+        bound = costs.prunable_parameters(source) * (1 - options.ratio)
+        unit = "attention and MLP parameters"
+        limits.append(Limit(f"--ratio {options.ratio:g}", bound, costs.prunable_parameters, unit, nearest=True))
+    if options.target_params is not None:
+        limits.append(Limit("--target-params", options.target_params, costs.parameters, "parameters", nearest=True))
+    if options.max_weight_bytes is not None:
+        measure = partial(costs.weight_bytes, quantization=quantization)
+        limits.append(Limit("--max-weight-bytes", options.max_weight_bytes, measure, f"bytes in {options.quant}"))
+    if options.max_kv_bytes_per_token is not None:
+        measure = partial(costs.kv_bytes_per_token, quantization=quantization)
+        unit = f"bytes a token in {options.quant}"
+        limits.append(Limit("--max-kv-bytes-per-token", options.max_kv_bytes_per_token, measure, unit))
+    if options.max_memory is not None:
+        measure = partial(costs.memory_bytes, quantization=quantization, context=options.context)
+        unit = f"bytes at a context of {options.context} in {options.quant}"
+        limits.append(Limit("--max-memory", options.max_memory, measure, unit))
+    return limits

@@ -1,0 +1,95 @@
+"""Which units of a layer are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.units import GROUPS, UNITS, Unit
+from edge_transact.widths import LayerWidths
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """What a layer keeps of the source's layer; all indices are int64 and ascending.
+
+    Row ``i`` of `queries`, `qk_pairs` and `v_dims` is what group ``groups[i]`` keeps.
+
+    Attributes:
+        groups: KV heads, each with the query heads that share it (under MHA, one); ``[groups]``.
+        queries: Query heads inside each group, counted from its first; ``[groups, queries per group]``.
+        qk_pairs: RoPE pairs of each KV head and its query heads, counted among those that the source's layer has:
+            pair ``i`` is dims ``(i, i + qk_head_dim / 2)`` of its heads; ``[groups, qk_head_dim / 2]``.
+        v_dims: Value dims of each KV head; ``[groups, v_head_dim]``.
+        intermediate: MLP dims; ``[intermediate_size]``.
+    """
+
+    groups: torch.Tensor
+    queries: torch.Tensor
+    qk_pairs: torch.Tensor
+    v_dims: torch.Tensor
+    intermediate: torch.Tensor
+
+    @staticmethod
+    def everything(layer: LayerWidths) -> LayerSelection:
+        """The selection that keeps the complete layer."""
+
+        def all_of(unit: Unit) -> torch.Tensor:
+            indices = torch.arange(unit.count(layer))
+            return indices.repeat(layer.num_key_value_heads, 1) if unit.place == "in group" else indices
+
+        return _by_unit(all_of)
+
+    def of(self, unit: Unit) -> torch.Tensor:
+        """What is kept of a unit: ``[units]``, or ``[groups, units]`` for units inside KV groups."""
+        indices: torch.Tensor = getattr(self, unit.kept)
+        return indices
+
+    def then(self, further: LayerSelection) -> LayerSelection:
+        """This selection, cut again by one whose indices count what this one keeps."""
+
+        def both(unit: Unit) -> torch.Tensor:
+            kept, fewer = self.of(unit), further.of(unit)
+            return kept[further.groups].gather(1, fewer) if unit.place == "in group" else kept[fewer]
+
+        return _by_unit(both)
+
+    @property
+    def widths(self) -> LayerWidths:
+        """The widths of the layer that this leaves."""
+        return LayerWidths(
+            num_attention_heads=self.queries.numel(),
+            num_key_value_heads=len(self.groups),
+            qk_head_dim=2 * self.qk_pairs.shape[1],
+            v_head_dim=self.v_dims.shape[1],
+            intermediate_size=len(self.intermediate),
+        )
+
+
+def _by_unit(chosen: Callable[[Unit], torch.Tensor]) -> LayerSelection:
+    return LayerSelection(**{unit.kept: chosen(unit) for unit in UNITS.values()})
+
+
+def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """The int64 indices of the `count` highest of `scores`, ascending; among equal scores the first are kept."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[:count].sort().values
+
+
+def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
+    """The highest-scoring units of a layer, as many of each as `target` has.
+
+    Each KV group that is kept keeps its own best query heads, value dims and RoPE pairs.
+    """
+    groups = top_indices(scores.of(GROUPS), target.num_key_value_heads)
+
+    def best(unit: Unit) -> torch.Tensor:
+        values, count = scores.of(unit), unit.count(target)
+        if unit.place == "in group":
+            return torch.stack([top_indices(row, count) for row in values[groups]])
+        return top_indices(values, count)
+
+    return _by_unit(best)

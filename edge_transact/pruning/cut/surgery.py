@@ -1,0 +1,140 @@
+"""Cuts a checkpoint's tensors down to what a selection keeps, as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.finite import checked
+from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.pruning.cut.selection import LayerSelection
+from edge_transact.pruning.units import CONSUMERS, UNITS, Module, Unit
+from edge_transact.widths import LayerWidths
+
+LAYERS_PREFIX = "model.layers."
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
+
+
+def pruned_tensors(
+    checkpoint: Checkpoint, selections: Sequence[LayerSelection], replaced: Mapping[str, torch.Tensor] = NOTHING
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the pruned model, read and cut one at a time, in the stored dtype, unless it is `replaced`.
+
+    The layers' tensors were checked when they were scored; the others are checked here.
+
+    Raises:
+        EdgeTransactError: The embedding, the last norm or `lm_head` holds NaN or infinity.
+    """
+    for name in checkpoint.tensor_names():
+        if name in replaced:
+            yield name, replaced[name]
+        elif name.startswith(LAYERS_PREFIX):
+            number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
+            if part != ROPE_PAIRS:
+                layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
+                yield name, _cut(part, checkpoint.tensor(name), layer, selection)
+        else:
+            yield name, checked(checkpoint.tensor(name), f"{checkpoint.path}: {name}")
+    for index, selection in enumerate(selections):
+        if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
+            yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
+
+
+def pruned_layer(
+    checkpoint: Checkpoint, index: int, selection: LayerSelection, replaced: Mapping[str, torch.Tensor] = NOTHING
+) -> dict[str, torch.Tensor]:
+    """The tensors of one pruned layer, named within the layer: ``self_attn.q_proj.weight``, ..."""
+    prefix = f"{LAYERS_PREFIX}{index}."
+    parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
+    layer = checkpoint.plan.layers[index]
+    tensors = {
+        part: replaced[prefix + part]
+        if prefix + part in replaced
+        else _cut(part, checkpoint.tensor(prefix + part), layer, selection)
+        for part in parts
+        if part != ROPE_PAIRS
+    }
+    if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
+        tensors[ROPE_PAIRS] = pairs
+    return tensors
+
+
+def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
+    """A layer of a model as a module, cut, with the model's `replaced` tensors; `LayerwiseModel.load` checks them."""
+    tensors = pruned_layer(model.checkpoint, index, selection, model.replaced)
+    return model.load(index, selection.widths, tensors)
+
+
+def shifted_biases(
+    tensors: Mapping[str, torch.Tensor],
+    widths: LayerWidths,
+    selection: LayerSelection,
+    means: Mapping[Module, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The fp32 biases of `o_proj` and `down_proj`, plus what the dims that are cut contribute on average (FLAP).
+
+    They have one element per hidden dim, so later cuts leave them alone. A model without biases gets none.
+
+    Args:
+        tensors: The layer as it was scored, as `pruned_layer` gives it.
+        widths: The widths of that layer.
+        selection: What is kept of it, counted in it.
+        means: `LayerScores.means`.
+    """
+    shifted = {}
+    for module, mean in means.items():
+        projection = CONSUMERS[module]
+        bias = tensors.get(f"{projection}.bias")
+        if bias is None:
+            continue
+        removed = mean.index_fill(0, kept_inputs(projection, widths, selection), 0)
+        shifted[f"{projection}.bias"] = bias.float() + tensors[f"{projection}.weight"].float() @ removed
+    return shifted
+
+
+def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> torch.Tensor | None:
+    """The table `layout.ROPE_PAIRS` of a pruned layer, counted in heads before any pruning; `None` if it keeps all."""
+    if not checkpoint.plan.has_rope_pairs(selection.widths):
+        return None
+    return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
+
+
+def kept_inputs(projection: str, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The input features that a projection such as ``mlp.down_proj`` keeps, int64 ``[input features]``."""
+    return _features([unit for unit in UNITS.values() if projection in unit.columns], layer, kept)
+
+
+def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSelection) -> torch.Tensor:
+    """A layer's tensor, cut: ``[output features, input features]`` of a weight, ``[output features]`` of a bias."""
+    projection, _, kind = part.rpartition(".")
+    if rows := [unit for unit in UNITS.values() if projection in unit.rows]:
+        tensor = tensor[_features(rows, layer, selection)]
+    if kind == "weight" and any(projection in unit.columns for unit in UNITS.values()):
+        tensor = tensor[:, kept_inputs(projection, layer, selection)]
+    return tensor
+
+
+def _features(units: Sequence[Unit], layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The features that stay along an axis that units subdivide, outermost first; int64 ``[features]``.
+
+    `q_proj`'s rows, for example, are ``(group * q_per_kv + query) * qk_head_dim + dim``.
+    """
+    index = torch.zeros((), dtype=torch.int64)
+    for unit in units:
+        dims = _dims(unit, layer, kept)
+        if unit.place == "in group":
+            # [groups, ...] of the outer units, with one more axis for this one.
+            dims = dims.view(len(dims), *[1] * (index.dim() - 1), -1)
+        index = index[..., None] * unit.width(layer) + dims
+    return index.flatten()
+
+
+def _dims(unit: Unit, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The dims of what is kept of a unit: the first dim of each, then, of RoPE pairs, the second dim of each."""
+    indices = kept.of(unit)
+    return torch.cat([indices + part * unit.count(layer) for part in range(unit.dims_per_unit)], dim=-1)

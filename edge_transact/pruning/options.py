@@ -1,0 +1,187 @@
+"""Pruning's options: how small, how what stays is chosen, and on which text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from edge_transact import costs
+from edge_transact.errors import UsageError
+from edge_transact.healing.options import TrainOptions
+from edge_transact.layerwise.options import CalibrationOptions
+from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters, Share
+from edge_transact.pruning.methods import METHODS
+from edge_transact.pruning.units import UNITS
+from edge_transact.quantization import QUANTIZATIONS, default_quantization
+from edge_transact.runtimes import RUNTIMES
+
+LIMITS, WIDTHS, HOW = "Limits, which can be combined", "Widths, instead of limits", "Method"
+"""Panels of ``prune --help``."""
+
+BUDGETS = (
+    ("ratio", "target_params", "max_weight_bytes", "max_kv_bytes_per_token", "max_memory"),
+    ("widths",),
+    ("heads", "intermediate"),
+)
+"""The options that say how small. Those of one tuple can be combined; those of two exclude each other."""
+
+BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
+
+ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
+"""How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
+predicted loss over units and layers."""
+
+
+class Budget(Options):
+    """How small a model should become: limits, or widths by name."""
+
+    ratio: Annotated[
+        Share | None, Option("Share of attention and MLP parameters to remove.", LIMITS, example="30%")
+    ] = None
+    target_params: Annotated[Parameters | None, Option("Parameters to keep.", LIMITS, example="1.3B")] = None
+    max_weight_bytes: Annotated[Bytes | None, Option("Maximum size of all weights.", LIMITS, example="600MB")] = None
+    max_kv_bytes_per_token: Annotated[
+        Bytes | None, Option("Maximum size of one token in the KV cache.", LIMITS, example="12k")
+    ] = None
+    max_memory: Annotated[
+        Bytes | None, Option("Maximum size of weights, KV cache and workspace together.", LIMITS, example="1.5GiB")
+    ] = None
+    widths: Annotated[
+        Annotated[Path, Field(strict=False)] | None,
+        Option("JSON file with the widths of every layer, as --json prints them.", WIDTHS, example="widths.json"),
+    ] = None
+    heads: Annotated[Count | None, Option("Query heads per layer, in complete KV groups.", WIDTHS, example=6)] = None
+    intermediate: Annotated[Count | None, Option("MLP dims per layer.", WIDTHS, example=1536)] = None
+
+    def budgets(self) -> list[tuple[str, ...]]:
+        """The entries of `BUDGETS` of which something is given."""
+        return [keys for keys in BUDGETS if any(getattr(self, key) is not None for key in keys)]
+
+
+class PruneChoices(CalibrationOptions, Budget):
+    """What can be chosen about pruning, each with its default; `PruneOptions` also wants a budget.
+
+    Bytes are counted in the quantization and for the context of the build that they are chosen for.
+    """
+
+    method: Annotated[Annotated[str, OneOf(tuple(METHODS))], Option("How units are scored: {choices}.", HOW)] = "obs"
+    allocation: Annotated[
+        Annotated[str, OneOf(ALLOCATIONS)] | None,
+        Option(
+            "How limits are spread over layers and units: {choices}.",
+            HOW,
+            default="budgeted with the method obs, else uniform",
+            example="budgeted",
+        ),
+    ] = None
+    units: Annotated[
+        list[Annotated[str, OneOf(tuple(UNITS))]],
+        COMMAS,
+        Option(
+            "What limits may cut: {choices}; comma-separated.",
+            HOW,
+            default="depends on the allocation",
+            example=["mlp", "groups"],
+        ),
+    ] = Field([])
+    compensate: Annotated[
+        bool | None,
+        Option(
+            "Solve o_proj and down_proj again by least squares, to make up for what was cut.",
+            HOW,
+            flags=("--compensate/--no-compensate",),
+            default="only with the method obs",
+            example=True,
+        ),
+    ] = None
+    bucket: Annotated[Count, Option("Round MLP widths that follow from limits to multiples of this.", HOW)] = 32
+    runtime: Annotated[
+        Annotated[str, OneOf(tuple(RUNTIMES))] | None,
+        Option(
+            "Cut only what this runtime can load: {choices}.", HOW, flags=("--for",), default="mlc", example="llama.cpp"
+        ),
+    ] = None
+    shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
+
+    def counted(self, quant: str, context: int) -> PruneOptions:
+        """The same choices as options that count bytes in this quantization and for this context.
+
+        Raises:
+            UsageError: There is no budget, or there are several.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set & PruneChoices.model_fields.keys()}
+        return PruneOptions(**given, quant=quant, context=context)
+
+
+class ShotTraining(TrainOptions):
+    """How the model is trained after each shot; without a text, it isn't, and options raise `UsageError`."""
+
+    @model_validator(mode="after")
+    def _has_a_text(self) -> ShotTraining:
+        others = sorted(self.model_fields_set & TrainOptions.model_fields.keys() - {"train"})
+        if others and self.train is None:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise UsageError(f"{flags}, but nothing is trained", fix="Give the text to train on with --train.")
+        return self
+
+
+class PruneOptions(PruneChoices):
+    """The options of one pruning, with exactly one budget.
+
+    Raises:
+        UsageError: There is no budget or more than one, or a value is out of range.
+    """
+
+    quant: Annotated[
+        Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")],
+        Option("Quantization in which limits count bytes: {choices}.", LIMITS),
+    ] = default_quantization(["android"])
+    context: Annotated[Count, Option("Tokens in the KV cache that --max-memory counts.", LIMITS)] = (
+        costs.DEFAULT_CONTEXT
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneOptions:
+        budgets = self.budgets()
+        if not budgets:
+            raise UsageError(
+                "no budget: how small should the model be?",
+                fix="Give --ratio, --target-params, another limit, --widths, or --heads with --intermediate.",
+            )
+        if len(budgets) > 1:
+            limits = [f"--{key.replace('_', '-')}" for key in BUDGETS[0] if getattr(self, key) is not None]
+            names = {BUDGETS[1]: "--widths", BUDGETS[2]: "--heads/--intermediate"}
+            raise UsageError(
+                f"several budgets at once: {', '.join(limits + [names[keys] for keys in budgets if keys in names])}",
+                fix="Limits can be combined; --widths, or --heads with --intermediate, stand alone.",
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the result depends on, as JSON values by option.
+
+        `quant` and `context` are left out where no limit depends on them, so that builds share a pruned model.
+        """
+        unused = {"context"} if self.max_memory is None else set()
+        if self.runtime is None:
+            unused.add("runtime")
+        if self.max_weight_bytes is None and self.max_kv_bytes_per_token is None and self.max_memory is None:
+            unused.add("quant")
+        return self.model_dump(mode="json", exclude=unused)
+
+    def provenance(self) -> dict[str, Any]:
+        """The options as ``edge_transact.json`` records them: the budget as an object without what wasn't asked for.
+
+        A record of the text that was read takes the place of the calibration's options.
+        """
+        values = self.identity()
+        budget = {key: values.pop(key) for key in (*BUDGET_KEYS, "quant", "context") if key in values}
+        for key in ("calibration_tokens", "calibration_window", "packing"):
+            del values[key]
+        return {
+            "method": values.pop("method"),
+            "budget": {key: value for key, value in budget.items() if value is not None},
+            **values,
+        }

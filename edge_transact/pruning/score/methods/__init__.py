@@ -1,0 +1,1 @@
+"""Scoring methods, one per file: they decide which units of a layer are kept. `pruning.methods` lists their names."""

@@ -1,0 +1,64 @@
+"""FLAP (An et al., AAAI 2024): how much an input feature fluctuates, times the squared norm of its outgoing weights.
+
+A feature that doesn't fluctuate can be cut: `surgery.shifted_biases` adds its mean to a bias. A dim scores ``variance *
+||column||**2``, the mean squared error that its removal leaves; a value dim or a head scores the sum over its columns.
+FLAP has no score for Q and K, so RoPE pairs score as in `transact`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from edge_transact.pruning.score.methods.scorer import Activations, Scorer
+from edge_transact.pruning.score.salience import SquareSum, of_groups, pair_energy
+from edge_transact.pruning.scores import LayerScores
+
+
+class Flap(Scorer):
+    """Scores a layer by its activations and the weights that consume them."""
+
+    def __post_init__(self) -> None:
+        self._attention, self._mlp = Moments(), Moments()
+        self._queries, self._keys = SquareSum(), SquareSum()
+
+    def add(self, seen: Activations) -> None:
+        self._attention.add(seen.attention)
+        self._mlp.add(seen.mlp)
+        self._queries.add(seen.queries)
+        self._keys.add(seen.keys)
+
+    def scores(self) -> LayerScores:
+        attention = self._attention.variance() * _column_squares(self.layer.self_attn.o_proj.weight)
+        return LayerScores(
+            heads=attention.view(self.widths.num_attention_heads, -1).sum(dim=1),
+            v_dims=of_groups(attention, self.widths),
+            qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
+            intermediate=self._mlp.variance() * _column_squares(self.layer.mlp.down_proj.weight),
+            means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
+        )
+
+
+def _column_squares(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float().square().sum(dim=0)
+
+
+class Moments:
+    """Mean (fp64) and variance of each dim of an activation over all tokens; batches are merged as by Chan et al."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.mean: torch.Tensor = torch.zeros(())
+        self._squares: torch.Tensor = torch.zeros(())  # sums of squared distances to the mean
+
+    def add(self, activation: torch.Tensor) -> None:
+        """Adds a batch: any float dtype, ``[tokens, size]``."""
+        variance, mean = torch.var_mean(activation.float(), dim=0, correction=0)
+        before, batch = self.tokens, len(activation)
+        self.tokens = before + batch
+        step = mean.double() - self.mean
+        self.mean = self.mean + step * (batch / self.tokens)
+        self._squares = self._squares + variance.double() * batch + step.square() * (before * batch / self.tokens)
+
+    def variance(self) -> torch.Tensor:
+        """Unbiased, fp32, ``[size]``; zero for a single token."""
+        return (self._squares / max(1, self.tokens - 1)).float()

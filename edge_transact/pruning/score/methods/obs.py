@@ -1,0 +1,100 @@
+"""The default method, an optimal brain surgeon: units score by the loss of cutting them, from one backward pass.
+
+`pruning.score.loss` explains the prediction. The method also predicts the curves of loss by width of each unit, and the
+loss of the cut whose effect `pruning.score.sensitivity` measures, so that the curves can be corrected.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
+from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
+from edge_transact.pruning.score.salience import of_groups
+from edge_transact.pruning.score.sensitivity import reference
+from edge_transact.pruning.scores import LayerScores, PredictedLosses
+from edge_transact.pruning.units import UNITS, Module
+
+
+class Obs(Scorer):
+    """Scores a layer by predicted loss, in nats a token."""
+
+    allocation: ClassVar[str] = "budgeted"
+    compensates: ClassVar[bool] = True
+    gradients: ClassVar[Gradients] = "activations"
+    priced_units: ClassVar[tuple[str, ...]] = tuple(UNITS)
+    score_unit: ClassVar[str] = "predicted loss, nats a token"
+
+    def __post_init__(self) -> None:
+        projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
+        self._attention, self._mlp = (BlockLoss(weight, diagonal=not self.wants_losses) for weight in projections)
+        self._pairs: torch.Tensor | float = 0.0
+        self._tokens = 0
+
+    def add(self, seen: Activations) -> None:
+        assert seen.attention_gradient is not None and seen.mlp_gradient is not None
+        assert seen.queries_gradient is not None
+        self._attention.add(seen.attention, seen.attention_gradient)
+        self._mlp.add(seen.mlp, seen.mlp_gradient)
+        # Cutting a pair removes what its queries contribute to the attention logits. To first order the loss changes by
+        # queries times their gradient; the Fisher information squares that.
+        by_dim = (seen.queries.float() * seen.queries_gradient.float()).unflatten(
+            1, (self.widths.num_key_value_heads, self.widths.q_per_kv, 2, -1)
+        )
+        self._pairs = self._pairs + by_dim.sum(dim=(2, 3)).square().sum(dim=0)
+        self._tokens += len(seen.queries)
+
+    def scores(self) -> LayerScores:
+        attention, intermediate = self._attention.dims(), self._mlp.dims()
+        v_dims = of_groups(attention, self.widths)
+        pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
+        heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
+        losses = None
+        if self.wants_losses:
+            cut = reference(self.widths)
+            by_group = heads.view(self.widths.num_key_value_heads, -1)
+            curves = self._attention_curves(by_group, v_dims) | {"queries-keys": _tail_sums(pairs)}
+            groups = _descending(by_group.mean(dim=1))
+            gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
+            reference_losses: dict[Module, torch.Tensor] = {"attention": self._attention.cut(gone)}
+            order, curves["mlp"] = eliminate(self._mlp.gram, self._mlp.effects)
+            # A dim scores as the loss when it and all dims that go before it are gone.
+            intermediate = torch.empty_like(intermediate).index_copy_(0, order, curves["mlp"][:-1])
+            reference_losses["mlp"] = self._mlp.cut(order[cut.intermediate_size :])
+            losses = PredictedLosses(curves, reference_losses)
+        return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=intermediate, losses=losses)
+
+    @property
+    def _attention_dims(self) -> torch.Tensor:
+        """The dims of `o_proj`'s input, int64 ``[groups, queries per group, v_head_dim]``."""
+        widths = self.widths
+        dims = torch.arange(widths.attention_size, device=self.layer.self_attn.o_proj.weight.device)
+        return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
+
+    def _attention_curves(self, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss by the number of units kept, ``[units + 1]``, from scores ``[groups, units]``."""
+        widths, dims = self.widths, self._attention_dims
+        gram, effects = self._attention.gram, self._attention.effects
+        by_group = curve(gram, effects, dims[_descending(heads.mean(dim=1))].flatten())
+        queries = _descending(heads)[..., None].expand_as(dims)
+        by_query = curve(gram, effects, dims.gather(1, queries).transpose(0, 1).flatten())
+        ranked = dims.gather(2, _descending(v_dims)[:, None].expand_as(dims))
+        by_dim = curve(gram, effects, ranked.permute(2, 0, 1).flatten())
+        return {
+            "groups": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
+            "queries": by_query[:: widths.num_key_value_heads * widths.v_head_dim].contiguous(),
+            "values": by_dim[:: widths.num_attention_heads].contiguous(),
+        }
+
+
+def _descending(scores: torch.Tensor) -> torch.Tensor:
+    """The order of the last dim, the highest first."""
+    return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def _tail_sums(pairs: torch.Tensor) -> torch.Tensor:
+    """The loss by the number of RoPE pairs that every KV head keeps, ``[pairs + 1]``: the sum of those that go."""
+    descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
+    return torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)])

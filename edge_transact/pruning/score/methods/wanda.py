@@ -1,0 +1,39 @@
+"""Wanda (Sun et al., ICLR 2024), summed over structures: ``|weight| * ||input||`` over all weights of a unit.
+
+The norm is the L2 norm, over all calibration tokens, of the input feature that the weight multiplies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edge_transact.pruning.score.methods.scorer import Activations, Scorer
+from edge_transact.pruning.score.salience import SquareSum
+from edge_transact.pruning.score.structures import scores_of_weights
+from edge_transact.pruning.scores import LayerScores
+
+
+class Wanda(Scorer):
+    """Scores a layer by its weights and the activations that they multiply."""
+
+    def __post_init__(self) -> None:
+        self._attention_input, self._attention = SquareSum(), SquareSum()
+        self._mlp_input, self._mlp = SquareSum(), SquareSum()
+
+    def add(self, seen: Activations) -> None:
+        self._attention_input.add(seen.attention_input)
+        self._attention.add(seen.attention)
+        self._mlp_input.add(seen.mlp_input)
+        self._mlp.add(seen.mlp)
+
+    def scores(self) -> LayerScores:
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        norms = dict.fromkeys((attention.q_proj, attention.k_proj, attention.v_proj), self._attention_input.norm())
+        norms |= dict.fromkeys((mlp.gate_proj, mlp.up_proj), self._mlp_input.norm())
+        norms |= {attention.o_proj: self._attention.norm(), mlp.down_proj: self._mlp.norm()}
+
+        def importance(projection: nn.Linear) -> torch.Tensor:
+            return projection.weight.abs() * norms[projection]
+
+        return scores_of_weights(self.layer, self.widths, importance)

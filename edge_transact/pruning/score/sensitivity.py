@@ -1,0 +1,111 @@
+"""Measures how far the model's predictions move when one layer is cut and all others stay as they are.
+
+The windows go through the layers once: as hidden states of the uncut model, and of a variant for every module of every
+layer, which joins where that module is cut. The Kullback-Leibler divergence from the uncut model's predictions has
+little noise: a difference shows even where no variant predicts the right token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from edge_transact.cache.journal import Journal, release
+from edge_transact.layerwise.divergence import divergences, through
+from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.progress import bar
+from edge_transact.pruning.cut.selection import LayerSelection, select
+from edge_transact.pruning.cut.surgery import cut_layer
+from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.units import MODULES
+from edge_transact.widths import LayerWidths
+
+CUT = 0.25
+"""The share of a layer's MLP dims, or of its KV groups, that is cut for the measurement."""
+
+SHARE = 1 / 32
+"""The share of the calibration tokens that is used."""
+
+MOST_TOKENS = 1024
+"""The largest number of tokens used: they go through every variant of the model."""
+
+WINDOW = 128
+"""Tokens in a window: many short windows cover more of the text than a few long ones."""
+
+LAYERS_STEP, DIVERGENCE_STEP = "sensitivity", "sensitivity, divergence"
+
+_STATE = "sensitivity-state"
+
+
+def reference(layer: LayerWidths) -> LayerWidths:
+    """The widths to which attention and the MLP are cut, each by itself: by `CUT`, at least by one, not to none."""
+    groups = min(round(layer.num_key_value_heads * (1 - CUT)), layer.num_key_value_heads - 1)
+    kept = max(1, groups)
+    return replace(
+        layer,
+        num_attention_heads=kept * layer.q_per_kv,
+        num_key_value_heads=kept,
+        intermediate_size=max(1, min(round(layer.intermediate_size * (1 - CUT)), layer.intermediate_size - 1)),
+    )
+
+
+def measure_sensitivity(
+    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+) -> torch.Tensor:
+    """The divergence, in nats a token, when attention or the MLP of one layer is cut to `reference`.
+
+    Scores decide which units are cut of what earlier shots' selections left.
+
+    Returns:
+        fp32, ``[layers, 2]``; the columns are `MODULES`.
+    """
+    if "sensitivity" not in journal:
+        journal["sensitivity"] = {"divergence": _measure(source, selections, scores, journal)}
+    return journal["sensitivity"]["divergence"]
+
+
+@torch.no_grad()
+def _measure(
+    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+) -> torch.Tensor:
+    model = source.sample(min(round(source.windows.numel() * SHARE), MOST_TOKENS), WINDOW)
+    layers = len(selections)
+    if _STATE in journal:
+        state = journal[_STATE]
+        done, whole, variants = int(state["done"]), state["whole"], state["variants"]
+    else:
+        done, whole = 0, model.embeddings(journal)
+        # [layers, modules, windows, window, hidden_size]
+        variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
+    windows = len(whole)
+    with bar(LAYERS_STEP, layers * (layers + 1) * windows, done * (done + 1) * windows) as advance:
+        for index in range(done, layers):
+            selection, of_layer = selections[index], scores[index]
+            layer = cut_layer(model, index, selection)
+            if index:
+                # Together, because a variant's windows alone are too few for fast matrix products.
+                through(model, layer, variants[:index].flatten(end_dim=2), advance)
+            widths = selection.widths
+            cut = reference(widths)
+            for hidden, narrower in zip(
+                variants[index],
+                (
+                    replace(cut, intermediate_size=widths.intermediate_size),
+                    replace(widths, intermediate_size=cut.intermediate_size),
+                ),
+                strict=True,
+            ):
+                hidden.copy_(whole)
+                chosen = selection.then(select(of_layer, narrower))
+                through(model, cut_layer(model, index, chosen), hidden, advance)
+            through(model, layer, whole)
+            state = {"whole": whole, "variants": variants, "done": torch.tensor(index + 1)}
+            journal.now_and_then(_STATE, state, last=False)
+            release(variants)
+    hidden_states = variants.flatten(end_dim=1)
+    with bar(DIVERGENCE_STEP, len(hidden_states) * model.windows.numel()) as advance:
+        divergence = divergences(model, whole, [(model, hidden) for hidden in hidden_states], advance)
+    journal.discard(_STATE)
+    return divergence.view(variants.shape[:2]).float()

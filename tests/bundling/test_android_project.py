@@ -1,0 +1,384 @@
+"""The Android project that `bundle` writes: what can be known of it without an SDK, Gradle and a phone."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from edge_transact.benchmarking.drivers.app import ACTION
+from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
+from tests.support.android_api import ApiClass, install_api, level_of, read_api
+from tests.support.android_app import TVM_FFI, Programs, compile_fakes, jni_headers, run_app
+from tests.support.android_project import JSON, ROOT, Compiled, java, javac, link_resources, merged_manifest, render
+from tests.support.android_stubs import compile_stubs
+from tests.support.app_picture import CONVERSATION, Renderer, screens
+from tests.support.class_files import read_classes
+from tests.support.json_ffi.fields import GOLDEN
+
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+WARNINGS = ("-Xlint:all", "-Werror")
+
+# AGP: the Gradle that it needs at least, its highest API level, its default NDK and the JDK that it needs
+# (developer.android.com/build/releases, "Compatibility" of each version's release notes, read in November 2026).
+AGP = {
+    "9.1": ("9.3.1", 36, "28.2.13676358", 17),
+    "9.2": ("9.4.1", 36, "28.2.13676358", 17),
+    "9.3": ("9.5.0", 37, "28.2.13676358", 17),
+    "9.4": ("9.6.0", 37, "28.2.13676358", 17),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def api() -> dict[str, ApiClass]:
+    return read_api(install_api())
+
+
+FAULTS = {
+    "getWindow().addFlag(1);": "cannot find symbol",
+    "getSystemService(android.app.ActivityManager.class).getMemoryInfo();": "cannot be applied to given types",
+    "String title = getTitle();": "CharSequence cannot be converted to String",
+    "getResources().getColor(1);": "has been deprecated",
+    "setTitle(R.string.nothing);": "cannot find symbol",
+    "org.apache.tvm.Function.getFunction(1);": "int cannot be converted to String",
+    "org.apache.tvm.Device.metal();": "cannot find symbol",
+}
+"""Lines of an activity, and what javac says to them."""
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class with a fault in each line from the fourth on."""
+    source = tmp_path_factory.mktemp("faults") / "Faults.java"
+    head = ["package edgetransact.app;", "class Faults extends android.app.Activity {", "void all() {"]
+    source.write_text("\n".join([*head, *FAULTS, "}", "}"]))
+    return source
+
+
+@pytest.fixture(scope="module")
+def compiled(project, api, faults, tmp_path_factory) -> Compiled:
+    """All Java of the project as classes, with the classes that it was compiled against."""
+    output = tmp_path_factory.mktemp("compiled")
+    linked = link_resources(project, output / "resources")
+    assert linked.returncode == 0, linked.stderr
+    sources = [*java(project), *java(output / "resources")]
+    classpath = [compile_stubs(api, [*sources, faults], output / "stubs"), JSON]
+    done = javac(sources, classpath, output / "classes", *WARNINGS)
+    assert done.returncode == 0, done.stderr
+    return Compiled(classes=output / "classes", classpath=classpath, resources=output / "resources")
+
+
+def elements(project: Path, pattern: str):
+    """All elements of the app's XML files."""
+    for file in sorted((project / "app" / "src" / "main").glob(pattern)):
+        for element in ElementTree.parse(file).iter():
+            yield file, element
+
+
+@pytest.mark.needs("javac", "npm")
+def test_all_java_compiles_without_a_warning_against_androids_api_and_tvm4js(compiled):
+    """And the manifest links with the resources."""
+    assert (compiled.resources / "app.apk").is_file()
+    names = {file.stem for file in compiled.classes.rglob("*.class")}
+    assert {"ChatActivity", "BenchActivity", "MlcEngine", "ModelHolder", "Session"} <= names
+
+
+@pytest.mark.needs("javac", "npm")
+def test_what_android_does_not_have_does_not_compile(compiled, faults, tmp_path):
+    done = javac([faults], [*compiled.classpath, compiled.classes], tmp_path / "classes", *WARNINGS)
+    found = {int(line): text for line, text in re.findall(r"Faults\.java:(\d+): (.*)", done.stderr)}
+    for number, (fault, words) in enumerate(FAULTS.items(), 4):
+        assert words in found.get(number, ""), (fault, done.stderr)
+
+
+# What older phones ignore, and do without.
+NEWER_ATTRIBUTES = {"dataExtractionRules", "showWhenLocked", "turnScreenOn", "windowLightNavigationBar"}
+
+
+@pytest.mark.needs("npm")
+def test_phones_of_the_oldest_level_know_the_attributes_of_views(project, api):
+    text = "\n".join(file.read_text() for file in project.rglob("*.xml"))
+    used = set(re.findall(r"\bandroid:(\w+)=", text)) | set(re.findall(r'name="android:(\w+)"', text))
+    minimum = int(versions()["minSdk"])
+    assert {name for name in used if level_of(api, "android.R.attr", name) > minimum} == NEWER_ATTRIBUTES
+
+
+@pytest.mark.needs("javac", "npm")
+def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled, api):
+    minimum = int(versions()["minSdk"])
+    classes = {found.name: found for found in read_classes(compiled.classes)}
+    newer = set()
+    for found in classes.values():
+        for use, level in found.uses:
+            owner = use.owner
+            while owner in classes and use.member and (use.member, use.parameters) not in classes[owner].declared:
+                owner = classes[owner].above
+            if owner not in classes and not owner.startswith("org.apache.tvm."):
+                since = level_of(api, owner, use.member, use.parameters)
+                assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
+                newer |= {owner} if since > minimum else set()
+    assert newer == {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("res/layout/chat.xml", "@string/send", "@string/sent"),
+        ("res/layout/chat.xml", "android:transcriptMode", "android:transcript"),
+        ("res/values/themes.xml", "Theme.Material.Light", "Theme.Material.Bright"),
+        ("AndroidManifest.xml", "android:exported", "android:export"),
+        ("AndroidManifest.xml", "@mipmap/ic_launcher", "@mipmap/icon"),
+    ],
+)
+def test_a_name_that_is_not_there_does_not_link(tmp_path, file, old, new):
+    project = render(tmp_path / "project")
+    path = project / "app" / "src" / "main" / file
+    path.write_text(path.read_text().replace(old, new))
+    done = link_resources(project, tmp_path / "resources")
+    assert done.returncode != 0 and new.rpartition("/")[2].rpartition(":")[2] in done.stderr
+
+
+def versions() -> dict[str, str]:
+    return tomllib.loads((ROOT / "templates" / "android" / "gradle" / "libs.versions.toml").read_text())["versions"]
+
+
+def test_the_versions_fit_together(project):
+    listed = versions()
+    gradle, level, ndk, jdk = AGP[listed["agp"].rpartition(".")[0]]
+    wrapper = (project / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text()
+    assert f"gradle-{gradle}-bin.zip" in wrapper and re.search(r"^distributionSha256Sum=[0-9a-f]{64}$", wrapper, re.M)
+    assert int(listed["compileSdk"]) <= level and int(listed["targetSdk"]) == int(listed["compileSdk"]) >= 35
+    assert listed["minSdk"] == "26"
+    assert listed["ndk"] == ndk and f"ndk;{ndk}" == NDK_PACKAGE
+    assert jdk == JDK_MAJOR
+
+
+@pytest.mark.needs("java", "groovy")
+def test_gradles_files_are_groovy_and_take_every_version_from_one_file(project, tmp_path):
+    files = sorted(project.rglob("*.gradle"))
+    broken = tmp_path / "broken.gradle"
+    broken.write_text((project / "edge" / "build.gradle").read_text().replace("}", "", 1))
+    classpath = ":".join(f"/usr/share/java/{name}.jar" for name in ("groovy-all", "antlr", "asm"))
+    command = ["java", "-XX:TieredStopAtLevel=1", "-cp", classpath, str(ROOT / "tests/bundling/GroovyParser.java")]
+    done = subprocess.run([*command, *map(str, files), str(broken)], capture_output=True, text=True, timeout=120)
+    assert re.findall(r"(\S+): \d+: ", done.stdout) == [str(broken)], done.stdout + done.stderr
+    for file in files:
+        text = file.read_text()
+        assert set(re.findall(r"libs\.versions\.(\w+)", text)) <= versions().keys()
+        assert not re.search(r"(Sdk|ndkVersion|version) *=? *['\"\d]", text), file
+    assert re.findall(r"^include (.*)$", (project / "settings.gradle").read_text(), re.M) == ["':edge', ':app'"]
+
+
+def test_every_string_is_used_and_no_text_stands_anywhere_else(project):
+    resources = project / "app" / "src" / "main" / "res"
+    strings = {element.get("name") for _, element in elements(project, "res/values/strings.xml") if element.get("name")}
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    files = [*resources.rglob("*.xml"), project / "app/src/main/AndroidManifest.xml"]
+    xml = "\n".join(file.read_text() for file in files)
+    used = set(re.findall(r"R\.(?:string|plurals)\.(\w+)", code)) | set(re.findall(r"@string/(\w+)", xml))
+    assert used == strings
+    for file, element in elements(project, "res/layout/*.xml"):
+        for attribute in ("text", "hint", "contentDescription", "label", "title"):
+            value = element.get(ANDROID + attribute, "@")
+            assert value.startswith("@"), f"{file.name}: {value!r} belongs into strings.xml"
+    assert not re.search(r"set(Text|Hint|Title|ContentDescription)\(\s*\"[^\"]", code)
+
+
+def test_the_arguments_of_a_string_are_those_that_the_code_gives(project):
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    for _, element in elements(project, "res/values/strings.xml"):
+        name = element.get("name")
+        if name and element.tag == "string" and name != "app_name":
+            wanted = len(set(re.findall(r"%(\d)\$", element.text or "")))
+            calls = re.findall(rf"getString\(\s*R\.string\.{name}\b((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)", code)
+            assert all(call.count(",") == wanted for call in calls), name
+            assert wanted == 0 or calls, name
+
+
+def test_every_view_with_a_name_is_used_by_the_code(project):
+    code = "\n".join(file.read_text() for file in java(project / "app"))
+    for file, element in elements(project, "res/layout/*.xml"):
+        if name := element.get(ANDROID + "id"):
+            assert f"R.id.{name.removeprefix('@+id/')}" in code, f"{file.name}: {name}"
+
+
+def test_people_who_do_not_see_the_screen_hear_what_things_are(project):
+    labelled = dict.fromkeys(["ImageButton", "ProgressBar", "Spinner"], "contentDescription")
+    labelled |= {"EditText": "hint", "Button": "text"}
+    seen = set()
+    for file, element in elements(project, "res/layout/*.xml"):
+        if attribute := labelled.get(element.tag):
+            seen.add(element.tag)
+            assert element.get(ANDROID + attribute), f"{file.name}: {element.tag} has no {attribute}"
+    assert seen == labelled.keys()
+
+
+def test_what_can_be_touched_is_48_dp_high(project):
+    styles = {element.get("name"): element for _, element in elements(project, "res/values/styles.xml")}
+    for file, element in elements(project, "res/layout/*.xml"):
+        if element.tag in ("ImageButton", "Button", "Spinner", "EditText"):
+            style = styles.get((element.get("style") or "").removeprefix("@style/"))
+            items = {item.get("name"): item.text for item in (style if style is not None else [])}
+            height = element.get(ANDROID + "minHeight") or element.get(ANDROID + "layout_height")
+            assert (height or items["android:layout_height"]) == "48dp", f"{file.name}: {element.tag}"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("mode", ["values", "values-night"])
+def test_text_can_be_read_by_day_and_by_night(project, mode):
+    colours = {e.get("name"): e.text or "" for _, e in elements(project, f"res/{mode}/colors.xml") if e.get("name")}
+    pairs = [("text", "background"), ("text", "mine"), ("text", "model"), ("text_secondary", "background")]
+    for front, back in [*pairs, ("text_secondary", "model"), ("accent", "background")]:
+        bright, dark = sorted((luminance(colours[front]), luminance(colours[back])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (front, back)
+
+
+def test_the_picture_of_the_app_shows_what_its_resources_say():
+    light, dark, starting = [Renderer(screen).page() for screen in screens()]
+    assert "#FFFFFF" in light and "#131314" in dark
+    for text in ("Ready, on the GPU.", *(text for _, text in CONVERSATION)):
+        assert text in light and text in dark and text not in starting
+    assert "Copying the model" in starting and "48 MB of 97 MB" in starting
+
+
+def test_layouts_turn_around_where_people_read_from_right_to_left(project):
+    for file, element in elements(project, "res/layout/*.xml"):
+        for attribute, value in element.attrib.items():
+            assert "Left" not in attribute and "Right" not in attribute, f"{file.name}: {attribute}"
+            assert value not in ("left", "right"), f"{file.name}: {attribute}={value}"
+
+
+def test_the_app_asks_for_nothing_and_backs_nothing_up(project):
+    manifest = ElementTree.fromstring(merged_manifest(project))
+    application = manifest.find("application")
+    assert application is not None and application.get(ANDROID + "allowBackup") == "false"
+    assert application.get(ANDROID + "supportsRtl") == "true"
+    assert not manifest.findall("uses-permission")
+    rules = {rule.tag: {e.get("domain") for e in rule} for _, rule in elements(project, "res/xml/*.xml") if len(rule)}
+    assert rules["cloud-backup"] == rules["device-transfer"] == {"root", "file", "external", "sharedpref"}
+
+
+def test_opencl_is_opened_by_the_names_that_the_manifest_lists(project):
+    libraries = ElementTree.fromstring(merged_manifest(project)).findall("application/uses-native-library")
+    listed = {library.get(ANDROID + "name") for library in libraries}
+    facts = (project / "edge/src/main/java/edgetransact/edge/android/PhoneFacts.java").read_text()
+    opened = re.search(r"OPENCL = \{(.*)\}", facts)
+    assert opened and listed == {f"lib{name}.so" for name in re.findall(r'"(.*?)"', opened[1])}
+    assert all(library.get(ANDROID + "required") == "false" for library in libraries)
+
+
+def test_only_adb_can_start_a_benchmark(project):
+    activities = ElementTree.fromstring(merged_manifest(project)).findall("application/activity")
+    (bench,) = [a for a in activities if ACTION in {e.get(ANDROID + "name") for e in a.iter("action")}]
+    assert bench.get(ANDROID + "exported") == "true"
+    assert bench.get(ANDROID + "permission") == "android.permission.DUMP"
+    assert {e.get(ANDROID + "name") for e in bench.iter("category")} == {"android.intent.category.DEFAULT"}
+
+
+def test_the_engine_is_called_by_the_names_that_mlc_gives_its_functions(project):
+    """All but the last error, which every failed call raises."""
+    engine = (project / "edge/src/main/java/edgetransact/edge/android/MlcEngine.java").read_text()
+    called = set(re.findall(r'(?:function|start|call)\("(\w+)"', engine))
+    assert called == set(json.loads(GOLDEN.read_text())["functions"]) - {"get_last_error"}
+
+
+@pytest.fixture(scope="module")
+def classpath(compiled: Compiled, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return compile_fakes(compiled, tmp_path_factory.mktemp("fakes"))
+
+
+@pytest.fixture(scope="module")
+def told(classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return run_app(classpath, tmp_path_factory.mktemp("phone"))
+
+
+TOLD = {
+    "the app loads a model": ("loaded", "good CPU"),
+    "it shows the answer": ("answered", "one-two-three STOP 3"),
+    "another screen goes on with the answer and loads nothing": ("turned", "4 true loads 1"),
+    "a stopped answer stays": ("stopped", "true STOPPED"),
+    "a new chat is empty": ("restarted", "0 true"),
+    "another model ends the answer": ("interrupted", "STOPPED false"),
+    "the last model chosen is loaded alone": ("chosen", "other 0 loaded 1"),
+    "a model that cannot be loaded leaves none in memory": ("broken", "ENGINE_FAILED no-such-parameter loaded 0"),
+    "a model that is too large is not loaded": ("small", f"TOO_LITTLE_MEMORY {2 << 30} {1 << 29}"),
+    "an engine that ends says why": ("died", "ENGINE_FAILED Check-failed:-num_rsentries->-0 true true"),
+    "it can be loaded again": ("loaded again", "0 null loaded 1"),
+    "a benchmark frees the model first and ends even if its name is none": ("bench", "true loaded 0 killed 0"),
+    "a benchmark that cannot write its last line ends the process": ("full", "killed 1"),
+    "and one that finds no models": ("no models", "killed 2"),
+}
+
+
+@pytest.mark.parametrize("demand", TOLD)
+def test_what_the_app_does(told, demand):
+    step, words = TOLD[demand]
+    assert [word.replace(" ", "-") for word in told[step]] == words.split()
+    assert "the first screen was told" not in told
+
+
+def test_a_benchmark_that_opening_the_app_interrupts_says_so_in_its_last_line(told):
+    """The line begins on its own, even if the one before it was cut off."""
+    assert told["opened"][:5] == ["true", "loaded", "1", "killed", "0"]
+    *_, loaded, empty, last = told["opened"]
+    assert json.loads(loaded)["kind"] == "load" and empty == ""
+    why = "interrupted: the app was opened, or its benchmark was left"
+    assert json.loads(last) == {"run": "run-1", "kind": "error", "message": why}
+
+
+@pytest.fixture(scope="module")
+def programs(project: Path, classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    return Programs.build(project, classpath, tmp_path_factory.mktemp("programs"))
+
+
+NATIVE = pytest.mark.needs("javac", "npm", "cmake", "ninja", "gcc")
+
+
+@NATIVE
+def test_compiled_opencl_programs_are_kept_byte_for_byte_until_the_app_is_updated(programs, tmp_path):
+    assert programs.start(tmp_path).stdout == "compiled\n"
+    (kept,) = tmp_path.glob("programs/fake-library.*")
+    assert programs.start(tmp_path).stdout == "restored\n"
+    assert programs.start(tmp_path, installed=1).stdout == "compiled\n"
+    assert not kept.exists() and len(list(tmp_path.glob("programs/*"))) == 1
+
+
+@NATIVE
+def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(programs, tmp_path):
+    programs.start(tmp_path)
+    done = programs.start(tmp_path, FAKE_DRIVER="refuses")
+    assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr
+    assert not list(tmp_path.glob("programs/*"))
+
+
+@NATIVE
+@pytest.mark.needs("readelf")
+def test_the_native_library_needs_only_tvms_c_interface_and_runs_on_pages_of_16_kb(programs):
+    symbols = subprocess.check_output(["readelf", "--dyn-syms", "-W", programs.library], text=True)
+    undefined = re.findall(r"UND (\w*tvm\w*)", symbols, re.IGNORECASE)
+    assert undefined and all(name.startswith("TVMFFI") for name in undefined)
+    segments = subprocess.check_output(["readelf", "-lW", programs.library], text=True)
+    assert set(re.findall(r"LOAD.* (0x\d+)$", segments, re.M)) == {"0x4000"}
+
+
+@pytest.mark.needs("aarch64-linux-gnu-g++")
+def test_the_native_library_compiles_for_arm64(project):
+    include = [f"-isystem{TVM_FFI / 'include'}", *(f"-I{path}" for path in jni_headers())]
+    source = project / "edge" / "src" / "main" / "cpp" / "jni.cc"
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    done = subprocess.run(["aarch64-linux-gnu-g++", *flags, *include, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

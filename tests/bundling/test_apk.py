@@ -1,0 +1,183 @@
+"""`doctor APK`: what would keep an app from running is found, in real zip files with real ELF libraries."""
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from edge_transact.bundling.apk import ENGINE, examine_apk
+from edge_transact.bundling.project import bundle
+from edge_transact.compiler.archive import PAGE_BYTES
+from edge_transact.errors import EdgeTransactError
+from tests.support.command import run, said
+from tests.support.dists import CLANG, make_dist
+from tests.support.examples import examples_with, run_line, split
+
+pytestmark = pytest.mark.needs("clang-19", "ld.lld-19")
+
+ASSETS = "assets/edge"
+EDGE = "lib/arm64-v8a/libedge_programs.so"
+
+
+def link(path: Path, page_bytes: int, source: str = "int x = 1;", target: str = "aarch64-linux-android28") -> bytes:
+    """A shared library with a data segment, as the NDK's lld makes it for a page size."""
+    flags = [f"--target={target}", "-fuse-ld=lld", "-nostdlib", "-shared", f"-Wl,-z,max-page-size={page_bytes}"]
+    command = [CLANG[0], *CLANG[2:], *flags, "-x", "c", "-", "-o", str(path)]
+    subprocess.run(command, input=source, text=True, check=True)
+    return path.read_bytes()
+
+
+class Apk:
+    """The entries of an APK, which a test changes before it is written; stored libraries begin at whole pages."""
+
+    def __init__(self, entries: dict[str, bytes]) -> None:
+        self.entries = dict(entries)
+        self.compressed: set[str] = set()
+        self.page_bytes = PAGE_BYTES
+
+    def write(self, path: Path) -> Path:
+        """Write the zip, with libraries aligned as zipalign does it: by the length of the extra field."""
+        with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, content in self.entries.items():
+                entry = zipfile.ZipInfo(name)
+                if name in self.compressed:
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                elif name.endswith(".so"):
+                    entry.extra = bytes(-(file.tell() + 30 + len(name)) % self.page_bytes)
+                archive.writestr(entry, content)
+        return path
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory) -> dict[str, bytes]:
+    directory = tmp_path_factory.mktemp("linked")
+    names = [f"edge_llama_q4f16_0_0123abcd_{part}__tvm_ffi__library_bin" for part in ("", "cpu_")]
+    engine = 'const char* names[] = {"' + '", "'.join(names) + '"};'
+    return {
+        "engine": link(directory / "engine.so", PAGE_BYTES, engine),
+        "right": link(directory / "right.so", PAGE_BYTES),
+        "small pages": link(directory / "small.so", 4096),
+        "x86": link(directory / "x86.so", PAGE_BYTES, target="x86_64-linux-android28"),
+    }
+
+
+@pytest.fixture(scope="module")
+def entries(linked, tmp_path_factory) -> dict[str, bytes]:
+    """What a complete app has."""
+    directory = tmp_path_factory.mktemp("apk")
+    project = bundle([make_dist(directory / "tiny")], directory / "app").directory
+    assets = project / "app/src/main/assets"
+    content = {f"assets/{path.relative_to(assets)}": path.read_bytes() for path in assets.rglob("*") if path.is_file()}
+    return {"AndroidManifest.xml": b"", ENGINE: linked["engine"], EDGE: linked["right"], **content}
+
+
+@pytest.fixture
+def apk(entries) -> Apk:
+    return Apk(entries)
+
+
+def failed(path: Path) -> dict[str, str]:
+    """What is found where a check fails."""
+    checks = examine_apk(path)
+    assert all(check.ok == (check.fix == "") for check in checks)
+    return {check.name: check.found for check in checks if not check.ok}
+
+
+def test_a_complete_app(apk, tmp_path):
+    path = apk.write(tmp_path / "app.apk")
+    checks = {check.name: check.found for check in examine_apk(path)}
+    assert failed(path) == {}
+    assert list(checks) == ["abi", "segments", "offsets", "libraries", "models"]
+    assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
+    assert checks["models"].startswith("tiny (")
+    assert all(check["ok"] for check in said("doctor", path)["checks"])
+
+
+def test_a_library_for_pages_of_4_kb(apk, linked, tmp_path):
+    apk.entries[EDGE] = linked["small pages"]
+    path = apk.write(tmp_path / "app.apk")
+    assert failed(path) == {"segments": f"segments not aligned to 16384 bytes: {EDGE} (4096)"}
+    result = run("doctor", str(path))
+    assert result.exit_code == 1 and "max-page-size=16384" in result.stdout
+
+
+def test_libraries_at_other_offsets(apk, tmp_path):
+    apk.page_bytes = 4096
+    assert EDGE in failed(apk.write(tmp_path / "app.apk"))["offsets"]
+    # Android unpacks compressed ones, which then stand alone.
+    apk.compressed = {ENGINE, EDGE}
+    assert failed(apk.write(tmp_path / "app.apk")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("lib/x86_64/libedge.so", "x86"), ("lib/arm64-v8a/libx.so", "x86"),
+                          ("lib/armeabi-v7a/libx.so", "right")]
+)  # fmt: skip
+def test_a_library_for_another_machine(apk, linked, tmp_path, name, content):
+    apk.entries[name] = linked[content]
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a: {name}"}
+
+
+def test_an_app_without_the_engine_or_the_models_libraries(apk, linked, tmp_path):
+    apk.entries[ENGINE] = linked["right"]
+    missing = "edge_llama_q4f16_0_0123abcd, edge_llama_q4f16_0_0123abcd-cpu"
+    assert failed(apk.write(tmp_path / "app.apk")) == {"libraries": f"not in {ENGINE}: {missing}"}
+    del apk.entries[ENGINE]
+    assert set(failed(apk.write(tmp_path / "app.apk"))) == {"abi", "libraries"}
+
+
+def test_weights_that_are_missing_damaged_or_compressed(apk, tmp_path):
+    path = tmp_path / "app.apk"
+    apk.compressed = {f"{ASSETS}/tiny/params_shard_1.bin", f"{ASSETS}/tiny/tokenizer.json"}
+    assert failed(apk.write(path)) == {"models": "tiny/params_shard_1.bin is compressed"}
+    apk.entries[f"{ASSETS}/tiny/params_shard_0.bin"] += b"x"
+    del apk.entries[f"{ASSETS}/tiny/tensor-cache.json"]
+    problems = failed(apk.write(path))["models"]
+    assert "tiny/params_shard_0.bin is damaged" in problems and "tiny/tensor-cache.json is missing" in problems
+    del apk.entries[f"{ASSETS}/models.json"]
+    assert failed(apk.write(path)) == {"models": f"no {ASSETS}/models.json"}
+
+
+def test_weights_that_are_installed_need_not_be_in_the_app(apk, tmp_path):
+    models = json.loads(apk.entries[f"{ASSETS}/models.json"])
+    models["models"][0]["weights"] = "install"
+    apk.entries = {name: content for name, content in apk.entries.items() if "/tiny/" not in name}
+    apk.entries[f"{ASSETS}/models.json"] = json.dumps(models).encode()
+    found = {check.name: check.found for check in examine_apk(apk.write(tmp_path / "app.apk"))}
+    assert "needs edge-transact install" in found["models"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more"])
+def test_what_is_no_apk(tmp_path, content):
+    (tmp_path / "app.apk").write_bytes(content)
+    with pytest.raises(EdgeTransactError, match="is not a complete APK"):
+        examine_apk(tmp_path / "app.apk")
+    assert run("doctor", str(tmp_path / "gone.apk")).exit_code == 1
+    assert run("doctor", str(tmp_path / "app.apk"), "--for", "app").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("exit 0", [True]), ("exit 1", [False]), ("echo 'Usage: zipalign [-p] 4 in.zip'; exit 2", [])],
+    ids=["content", "not", "too old"],
+)
+def test_the_sdks_own_tool_is_asked_where_there_is_one(apk, tmp_path, monkeypatch, script, expected):
+    tool = tmp_path / "sdk/build-tools/35.0.0/zipalign"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n{script}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
+    path = apk.write(tmp_path / "app.apk")
+    assert [check.ok for check in examine_apk(path) if check.name == "zipalign"] == expected
+    assert (tmp_path / "called").read_text().split() == ["-c", "-P", "16", "4", str(path)]
+
+
+@pytest.mark.parametrize("line", examples_with(".apk"))
+def test_examples_of_pages_and_help_check(line, apk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for word in split(line):
+        if word.endswith(".apk"):
+            apk.write(tmp_path / word)
+    run_line(line)

@@ -1,0 +1,129 @@
+"""The pruned model computes the same as the dense model with the pruned heads and dims zeroed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.layers import load_layer
+from edge_transact.pruning.cut.selection import LayerSelection, top_indices
+from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
+from edge_transact.widths import LayerWidths
+from tests.support.checkpoints import LLAMA3, TINY, save_llama
+
+SHAPES = {
+    "mha": {"num_key_value_heads": 6},
+    "gqa": {"num_key_value_heads": 3},
+    "mqa": {"num_key_value_heads": 1},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "tied": {"tie_word_embeddings": True},
+    "narrow heads": {"head_dim": 4},
+    "llama3": {"head_dim": 16, "rope_parameters": LLAMA3},
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def source(request, tmp_path_factory) -> Checkpoint:
+    return Checkpoint.open(save_llama(tmp_path_factory.mktemp("dense"), **SHAPES[request.param]))
+
+
+@st.composite
+def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]:
+    """A random selection of every layer; all keep the same number of query heads per group."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    queries = draw(st.integers(1, layers[0].q_per_kv))
+
+    def some_of(size: int, count: int) -> torch.Tensor:
+        return torch.randperm(size, generator=generator)[:count].sort().values
+
+    def select(layer: LayerWidths) -> LayerSelection:
+        groups = some_of(layer.num_key_value_heads, draw(st.integers(1, layer.num_key_value_heads)))
+        pairs, v_dims = draw(st.integers(1, layer.qk_head_dim // 2)), draw(st.integers(1, layer.v_head_dim))
+        return LayerSelection(
+            groups=groups,
+            queries=torch.stack([some_of(layer.q_per_kv, queries) for _ in groups]),
+            qk_pairs=torch.stack([some_of(layer.qk_head_dim // 2, pairs) for _ in groups]),
+            v_dims=torch.stack([some_of(layer.v_head_dim, v_dims) for _ in groups]),
+            intermediate=some_of(layer.intermediate_size, draw(st.integers(1, layer.intermediate_size))),
+        )
+
+    return [select(layer) for layer in layers]
+
+
+def zero_all_but(model: torch.nn.Module, layers: tuple[LayerWidths, ...], selections: list[LayerSelection]) -> None:
+    """Zeroes the weights of a dense model that `selections` don't keep, head by head and dim by dim."""
+    for block, layer, kept in zip(model.model.layers, layers, selections, strict=True):
+        attention, half = block.self_attn, layer.qk_head_dim // 2
+        of_group = {int(group): row for row, group in enumerate(kept.groups)}
+        for head in range(layer.num_attention_heads):
+            group, query = divmod(head, layer.q_per_kv)
+            row = of_group.get(group)
+            columns = attention.o_proj.weight.view(-1, layer.num_attention_heads, layer.v_head_dim)[:, head]
+            if row is None or query not in kept.queries[row]:
+                columns.zero_()
+                continue
+            for projection, rows in ((attention.q_proj, head), (attention.k_proj, group)):
+                for tensor in projection.parameters():
+                    for pair in range(half):
+                        if pair not in kept.qk_pairs[row]:
+                            tensor[rows * 2 * half + pair] = tensor[rows * 2 * half + half + pair] = 0
+            for dim in range(layer.v_head_dim):
+                if dim not in kept.v_dims[row]:
+                    columns[:, dim] = 0
+        for dim in range(layer.intermediate_size):
+            if dim not in kept.intermediate:
+                block.mlp.down_proj.weight[:, dim] = 0
+
+
+def prune(source: Checkpoint, selections: list[LayerSelection], output: Path) -> Checkpoint:
+    plan = source.plan.with_layers(kept.widths for kept in selections)
+    return write_checkpoint(source, plan, pruned_tensors(source, selections), {}, output, force=True)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.arange(48).view(2, 24) * 7 % TINY["vocab_size"]).logits
+
+
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
+    """Pruned once and twice: dims keep their RoPE frequencies, and the softmax keeps its scale."""
+    first = data.draw(selections_of(source.plan.layers))
+    once = prune(source, first, tmp_path_factory.mktemp("once"))
+    second = data.draw(selections_of(once.plan.layers))
+    twice = prune(once, second, tmp_path_factory.mktemp("twice"))
+    both = [kept.then(fewer) for kept, fewer in zip(first, second, strict=True)]
+    for pruned, selections in ((once, first), (twice, both)):
+        assert pruned.plan.layers == tuple(kept.widths for kept in selections)
+        dense = AutoModelForCausalLM.from_pretrained(source.path)
+        with torch.no_grad():
+            zero_all_but(dense, source.plan.layers, selections)
+        expected = logits(dense)
+        actual = logits(AutoModelForCausalLM.from_pretrained(pruned.path))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@settings(max_examples=2, deadline=None)
+@given(data=st.data())
+def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
+    selections = data.draw(selections_of(source.plan.layers))
+    pruned = prune(source, selections, tmp_path_factory.mktemp("pruned"))
+    model = AutoModelForCausalLM.from_pretrained(pruned.path)
+    hidden = torch.randn(2, 11, source.plan.hidden_size)
+    angles = model.model.rotary_emb(hidden, torch.arange(11)[None])
+    for index, (kept, of_model) in enumerate(zip(selections, model.model.layers, strict=True)):
+        layer = load_layer(source, kept.widths, pruned_layer(source, index, kept), torch.float32)
+        with torch.inference_mode():
+            expected = of_model(hidden, position_embeddings=angles)
+            torch.testing.assert_close(layer(hidden, position_embeddings=angles), expected)
+
+
+def test_among_equal_scores_the_first_are_kept() -> None:
+    assert top_indices(torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0]), 3).tolist() == [0, 1, 3]
+    assert top_indices(torch.zeros(1000), 4).tolist() == [0, 1, 2, 3]
