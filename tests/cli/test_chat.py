@@ -103,14 +103,14 @@ def test_ctrl_c_stops_the_answer_and_twice_leaves(dist, home, tmp_path):
     chat.expect(READY)
     chat.say("Once upon")
     chat.expect("\x1b\\[\\?2004l..........")
-    chat.child.sendintr()
+    chat.interrupt()
     assert re.search(r"Stopped\. \d+ tokens, ", chat.expect(READY))
     chat.say(f"/save {tmp_path / 'chat.json'}")
     chat.expect(READY)
     assert len(json.loads((tmp_path / "chat.json").read_text())[1]["content"]) > 0
     chat.say("a time")
     chat.expect("\x1b\\[\\?2004l.....")
-    chat.child.sendintr()
+    chat.interrupt()
     chat.expect(READY)
     chat.child.sendintr()
     assert chat.ended() == 0 and "Traceback" not in chat.seen
@@ -125,9 +125,9 @@ def test_ctrl_c_twice_in_an_answer_and_twice_at_the_prompt_leave(dist, home):
     chat.expect(READY)
     chat.say("Once upon")
     chat.expect("\x1b\\[\\?2004l.")
-    chat.child.sendintr()
+    chat.interrupt()
     time.sleep(1.5)  # signals that come at once are one
-    chat.child.sendintr()
+    chat.interrupt()
     assert chat.ended() == 0 and "Traceback" not in chat.seen
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sys
+import termios
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,12 @@ class Terminal:
         piece = self.child.before + self.child.after
         self.seen += piece
         return piece
+
+    def interrupt(self) -> None:
+        """Presses Ctrl-C in an answer: once the terminal makes a signal of it, as prompt_toolkit's own mode doesn't."""
+        while not termios.tcgetattr(self.child.child_fd)[3] & termios.ISIG:
+            time.sleep(0.01)
+        self.child.sendintr()
 
     def ended(self) -> int:
         """Waits until the chat ends. Returns its exit code."""
