@@ -7,9 +7,10 @@ Norms, RoPE, softmax and activations don't, as in the paper's Figure 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, MATRICES, MLP, MLP_INPUTS, Matrix
 from edge_transact.formatting import megabytes
 from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -30,25 +31,31 @@ Measured on two threads of a Xeon: 5.4 us per call, at 48 GB/s. It is more on a 
 """
 
 
-def _matrices(plan: WidthPlan, layer: LayerWidths) -> list[tuple[int, int, bool]]:
-    """Rows, columns and whether it has a bias, of a layer's q, k and v together, o, gate and up together, and down."""
-    hidden, qk = plan.hidden_size, (layer.num_attention_heads + layer.num_key_value_heads) * layer.qk_head_dim
-    return [
-        (qk + layer.num_key_value_heads * layer.v_head_dim, hidden, plan.attention_bias),
-        (hidden, layer.attention_size, plan.attention_bias),
-        (2 * layer.intermediate_size, hidden, plan.mlp_bias),
-        (hidden, layer.intermediate_size, plan.mlp_bias),
-    ]
+def _matrices(
+    plan: WidthPlan, layer: LayerWidths, among: Iterable[Matrix] = MATRICES.values()
+) -> list[tuple[int, int, bool]]:
+    """Rows, columns and whether it has a bias, of a layer's matrices."""
+    return [(*matrix.shape(plan, layer), matrix.has_bias(plan)) for matrix in among]
+
+
+def _parameters(matrices: Iterable[tuple[int, int, bool]]) -> int:
+    return sum(rows * (columns + bias) for rows, columns, bias in matrices)
 
 
 def mlp_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
-    """Parameters of one layer's gate, up and down projections."""
-    return sum(rows * (columns + bias) for rows, columns, bias in _matrices(plan, layer)[2:])
+    """Parameters of the matrices of one layer's MLP."""
+    return _parameters(_matrices(plan, layer, MLP))
 
 
 def layer_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
-    """Parameters of one layer's attention and MLP."""
-    return sum(rows * (columns + bias) for rows, columns, bias in _matrices(plan, layer))
+    """Parameters of the matrices of one layer."""
+    return _parameters(_matrices(plan, layer))
+
+
+def _norm_parameters(plan: WidthPlan) -> int:
+    """Parameters of all norms: two of the hidden state in each layer and one at the end, and those of heads."""
+    of_heads = sum(2 * layer.qk_head_dim for layer in plan.layers) if plan.use_qk_norm else 0
+    return (2 * plan.num_hidden_layers + 1) * plan.hidden_size + of_heads
 
 
 def prunable_parameters(plan: WidthPlan) -> int:
@@ -59,8 +66,7 @@ def prunable_parameters(plan: WidthPlan) -> int:
 def parameters(plan: WidthPlan) -> int:
     """All parameters; a tied `lm_head` isn't counted again."""
     embeddings = plan.vocab_size * plan.hidden_size * (1 if plan.tie_word_embeddings else 2)
-    norms = (2 * plan.num_hidden_layers + 1) * plan.hidden_size
-    return prunable_parameters(plan) + embeddings + norms
+    return prunable_parameters(plan) + embeddings + _norm_parameters(plan)
 
 
 def cut_ratio(plan: WidthPlan, source: WidthPlan) -> float:
@@ -86,7 +92,7 @@ def _weight_bytes(plan: WidthPlan, quantization: Quantization, value_bytes: int)
         return outputs * groups * (WORDS_PER_GROUP * 4 + value_bytes)
 
     total = matrix(plan.hidden_size, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
-    total += (2 * plan.num_hidden_layers + 1) * plan.hidden_size * value_bytes
+    total += _norm_parameters(plan) * value_bytes
     for layer in plan.layers:
         for rows, columns, bias in _matrices(plan, layer):
             total += matrix(columns, rows) + rows * bias * value_bytes
@@ -150,8 +156,10 @@ def workspace_bytes(plan: WidthPlan, quantization: Quantization, prefill_chunk: 
     """
     widest = 0
     for layer in plan.layers:
-        qkv, o, gate_and_up, down = _matrices(plan, layer)
-        widest = max(widest, qkv[0] + o[1], gate_and_up[0] + down[1])
+        qkv, gate_and_up = (
+            sum(rows for rows, _, _ in _matrices(plan, layer, among)) for among in (ATTENTION_INPUTS, MLP_INPUTS)
+        )
+        widest = max(widest, qkv + layer.attention_size, gate_and_up + layer.intermediate_size)
     kv_heads = plan.virtual_num_key_value_heads
     q_heads = plan.q_per_kv * kv_heads
     in_cache = 2 * (q_heads + kv_heads) * plan.cache_head_dim

@@ -78,11 +78,16 @@ class WidthPlan:
         hidden_size: Dims of the residual stream; never pruned.
         vocab_size: Rows of the embedding and of `lm_head`.
         tie_word_embeddings: Whether `lm_head` is the embedding.
-        attention_bias: Whether the q, k, v and o projections have biases.
-        mlp_bias: Whether the gate, up and down projections have biases.
+        attention_bias: Whether the projections to q, k and v have biases.
+        mlp_bias: Whether the MLP's projections have biases.
         layers: The widths of layer 0, 1, ...
         head_dim: Dims of a head before any pruning. They set the softmax scale ``head_dim ** -0.5`` and the RoPE
             frequencies, which the kept pairs keep. 0 stands for the widest `qk_head_dim`.
+        attention_out_bias: Whether the projection of attention's output has a bias; `None` for `attention_bias`.
+        use_qk_norm: Whether an RMSNorm over the head follows the projections to q and k.
+        rotary_dim: Dims of a head that RoPE rotates, the first ones; 0 stands for all.
+        nope_layers: The layers without RoPE.
+        rope_type: transformers' name of how RoPE's frequencies are scaled.
 
     Raises:
         UsageError: There are no layers, their q-per-kv ratios differ, or a `qk_head_dim` is above `head_dim`.
@@ -95,8 +100,16 @@ class WidthPlan:
     mlp_bias: bool
     layers: tuple[LayerWidths, ...]
     head_dim: int = 0
+    attention_out_bias: bool | None = None
+    use_qk_norm: bool = False
+    rotary_dim: int = 0
+    nope_layers: tuple[int, ...] = ()
+    rope_type: str = "default"
 
     def __post_init__(self) -> None:
+        if self.attention_out_bias is None:
+            object.__setattr__(self, "attention_out_bias", self.attention_bias)
+        object.__setattr__(self, "nope_layers", tuple(self.nope_layers))  # from JSON, a list
         if not self.layers:
             raise UsageError("the plan has no layers", fix="Give the widths of at least one layer.")
         ratios = sorted({layer.q_per_kv for layer in self.layers})
@@ -107,6 +120,7 @@ class WidthPlan:
             )
         widest = max(layer.qk_head_dim for layer in self.layers)
         object.__setattr__(self, "head_dim", self.head_dim or widest)
+        object.__setattr__(self, "rotary_dim", self.rotary_dim or self.head_dim)
         if widest > self.head_dim:
             raise UsageError(
                 f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
@@ -115,7 +129,9 @@ class WidthPlan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> WidthPlan:
-        """The plan that a LLaMA ``config.json`` describes, with or without a sparse ``per_layer_config``.
+        """The plan that a ``config.json`` describes, with or without a sparse ``per_layer_config``.
+
+        A family's own fields are translated before, by `architecture.families.translated`.
 
         Raises:
             EdgeTransactError: A field is missing, is not a positive integer, or the widths contradict each other.
@@ -130,6 +146,9 @@ class WidthPlan:
             intermediate_size=_size(config, "intermediate_size"),
         )
         num_hidden_layers = _size(config, "num_hidden_layers")
+        out_bias, rope = config.get("attention_out_bias"), config.get("rope_parameters") or config.get("rope_scaling")
+        rope = rope if isinstance(rope, Mapping) else {}
+        has_rope = config.get("no_rope_layers")  # transformers' name of a list that has 1 for layers with RoPE
         overrides = _per_layer_widths(config, num_hidden_layers)
         return cls(
             hidden_size=hidden_size,
@@ -139,6 +158,11 @@ class WidthPlan:
             mlp_bias=bool(config.get("mlp_bias", False)),
             layers=tuple(replace(base, **overrides.get(index, {})) for index in range(num_hidden_layers)),
             head_dim=head_dim,
+            attention_out_bias=None if out_bias is None else bool(out_bias),
+            use_qk_norm=bool(config.get("use_qk_norm", False)),
+            rotary_dim=int(head_dim * float(str(config.get("partial_rotary_factor") or 1))),
+            nope_layers=tuple(i for i, has in enumerate(has_rope) if not has) if isinstance(has_rope, list) else (),
+            rope_type=str(rope.get("rope_type") or rope.get("type") or "default"),
         )
 
     @property
@@ -160,6 +184,12 @@ class WidthPlan:
         """Whether dims were cut from any layer's heads; the KV cache then pads them."""
         dims = {size for layer in self.layers for size in (layer.qk_head_dim, layer.v_head_dim)}
         return dims != {self.head_dim}
+
+    @property
+    def rotates_in_model(self) -> bool:
+        """Whether the model applies RoPE, and not the KV cache, which knows one rotation for all dims and layers."""
+        is_plain = self.rope_type in ("default", "llama3") and self.rotary_dim == self.head_dim
+        return self.has_own_head_dims or bool(self.nope_layers) or not is_plain
 
     @property
     def is_stock(self) -> bool:

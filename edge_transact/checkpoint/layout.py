@@ -1,7 +1,8 @@
-"""The tensors of a LLaMA checkpoint, with transformers' names and shapes."""
+"""The tensors of a checkpoint, with transformers' names and shapes."""
 
 from __future__ import annotations
 
+from edge_transact.architecture.matrices import ATTENTION_NORM, HEAD_NORMS, MATRICES, MLP_NORM
 from edge_transact.widths import WidthPlan
 
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -24,21 +25,14 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (plan.vocab_size, hidden)}
     for index, layer in enumerate(plan.layers):
         prefix = f"model.layers.{index}."
-        projections = {
-            "self_attn.q_proj": (layer.num_attention_heads * layer.qk_head_dim, hidden, plan.attention_bias),
-            "self_attn.k_proj": (layer.num_key_value_heads * layer.qk_head_dim, hidden, plan.attention_bias),
-            "self_attn.v_proj": (layer.num_key_value_heads * layer.v_head_dim, hidden, plan.attention_bias),
-            "self_attn.o_proj": (hidden, layer.attention_size, plan.attention_bias),
-            "mlp.gate_proj": (layer.intermediate_size, hidden, plan.mlp_bias),
-            "mlp.up_proj": (layer.intermediate_size, hidden, plan.mlp_bias),
-            "mlp.down_proj": (hidden, layer.intermediate_size, plan.mlp_bias),
-        }
-        shapes[prefix + "input_layernorm.weight"] = (hidden,)
-        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
-        for name, (outputs, inputs, bias) in projections.items():
-            shapes[f"{prefix}{name}.weight"] = (outputs, inputs)
-            if bias:
-                shapes[f"{prefix}{name}.bias"] = (outputs,)
+        for norm in (ATTENTION_NORM, MLP_NORM):
+            shapes[f"{prefix}{norm}.weight"] = (hidden,)
+        for name, matrix in MATRICES.items():
+            shapes[f"{prefix}{name}.weight"] = matrix.shape(plan, layer)
+            if matrix.has_bias(plan):
+                shapes[f"{prefix}{name}.bias"] = matrix.shape(plan, layer)[:1]
+        for norm in HEAD_NORMS if plan.use_qk_norm else ():
+            shapes[f"{prefix}{norm}.weight"] = (layer.qk_head_dim,)
         if plan.has_rope_pairs(layer):
             shapes[prefix + ROPE_PAIRS] = (layer.num_key_value_heads, layer.qk_head_dim // 2)
     shapes["model.norm.weight"] = (hidden,)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
+from edge_transact.architecture.families import translated
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
@@ -83,7 +84,7 @@ class Checkpoint(Summarized):
                 are no safetensors, a file is truncated, or a tensor is missing or has another shape.
         """
         path = Path(path)
-        config = _read_config(path)
+        config = translated(_read_config(path))
         stored = _read_headers(path)
         # Before the plan, which has an entry for every layer that config.json claims.
         _check_layer_count(path, config.get("num_hidden_layers"), stored)

@@ -1,0 +1,106 @@
+"""The families of models that are read as ``edge_llama``, and how their ``config.json`` and tensors differ from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, MLP_INPUTS, Matrix
+
+SOURCE_TYPE = "source_model_type"
+"""The field of a pruned model's ``config.json`` that names the family it comes from, if that isn't LLaMA."""
+
+PAIRS_ARE_NORMED = "an RMSNorm reads all dims of a query or key head, so that none of them can go"
+PAIRS_ARE_PARTIAL = "RoPE rotates only a part of each head, which isn't supported with fewer pairs"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A ``model_type`` of transformers.
+
+    Attributes:
+        title: What people call it.
+        fixed: Fields of ``edge_llama``'s configuration whose values its code has, or a value by the name of its field.
+        defaults: What transformers has where ``config.json`` leaves a field out.
+        dropped: Fields that ``edge_llama`` doesn't have, because they change nothing here.
+        has_window: The field that turns its sliding window on; empty if `sliding_window` alone does.
+        fused: Tensors that hold several matrices, one after the other, by the name in a layer.
+        uncut: Units that can't be cut, with the reason.
+        gguf: llama.cpp's name of the architecture for layers that are all alike.
+    """
+
+    model_type: str
+    title: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    has_window: str = ""
+    fused: Mapping[str, tuple[Matrix, ...]] = field(default_factory=dict)
+    uncut: Mapping[str, str] = field(default_factory=dict)
+    gguf: str = "llama"
+
+
+_NO_BIASES = {"attention_bias": False, "mlp_bias": False}
+_WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family("llama", "LLaMA"),
+        Family("mistral", "Mistral", fixed=_NO_BIASES, dropped=_WINDOW, defaults={"sliding_window": 4096}),
+        Family(
+            "qwen2",
+            "Qwen2",
+            fixed={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False},
+            dropped=_WINDOW,
+            has_window="use_sliding_window",
+            gguf="qwen2",
+        ),
+        Family(
+            "qwen3",
+            "Qwen3",
+            fixed={"mlp_bias": False, "use_qk_norm": True},
+            defaults={"head_dim": 128},
+            dropped=_WINDOW,
+            has_window="use_sliding_window",
+            uncut={"queries-keys": PAIRS_ARE_NORMED},
+            gguf="qwen3",
+        ),
+        Family(
+            "smollm3",
+            "SmolLM3",
+            defaults={"no_rope_layer_interval": 4},
+            dropped=(*_WINDOW, "no_rope_layer_interval"),
+            has_window="use_sliding_window",
+            gguf="smollm3",
+        ),
+        Family(
+            "phi3",
+            "Phi-3",
+            fixed=_NO_BIASES,
+            dropped=(*_WINDOW, "original_max_position_embeddings", "embd_pdrop", "resid_pdrop"),
+            fused={"self_attn.qkv_proj": ATTENTION_INPUTS, "mlp.gate_up_proj": MLP_INPUTS},
+            uncut={"queries-keys": PAIRS_ARE_PARTIAL},
+            gguf="phi3",
+        ),
+    )
+}
+"""By ``model_type``."""
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a model of any kind that `translated` returns, pruned ones included."""
+    return FAMILIES[str(config.get(SOURCE_TYPE) or "llama")]
+
+
+def translated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's ``config.json`` in the fields of ``edge_llama``; one of LLaMA or of ours is returned as it is."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or family.model_type == "llama":
+        return dict(config)
+    values = {**family.defaults, **config, **family.fixed, SOURCE_TYPE: family.model_type}
+    if "no_rope_layer_interval" in values and not values.get("no_rope_layers"):
+        every, layers = values["no_rope_layer_interval"], values["num_hidden_layers"]
+        values["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(layers)]
+    return {name: value for name, value in values.items() if name not in family.dropped}
