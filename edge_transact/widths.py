@@ -39,9 +39,7 @@ class LayerWidths:
     intermediate_size: int
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to an integer of at least 1.")
+        _require_sizes(asdict(self))
         if self.num_attention_heads % self.num_key_value_heads:
             raise UsageError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -90,7 +88,8 @@ class WidthPlan:
         rope_type: transformers' name of how RoPE's frequencies are scaled.
 
     Raises:
-        UsageError: There are no layers, their q-per-kv ratios differ, or a `qk_head_dim` is above `head_dim`.
+        UsageError: A size is not a positive integer, there are no layers, their q-per-kv ratios differ, or a
+            `qk_head_dim` is above `head_dim`.
     """
 
     hidden_size: int
@@ -119,6 +118,8 @@ class WidthPlan:
                 fix="The KV cache has one ratio for the whole model: use the same one in every layer.",
             )
         widest = max(layer.qk_head_dim for layer in self.layers)
+        sizes = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "head_dim": self.head_dim or widest}
+        _require_sizes(sizes)  # they become source code, in `definition`
         object.__setattr__(self, "head_dim", self.head_dim or widest)
         object.__setattr__(self, "rotary_dim", self.rotary_dim or self.head_dim)
         if widest > self.head_dim:
@@ -250,6 +251,12 @@ class WidthPlan:
             for index, layer in enumerate(self.layers)
         }
         return {index: layer for index, layer in sparse.items() if layer}
+
+
+def _require_sizes(sizes: Mapping[str, object]) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to an integer of at least 1.")
 
 
 def _size(config: Mapping[str, object], name: str, default: int | None = None) -> int:

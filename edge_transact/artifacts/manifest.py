@@ -86,7 +86,11 @@ class Manifest:
             content = json.loads(path.read_text())
             plan = WidthPlan(**content["model"], layers=tuple(LayerWidths(**layer) for layer in content["widths"]))
             values = {item.name: content[item.name] for item in fields(cls) if item.name != "plan"}
-            return cls(plan=plan, **values)
+            manifest = cls(plan=plan, **values)
+            for name in (*manifest.files, *manifest.libraries.values()):
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise ValueError(f"{name} is outside the directory")
+            return manifest
         except FileNotFoundError as error:
             raise not_a_dist(directory, MANIFEST) from error
         except (ValueError, KeyError, TypeError, EdgeTransactError) as error:
@@ -97,24 +101,30 @@ class Manifest:
         """Checks a DIST's files against their sha256.
 
         Args:
-            patterns: Globs; only files that match one of them are checked, or all files if there are none.
+            patterns: Names and globs; only files that match one of them are checked, or all files if there are none.
 
         Raises:
-            EdgeTransactError: A file is missing or was changed; the message names the first one.
+            EdgeTransactError: A file is missing or was changed, or one that matches isn't in the manifest; the message
+                names the first one.
         """
         for check in self.checks(directory, *patterns):
             check()
 
     def checks(self, directory: Path, *patterns: str) -> list[Callable[[], None]]:
         """What `verify` does, file by file, for callers that have threads."""
+        names = {*self.files, *(_files(directory) if patterns else ())}
         return [
-            partial(_check, directory / name, expected)
-            for name, expected in self.files.items()
-            if not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+            partial(_check, directory / name, self.files.get(name))
+            for name in sorted(names)
+            if not patterns or name in patterns or any(fnmatch(name, pattern) for pattern in patterns)
         ]
 
 
-def _check(path: Path, expected: str) -> None:
+def _check(path: Path, expected: str | None) -> None:
+    if expected is None:
+        raise EdgeTransactError(
+            f"{path} is not in {MANIFEST}, so nothing tells whether it is the build's", fix="Remove it, or build again."
+        )
     if not path.is_file():
         raise EdgeTransactError(f"{path} is missing", fix="Copy the complete directory, or build it again.")
     if sha256(path) != expected:

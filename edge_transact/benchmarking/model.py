@@ -66,6 +66,7 @@ class BenchModel:
 
         Raises:
             UsageError: The DIST has no library for the target.
+            EdgeTransactError: The library isn't the one in the manifest.
         """
         libraries = self.manifest.libraries
         if target not in libraries:
@@ -74,6 +75,7 @@ class BenchModel:
                 fix=f"Build it again with `--target {','.join([*libraries, target])}`.",
             )
         path = self.path / libraries[target]
+        self.manifest.verify(self.path, libraries[target])
         return link_archive(path) if path.suffix == ".tar" else path
 
 

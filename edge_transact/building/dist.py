@@ -291,7 +291,7 @@ def _fill(
         (directory / "definition").mkdir()
         for name, text in files.items():
             (directory / "definition" / name).write_text(text)
-        definition = load(directory / "definition", definition_config(checkpoint, sizes))
+        definition = load(checkpoint.plan, definition_config(checkpoint, sizes))
     model_lib = model_lib_name(files, definition, quantization)
     profile = next((target.profile for target in targets if target.profile is not None), None)
     if profile is not None:
@@ -340,7 +340,6 @@ def _fill(
             **({"mlc-llm": mlc.checkout.revision} if mlc else {}),
         },
     )
-    shutil.rmtree(directory / "definition" / "__pycache__", ignore_errors=True)
     with working(MANIFEST_STEP):
         manifest.write(directory, digests)
     return Manifest.read(directory), definition

@@ -60,6 +60,7 @@ def read_sources(dists: Sequence[Path]) -> list[Source]:
                     fix="Name each DIST once. If models have the same widths, build one with another --context.",
                 )
             owners[name] = source.dist
+            source.manifest.verify(source.dist, source.manifest.libraries[target])
             check_library(source.dist / source.manifest.libraries[target], get_target(target), name)
     room, inside = ASSETS_BYTES, set()
     for source in sorted(sources, key=lambda source: source.model.bytes):

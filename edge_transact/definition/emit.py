@@ -1,12 +1,13 @@
-"""Renders the definition's files for a plan, and loads the model file."""
+"""Renders the definition's files for a plan, and executes the model file that it renders, never one from disk."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
+import linecache
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from pathlib import Path
+from types import ModuleType
 
 from edge_transact.artifacts.templates import template
 from edge_transact.definition.loaded import Definition
@@ -35,24 +36,23 @@ def _runs(plan: WidthPlan) -> Iterator[dict[str, str | LayerWidths]]:
         start = end + 1
 
 
-def load(directory: Path, config: Mapping[str, object]) -> Definition:
-    """Load ``edge_llama_model.py``, which `render` made, with a config.json that has the library's sizes.
+def load(plan: WidthPlan, config: Mapping[str, object]) -> Definition:
+    """The model file that `render` makes of a plan, executed, with a config.json that has the library's sizes.
 
     Raises:
-        EdgeTransactError: There is no such file, or the configuration contradicts itself or the file.
+        EdgeTransactError: The configuration contradicts itself or the plan.
     """
-    path = directory / MODEL_FILE
-    if not path.is_file():
-        raise EdgeTransactError(
-            f"{directory} has no {MODEL_FILE}", fix="Build the model again: it emits the definition."
-        )
-    name = f"edge_transact_emitted_{abs(hash(str(path.resolve())))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look up their module
-    spec.loader.exec_module(module)
+    text = render(plan)[MODEL_FILE]
+    name = f"edge_transact_emitted_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        file = f"<{name}>"
+        # TVM's parser and tracebacks find the source there.
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        module = ModuleType(name)
+        sys.modules[name] = module  # dataclasses look up their module
+        exec(compile(text, file, "exec"), vars(module))
+    module = sys.modules[name]
     try:
         return Definition(module, module.EdgeLlamaConfig.from_dict(config))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise EdgeTransactError(f"config.json: {error}", fix="Prune the model again.") from error

@@ -14,14 +14,15 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 from edge_transact import costs
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS, TENSOR_CACHE, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.building.dist import definition_config, takes_trained
 from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
-from edge_transact.definition import load, render
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.definition import load
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.exporting.tensors import CheckpointTensors, ShardTensors, Tensors
 from edge_transact.gguf import layout
@@ -111,21 +112,17 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
 
 def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, layout.Place]) -> Tensors:
     """A checkpoint's tensors as `build` quantizes them, from the cache if possible."""
-    for name, text in render(checkpoint.plan).items():
-        (directory / name).write_text(text)
     sizes = {"context_window_size": 1, "prefill_chunk_size": 1, "max_batch_size": 1}  # weights don't depend on them
-    definition = load(directory, definition_config(checkpoint, sizes))
+    definition = load(checkpoint.plan, definition_config(checkpoint, sizes))
     quantization = get_quantization(QUANTIZATION)
-    shards = directory / "shards"
-    shards.mkdir()
     rounding = TRAINED if takes_trained(checkpoint, quantization, BuildOptions()) else "search"
-    place_weights(checkpoint, definition, quantization, Rounding(rounding, CalibrationOptions()), shards)
-    return ShardTensors(ShardReader(shards), definition.parameter_sources(), quantization, checkpoint.plan, places)
+    place_weights(checkpoint, definition, quantization, Rounding(rounding, CalibrationOptions()), directory)
+    return ShardTensors(ShardReader(directory), definition.parameter_sources(), quantization, checkpoint.plan, places)
 
 
 def _dist(directory: Path, kind: str | None) -> Model:
     manifest = Manifest.read(directory)
-    manifest.verify(directory, SHARDS)
+    manifest.verify(directory, SHARDS, TENSOR_CACHE, CHAT_CONFIG, PROVENANCE_FILE, *TOKENIZER_FILES)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
     stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
     if kind is not None and Kind[kind.upper()] != stored:
@@ -135,13 +132,11 @@ def _dist(directory: Path, kind: str | None) -> Model:
         )
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Correct it, or build it again.") from error
+    config = json.loads(path.read_text())
     model_config = config["model_config"]
-    definition = load(directory / "definition", model_config)
-    reader = ShardReader(directory)
+    # Never from the DIST's own Python: a DIST to export is data.
+    definition = load(plan, {**model_config, "num_hidden_layers": plan.num_hidden_layers})
+    reader = ShardReader(directory, verified=True)
     pairs = [_stored_pairs(reader, plan, index) for index in range(len(plan.layers))]
     places = layout.places(plan, pairs)
     return Model(

@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edge_transact.artifacts.dist_files import TENSOR_CACHE
 from edge_transact.errors import EdgeTransactError, first_problem
@@ -27,20 +27,29 @@ SHARD_BYTES = 32 << 20
 """The most bytes of a shard, unless a tensor is larger."""
 
 
+_Size = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
 class TensorRecord(BaseModel):
     """One tensor in the index, with TVM's fields in TVM's order; `dtype` is that at run time, `nbytes` as stored."""
 
     name: str
-    shape: list[int]
-    dtype: str
+    shape: list[_Size]
+    dtype: Literal["float32", "float16", "uint32", "int32"]
     format: Literal["f32-to-bf16", "raw"]
-    nbytes: int
-    byteOffset: int = 0
+    nbytes: _Size
+    byteOffset: _Size = 0
 
     @property
     def is_bf16(self) -> bool:
         """Whether an fp32 tensor is stored as bf16."""
         return self.format == "f32-to-bf16" and self.dtype == "float32"
+
+    @model_validator(mode="after")
+    def _check(self) -> TensorRecord:
+        if self.nbytes != math.prod(self.shape) * (2 if self.is_bf16 else np.dtype(self.dtype).itemsize):
+            raise ValueError(f"{self.name} has {self.nbytes} bytes, which its shape and dtype contradict")
+        return self
 
 
 class ShardRecord(BaseModel):
@@ -51,6 +60,15 @@ class ShardRecord(BaseModel):
     nbytes: int
     records: list[TensorRecord]
     md5sum: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> ShardRecord:
+        if Path(self.dataPath).name != self.dataPath:
+            raise ValueError(f"{self.dataPath!r} is no file's name")
+        for record in self.records:
+            if record.byteOffset + record.nbytes > self.nbytes:
+                raise ValueError(f"{record.name} ends beyond {self.dataPath}")
+        return self
 
 
 class TensorCacheMetadata(BaseModel):
@@ -237,10 +255,19 @@ class ShardReader:
                 self._check_md5(path, file, shard.md5sum)
             file.seek(record.byteOffset)
             if record.is_bf16:
-                stored = np.fromfile(file, "<u2", count=array.size).reshape(array.shape)
+                stored = np.empty(array.shape, "<u2")
+                self._fill(path, file, stored)
                 np.left_shift(stored, 16, out=array.view(np.uint32), dtype=np.uint32)
             else:
-                file.readinto(array.reshape(-1).view(np.uint8).data)
+                self._fill(path, file, array)
+
+    @staticmethod
+    def _fill(path: Path, file: FileIO, array: np.ndarray) -> None:
+        data = array.reshape(-1).view(np.uint8).data
+        while data:  # the system reads 2 GiB at most
+            if not (count := file.readinto(data)):
+                raise EdgeTransactError(f"{path} ends too early", fix="Copy it again, or build the model again.")
+            data = data[count:]
 
     def mapped(self, name: str, alignment: int) -> np.ndarray | None:
         """A parameter mapped into memory from its shard, without a copy; don't write to it.

@@ -15,7 +15,7 @@ MANIFEST = Manifest(
     source="demo:tiny", model_type="edge_llama", model_lib="edge_llama_q4f32_1_0123abcd", quantization="q4f32_1",
     rounding="gptq", context_window_size=128, prefill_chunk_size=64, max_batch_size=1, device_profile=None, plan=PLAN,
     calibration={"sources": [{"text": "demo:sotu", "sha256": "0123", "tokens": 512}], "tokens": 512, "seed": 0},
-    parameters=1000, weights_bytes=600, libraries={"host": "lib/edge_llama_q4f32_1_0123abcd-host.so"},
+    parameters=1000, weights_bytes=600, libraries={},
     parity={"max_error": 1e-6}, versions={"edge-transact": "0"},
 )  # fmt: skip
 
@@ -43,11 +43,20 @@ def test_a_known_digest_is_not_computed(dist):
     assert Manifest.read(dist).files == {"lib/x.so": "known", "params_shard_0.bin": sha256(dist / "params_shard_0.bin")}
 
 
-@pytest.mark.parametrize(("field", "value"), [("parameters", "many"), ("libraries", 3), ("files", {"a": 1})])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("parameters", "many"),
+        ("libraries", 3),
+        ("files", {"a": 1}),
+        ("libraries", {"host": "/etc/passwd"}),
+        ("files", {"../x": "0"}),
+    ],
+)
 def test_a_field_of_another_type_is_named(dist, field, value):
     content = json.loads((dist / "manifest.json").read_text())
     (dist / "manifest.json").write_text(json.dumps(content | {field: value}))
-    with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read \({field}"):
+    with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read \(({field}|ValueError)"):
         Manifest.read(dist)
 
 
@@ -58,6 +67,14 @@ def test_a_changed_file_is_named(dist):
     (dist / "lib" / "x.so").unlink()
     with pytest.raises(EdgeTransactError, match=r"lib/x\.so is missing"):
         Manifest.read(dist).verify(dist)
+
+
+def test_a_file_that_is_read_must_be_listed(dist):
+    """A manifest that lists nothing verifies nothing, which is no reason to read it."""
+    content = json.loads((dist / "manifest.json").read_text())
+    (dist / "manifest.json").write_text(json.dumps(content | {"files": {}}))
+    with pytest.raises(EdgeTransactError, match=r"params_shard_0\.bin is not in manifest\.json"):
+        Manifest.read(dist).verify(dist, "params_shard_*.bin")
 
 
 def test_no_manifest_no_dist(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.definition import load, render
+from edge_transact.definition import render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.definitions import config_of
@@ -184,8 +184,3 @@ def test_layer_indices_padded_with_zeros(tmp_path):
 def test_a_contradictory_configuration_is_refused(tmp_path, change, message):
     with pytest.raises(EdgeTransactError, match=message):
         emit(tmp_path / "d", a_plan([2, 1], [24, 40]), **change)
-
-
-def test_a_directory_without_a_definition(tmp_path):
-    with pytest.raises(EdgeTransactError, match=r"has no edge_llama_model\.py"):
-        load(tmp_path, {})

@@ -140,12 +140,30 @@ def test_a_dist_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path, quantiza
     assert (back.rope_theta, back.rope_scaling) == (checkpoint.rope_theta, checkpoint.rope_scaling)
 
 
-def test_a_dists_configuration_may_be_edited(checkpoint, tmp_path):
+def test_a_dists_python_is_never_executed(checkpoint, tmp_path):
+    """Neither its definition, nor what its manifest could smuggle into the one that is rendered again."""
     dist = dist_of(checkpoint, "q4f16_0", tmp_path / "dist")
-    edit_json(dist / CHAT_CONFIG, conv_template={"name": "mine"})
-    export_gguf(str(dist), tmp_path / "edited.gguf")
-    (dist / CHAT_CONFIG).write_text("{")
-    with pytest.raises(EdgeTransactError, match=rf"{CHAT_CONFIG} cannot be read"):
+    code = f"open({str(tmp_path / 'run')!r}, 'w')"
+    for file in (dist / "definition").iterdir():
+        file.write_text(code)
+    export_gguf(str(dist), tmp_path / "first.gguf")
+    manifest = json.loads((dist / "manifest.json").read_text())
+    for name in ("hidden_size", "vocab_size", "head_dim"):
+        edit_json(dist / "manifest.json", model=manifest["model"] | {name: f'64"""\n{code}\n"""'})
+        with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read .*{name} is"):
+            export_gguf(str(dist), tmp_path / "third.gguf")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [CHAT_CONFIG, "tensor-cache.json", "tokenizer.json", "params_shard_0.bin", "vocab.json"]
+)
+def test_every_file_of_a_dist_that_export_reads_is_as_it_was_built(checkpoint, tmp_path, name):
+    """One byte more, or a file that the build didn't write."""
+    dist = dist_of(checkpoint, "q4f16_0", tmp_path / "dist")
+    with (dist / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(EdgeTransactError, match=rf"{name} (changed after the build|is not in manifest)"):
         export_gguf(str(dist), tmp_path / "broken.gguf")
 
 

@@ -1,6 +1,7 @@
 """Recovery training from end to end, in one process: what is learned, kept, recorded, resumed and refused."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,16 @@ def test_a_model_under_training_answers_as_transformers_does(pruned_model: Path)
     assert attentions == {causal_attention.NAME}
 
 
+class Pickled:
+    """Makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
 def test_same_bytes_wherever_it_was_interrupted(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path
 ) -> None:
@@ -128,12 +139,16 @@ def test_same_bytes_wherever_it_was_interrupted(
     for writes in (2, 9):
         with killed_after(writes):
             heal(str(pruned_model), tmp_path / "out", options)
-        assert not (tmp_path / "out").exists() and list((own_cache / "unfinished").iterdir())
+        (kept,) = (own_cache / "unfinished").iterdir()
+        assert not (tmp_path / "out").exists()
+        for name in (".metadata", "step-9", "step-9.pt"):
+            (kept / name).write_bytes(pickle.dumps(Pickled(tmp_path / "run")))
         again = heal(str(pruned_model), tmp_path / f"out-{writes}", options, resume=True)
         assert weights_of(tmp_path / f"out-{writes}") == weights_of(tmp_path / "whole")
         losses = [[row["loss"] for row in run.measures.rows if "loss" in row] for run in (whole, again)]
         assert losses[0] == losses[1]
         assert not list((own_cache / "unfinished").iterdir())
+    assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="nothing is kept of heal"):
         heal(str(pruned_model), tmp_path / "new", options, resume=True)
 

@@ -79,7 +79,7 @@ def test_shards_have_the_codes_that_were_trained(trained: Trained, tmp_path: Pat
     dist = build(str(trained.path), tmp_path / "dist", BuildOptions(target=["host"], quant="q4f16_0"))
     assert dist.manifest.rounding == "trained" and dist.manifest.parity["passed"]
     checkpoint = Checkpoint.open(trained.path)
-    definition = load(tmp_path / "dist" / "definition", definition_config(checkpoint, {}))
+    definition = load(checkpoint.plan, definition_config(checkpoint, {}))
     check_codes(trained, checkpoint, definition.parameter_sources(), tmp_path / "dist", "q4f16_0")
 
 

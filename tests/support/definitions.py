@@ -22,4 +22,4 @@ def emit(directory: Path, plan: WidthPlan, config: dict) -> Definition:
     directory.mkdir(exist_ok=True)
     for name, text in render(plan).items():
         (directory / name).write_text(text)
-    return load(directory, config)
+    return load(plan, config)

@@ -89,7 +89,7 @@ def emitted(checkpoint: Checkpoint, directory: Path, sizes: dict[str, int] = SIZ
     directory.mkdir(parents=True)
     for name, text in render(checkpoint.plan).items():
         (directory / name).write_text(text)
-    return load(directory, definition_config(checkpoint, sizes))
+    return load(checkpoint.plan, definition_config(checkpoint, sizes))
 
 
 FUNCTIONS = [

@@ -158,3 +158,37 @@ def test_what_lies_as_kernels_read_it_is_mapped_and_equals_what_is_read(tmp_path
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(EdgeTransactError, match=r"params_shard_0\.bin is damaged"):
         ShardReader(directory).mapped("embed.q_weight", 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"byteOffset": 10**9}, {"byteOffset": -4}, {"byteOffset": 2**63}, {"nbytes": 8}, {"shape": [2**40]},
+     {"shape": [-1]}, {"dtype": "nope"}],
+    ids=str,
+)  # fmt: skip
+def test_a_tensor_that_leaves_its_shard_is_refused(tmp_path, change):
+    directory = write(tmp_path / "out")
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    index["records"][1]["records"][0] |= change
+    (directory / "tensor-cache.json").write_text(json.dumps(index))
+    with pytest.raises(EdgeTransactError, match=r"tensor-cache\.json is not a tensor cache index"):
+        ShardReader(directory)
+
+
+def test_a_shard_is_a_file_beside_its_index(tmp_path):
+    directory = write(tmp_path / "out")
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    (directory / "params_shard_0.bin").rename(tmp_path / "params_shard_0.bin")
+    index["records"][0]["dataPath"] = "../params_shard_0.bin"
+    (directory / "tensor-cache.json").write_text(json.dumps(index))
+    with pytest.raises(EdgeTransactError, match=r"no file's name"):
+        ShardReader(directory)
+
+
+def test_a_shard_that_shrinks_while_it_is_read_gives_no_weights(tmp_path):
+    reader = ShardReader(write(tmp_path / "out"), verified=True)
+    for name in reader.names():
+        shard = tmp_path / "out" / reader._record(name)[0].dataPath
+        shard.write_bytes(shard.read_bytes()[: reader._record(name)[1].byteOffset])
+        with pytest.raises(EdgeTransactError, match="ends too early"):
+            reader.array(name)

@@ -62,7 +62,7 @@ class HostDriver:
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         for model in models:
             model.library(self.target)
-            model.manifest.verify(model.path, model.manifest.libraries[self.target], TENSOR_CACHE, SHARDS)
+            model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
         return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:

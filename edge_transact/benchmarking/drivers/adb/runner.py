@@ -57,6 +57,7 @@ class RunnerDriver(PhoneDriver):
         libraries = {path.name: path for path in sorted(runner.glob("*.so"))}
         pushed = self._push(self._bin, {RUNNER: runner / RUNNER, **libraries}, stop, mode=0o755)
         for model in models:
+            model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
             weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
             files = {path.name: path for path in weights} | {self._library(model): model.library(self.target)}
             pushed += self._push(self._directory(model), files, stop)
