@@ -1,4 +1,4 @@
-"""What a build does and needs: its steps, and its memory and disk from widths and options."""
+"""What a build does and needs: its steps, memory and disk."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.targets import get_target
-from edge_transact.costs import Requirements
-from edge_transact.evaluation.requirements import loaded_bytes
+from edge_transact.costs import Requirements, memory
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.requirements import requirements as requirements_of_training
-from edge_transact.layerwise.model import computation_dtype
+from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.pruning.requirements import requirements as requirements_of_pruning
 from edge_transact.pruning.run import TEXT_STEP
-from edge_transact.quantization import Quantization, default_quantization, get_quantization
+from edge_transact.quantization import default_quantization, get_quantization
 from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
 from edge_transact.rounding.calibrated import STEP as ROUND_STEP
-from edge_transact.rounding.memory import bytes_of_codes, bytes_of_scales
-from edge_transact.system import memory
+from edge_transact.rounding.gptq import CHUNK_ROWS
 from edge_transact.system.computation import compute_device
 from edge_transact.weights.convert import convert_step
-
-COMPILER_BYTES = 230 << 20
-"""What a process has resident for TVM, besides `memory.PACKAGES_BYTES`, once it has compiled a kernel."""
 
 
 def requirements(
@@ -48,42 +43,30 @@ def requirements(
         before.append(requirements_of_training(source, source, healing))
     runs = has_library(options)
     compared = plan if compares_whole(plan, runs) else plan.with_layers(plan.layers[:CUT_LAYERS])
-    both = loaded_bytes(compared) + costs.loaded_weight_bytes(compared, quantization)
-    stages = [both, costs.loaded_weight_bytes(plan, quantization) if runs else 0]
+    stages = [memory.model_bytes(compared) + costs.loaded_weight_bytes(compared, quantization)]
+    stages += [costs.loaded_weight_bytes(plan, quantization)] if runs else []
     # In the cache and in DIST.
-    disk, tokens = 2 * costs.weight_bytes(plan, quantization), 0
-    steps = [step for each in before for step in each.steps] + [OPEN_STEP]
+    disk, tokens, steps = 2 * costs.weight_bytes(plan, quantization), 0, [OPEN_STEP]
     if options.rounding in CALIBRATED_ROUNDINGS:
-        text = pruning or PruneChoices()
+        text, is_best = pruning or PruneChoices(), options.rounding == "best"
         tokens = text.calibration_tokens
-        # That it names what it was pruned from is enough: finding that can take long.
-        has_teacher = bool(pruning and pruning.budgets()) or (source.path / PROVENANCE_FILE).is_file()
-        stages.append(_rounding_bytes(source, quantization, options.rounding == "best", text, 1 + has_teacher))
+        of_codes, of_scales = (min(tokens, CODES_TOKENS) if is_best else tokens), min(tokens, SCALES_TOKENS)
+        itemsize = computation_dtype(source.tensor(EMBEDDING).dtype, compute_device()).itemsize
+        stages.append(memory.codes_bytes(plan, of_codes, itemsize, BATCH_TOKENS, CHUNK_ROWS))
+        if is_best:
+            # That it names what it was pruned from is enough: finding that can take long.
+            teachers = 1 + (bool(pruning and pruning.budgets()) or (source.path / PROVENANCE_FILE).is_file())
+            window = window_of(source, text.calibration_window)
+            stages.append(memory.scales_bytes(plan, quantization, of_scales, window, itemsize, LOGITS_TOKENS, teachers))
         # A byte for each weight's code, while they are chosen and then in the cache.
         disk += 2 * costs.parameters(plan)
         steps += [TEXT_STEP, ROUND_STEP]
     steps += [convert_step(quantization), *map(compile_step, targets), PARITY_STEP, MANIFEST_STEP]
-    return Requirements(
-        steps,
-        tokens + sum(each.tokens for each in before),
-        max([memory.PACKAGES_BYTES + COMPILER_BYTES + max(stages), *(each.memory_bytes for each in before)]),
-        disk + sum(each.disk_bytes for each in before),
-    )
+    resident = memory.PACKAGES_BYTES + memory.COMPILER_BYTES + max(stages)
+    *earlier, last = *before, Requirements(steps, tokens, resident, disk)
+    return earlier[0].then(*earlier[1:], last) if earlier else last
 
 
 def has_library(options: BuildOptions) -> bool:
     """Whether a build makes a library that this machine can run."""
     return "host" in options.target and (options.cpu is None or get_target("host", cpu=options.cpu).runs_here())
-
-
-def _rounding_bytes(
-    source: Checkpoint, quantization: Quantization, best: bool, text: PruneChoices, teachers: int
-) -> int:
-    """The most bytes of tensors while codes and scales are chosen on a text; ``best`` aims at so many teachers."""
-    dtype = computation_dtype(source.tensor(EMBEDDING).dtype, compute_device())
-    tokens = text.calibration_tokens
-    codes = bytes_of_codes(source.plan, min(tokens, CODES_TOKENS) if best else tokens, dtype)
-    if not best:
-        return codes
-    window, tokens = window_of(source, text.calibration_window), min(tokens, SCALES_TOKENS)
-    return max(codes, bytes_of_scales(source.plan, quantization, tokens, window, dtype, teachers))

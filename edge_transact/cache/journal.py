@@ -15,10 +15,8 @@ from typing import Any
 
 import torch
 
+from edge_transact.costs import MEMORY_BYTES
 from edge_transact.errors import EdgeTransactError
-
-MEMORY_BYTES = 1 << 30
-"""Larger hidden states are kept in a memory-mapped file, of which the system keeps in memory what fits."""
 
 STATE_S = 30.0
 """Seconds between two writes of a run's state: the work that an interruption can cost."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.costs import Requirements
+from edge_transact.costs.memory import PACKAGES_BYTES, model_bytes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluation.answers.basics import ask
 from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of, step_name, warning
 from edge_transact.evaluation.answers.questions import quick_questions
 from edge_transact.evaluation.models import load, load_step
-from edge_transact.evaluation.requirements import loaded_bytes
 from edge_transact.runtime.text import TextCodec
 from edge_transact.system import memory
 from edge_transact.widths import WidthPlan
@@ -51,7 +50,7 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
     except EdgeTransactError as error:
         logger.debug(f"no questions: {error.message}")
         return False
-    if chats and plan is not None and not memory.fits(loaded_bytes(plan)):
+    if chats and plan is not None and not memory.fits(model_bytes(plan)):
         logger.info("no questions to the model: there is too little memory for it in torch")
         return False
     return chats
@@ -63,6 +62,5 @@ def with_gate(
     """A command's requirements with the steps of `gate` after its own, if the model will be asked."""
     if not is_asked(directory, None if in_library else plan):
         return requirements
-    in_torch = 0 if in_library else memory.PACKAGES_BYTES + loaded_bytes(plan)
-    steps = [*requirements.steps, load_step(str(name)), step_name(name)]
-    return replace(requirements, steps=steps, memory_bytes=max(requirements.memory_bytes, in_torch))
+    in_torch = 0 if in_library else PACKAGES_BYTES + model_bytes(plan)
+    return requirements.then(Requirements([load_step(str(name)), step_name(name)], 0, in_torch, 0))

@@ -1,21 +1,20 @@
-"""What an evaluation does and needs: its steps, and its memory from the models' widths."""
+"""What an evaluation does and needs: its steps and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edge_transact import costs
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import Requirements
+from edge_transact.costs.memory import PACKAGES_BYTES, logits_bytes, model_bytes
 from edge_transact.evaluation.answers.collapse import step_name
 from edge_transact.evaluation.models import TEXT_STEP, checkpoint_of, is_dist, load_step
 from edge_transact.evaluation.options import EvalOptions
 from edge_transact.evaluation.perplexity import TOKENS_STEP, perplexity_step
-from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import WidthPlan
 
-CHARACTERS_PER_TOKEN, REPORT_WINDOW = 4, 512
+CHARACTERS_PER_TOKEN = 4
 
 
 def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
@@ -34,33 +33,16 @@ def requirements(
     windows = min(windows, options.max_windows or windows)
     steps = [TEXT_STEP, *([load_step(reference)] if reference else [])]
     for name in models:
-        steps += perplexity_steps(name)
-        if options.basics or _chats(name):
-            steps.append(step_name(name))
-    needed = [loaded_bytes(plans[name]) for name in models]
-    kept = loaded_bytes(plans[reference]) if reference else 0
-    logits = max(logits_bytes(plan, window, is_compared=reference is not None) for plan in plans.values())
-    return Requirements(steps, windows * window * len(models), PACKAGES_BYTES + max(needed) + kept + logits, 0)
+        steps += [*perplexity_steps(name), *([step_name(name)] if options.basics or _chats(name) else [])]
+    needed = PACKAGES_BYTES + max(model_bytes(plans[name]) for name in models)
+    needed += model_bytes(plans[reference]) if reference else 0
+    needed += max(logits_bytes(plan, window, is_compared=reference is not None) for plan in plans.values())
+    return Requirements(steps, windows * window * len(models), needed, 0)
 
 
 def perplexity_steps(name: str) -> list[str]:
     """The steps of the perplexity of a model."""
     return [load_step(name), TOKENS_STEP, perplexity_step(name)]
-
-
-def loaded_bytes(plan: WidthPlan) -> int:
-    """Bytes of a model's weights in fp32."""
-    return 4 * costs.parameters(plan)
-
-
-def perplexity_bytes(plan: WidthPlan) -> int:
-    """Bytes of a model and of a window's logits, as reports measure it."""
-    return loaded_bytes(plan) + logits_bytes(plan, REPORT_WINDOW)
-
-
-def logits_bytes(plan: WidthPlan, window: int, *, is_compared: bool = False) -> int:
-    """Bytes of a window's logits and their logarithms in fp32; with a reference, of both models' and the divergence."""
-    return (5 if is_compared else 2) * 4 * window * plan.vocab_size
 
 
 def _chats(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a pruning does and needs: its steps, and its memory and disk from widths and options."""
+"""What a pruning does and needs: its steps, memory and disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_transact import costs
-from edge_transact.cache.journal import MEMORY_BYTES
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.costs import Requirements
-from edge_transact.evaluation.requirements import perplexity_bytes, perplexity_steps
+from edge_transact.costs import Requirements, memory
+from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.healing.requirements import requirements as requirements_of_training
 from edge_transact.inputs.shares import shares_of
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
@@ -21,16 +20,13 @@ from edge_transact.pruning.compensate import compensation, last_norm
 from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import WIDTHS_STEP
+from edge_transact.pruning.report.page import REPORT_STEP
 from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, resolved
 from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.shots import shot_trainings
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
-from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import WidthPlan
-
-REPORT_STEP = "figures"
-"""Of the report, after both models' perplexity."""
 
 TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
 """The characters of the default text, and the bytes for each that a tokenizer needs while it tokenizes a text."""
@@ -43,27 +39,33 @@ def requirements(
 
     `options` and `training` are those of `prune`; `report_of` names the pruned model, if a report follows.
     """
-    options = resolved(options)
+    options, plan, stored = resolved(options), source.plan, source.tensor(EMBEDDING).dtype
     trainings = [
         requirements_of_training(source, source if each.teacher else None, each)
         for each in (shot_trainings(training, options.shots, str(source.path), options.seed) if training else ())
     ]
-    wants_losses = options.allocation != "uniform" and bool(limits_of(options, source.plan))
+    wants_losses = options.allocation != "uniform" and bool(limits_of(options, plan))
     steps = list(_steps(options, wants_losses, trainings))
-    window = window_of(source, options.calibration_window)
+    window, itemsize = (
+        window_of(source, options.calibration_window),
+        computation_dtype(stored, compute_device()).itemsize,
+    )
     tokens = options.calibration_tokens // window * window
-    stages = [text_bytes(options.calibration), memory_bytes(source, tokens, options, wants_losses)]
+    matrices = 8 if wants_losses else 4 if options.compensate else 0
+    in_shots = max(
+        text_bytes(options.calibration),
+        memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS),
+    )
+    resident = [memory.PACKAGES_BYTES + in_shots, *(each.memory_bytes for each in trainings)]
     if report_of:
         steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
-        stages.append(perplexity_bytes(source.plan))
-    disk = costs.parameters(pruned_plan(source.plan, options)) * source.tensor(EMBEDDING).dtype.itemsize
-    disk += _journal_bytes(source, tokens, options)
-    return Requirements(
-        steps,
-        tokens + sum(each.tokens for each in trainings),
-        max([PACKAGES_BYTES + max(stages), *(each.memory_bytes for each in trainings)]),
-        disk + max((each.disk_bytes for each in trainings), default=0),
-    )
+        resident.append(memory.perplexity_bytes(plan))
+    # The checkpoint, and for an interrupted run hidden states, with gradients the input of every layer.
+    disk = costs.parameters(pruned_plan(plan, options)) * stored.itemsize
+    has_gradients = find_method(options.method).gradients != "none"
+    kept = (len(plan.layers) + 1) * min(tokens, passes.GRADIENT_TOKENS) if has_gradients else 2 * tokens
+    disk += kept * plan.hidden_size * itemsize + max((each.disk_bytes for each in trainings), default=0)
+    return Requirements(steps, tokens + sum(each.tokens for each in trainings), max(resident), disk)
 
 
 def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requirements]) -> Iterator[str]:
@@ -81,36 +83,6 @@ def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requir
         if trainings:
             yield from (*finish, *trainings[shot - 1].steps)
     yield from [WRITE_STEP] if trainings else finish
-
-
-def memory_bytes(source: Checkpoint, tokens: int, options: PruneOptions, wants_losses: bool) -> int:
-    """The most bytes of tensors at once: hidden states, what a batch computes in a layer, sums, and logits."""
-    plan, itemsize = source.plan, _itemsize(source)
-    widest = plan.widest
-    states = 2 * min(_states_bytes(source, tokens), MEMORY_BYTES)
-    activations = BATCH_TOKENS * (6 * widest.intermediate_size + 8 * plan.hidden_size) * itemsize
-    layer = 2 * costs.mlp_parameters(plan, widest) * itemsize
-    matrices = 8 if wants_losses else 4 if options.compensate else 0
-    sums = 4 * matrices * widest.intermediate_size**2
-    # The embedding as it is stored and as it is computed with, and logits, most of them in the dtype of products.
-    head = 2 * plan.vocab_size * plan.hidden_size * itemsize + 2 * LOGITS_TOKENS * plan.vocab_size * itemsize
-    return states + layer + max(activations + sums, head)
-
-
-def _journal_bytes(source: Checkpoint, tokens: int, options: PruneOptions) -> int:
-    """Bytes that are kept for an interrupted run: hidden states, and for gradients the input of every layer."""
-    if find_method(options.method).gradients == "none":
-        return 2 * _states_bytes(source, tokens)
-    return (len(source.plan.layers) + 1) * _states_bytes(source, min(tokens, passes.GRADIENT_TOKENS))
-
-
-def _states_bytes(source: Checkpoint, tokens: int) -> int:
-    """Bytes of the hidden states of all tokens."""
-    return tokens * source.plan.hidden_size * _itemsize(source)
-
-
-def _itemsize(source: Checkpoint) -> int:
-    return computation_dtype(source.tensor(EMBEDDING).dtype, compute_device()).itemsize
 
 
 def text_bytes(calibration: Sequence[str]) -> int:

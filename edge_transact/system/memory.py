@@ -9,9 +9,6 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES_BYTES = 600 << 20
-"""What a process has resident once torch, transformers and the tokenizer of a model are loaded."""
-
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Where Linux says who gets huge pages, such as ``always [madvise] never``."""
 

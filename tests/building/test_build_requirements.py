@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from edge_transact import costs
 from edge_transact.building.options import BuildOptions
-from edge_transact.building.requirements import COMPILER_BYTES, requirements
+from edge_transact.building.requirements import requirements
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.costs.memory import COMPILER_BYTES, PACKAGES_BYTES, codes_bytes, scales_bytes
+from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
-from edge_transact.rounding.memory import bytes_of_codes, bytes_of_scales
-from edge_transact.system.memory import PACKAGES_BYTES
+from edge_transact.rounding.gptq import CHUNK_ROWS
 from edge_transact.widths import LayerWidths, WidthPlan
 
 
@@ -26,18 +26,19 @@ def llama_2_7b(layers: int) -> WidthPlan:
 )
 def test_rounding_takes_what_was_measured(rounding, layers, tokens, peak_mib) -> None:
     """The table of docs/lab/w4.md, which is of whole processes."""
-    plan, fp32 = llama_2_7b(layers), torch.float32
+    plan = llama_2_7b(layers)
     if rounding == "gptq":
-        tensors = bytes_of_codes(plan, tokens, fp32)
+        tensors = codes_bytes(plan, tokens, 4, BATCH_TOKENS, CHUNK_ROWS)
     else:
-        tensors = bytes_of_scales(plan, get_quantization("q4f16_0"), tokens, 128, fp32)
+        tensors = scales_bytes(plan, get_quantization("q4f16_0"), tokens, 128, 4, LOGITS_TOKENS)
     assert (PACKAGES_BYTES + COMPILER_BYTES + tensors) / 2**20 == pytest.approx(peak_mib, rel=0.05)
 
 
 def test_codes_take_no_more_with_more_layers_and_scales_do() -> None:
-    fp32, quantization, mib = torch.float32, get_quantization("q4f32_1"), 2**20
-    assert bytes_of_codes(llama_2_7b(32), 8192, fp32) == bytes_of_codes(llama_2_7b(2), 8192, fp32)
-    of = [bytes_of_scales(llama_2_7b(layers), quantization, 1536, 128, fp32) for layers in (2, 3)]
+    quantization, mib = get_quantization("q4f32_1"), 2**20
+    codes = [codes_bytes(llama_2_7b(layers), 8192, 4, BATCH_TOKENS, CHUNK_ROWS) for layers in (2, 32)]
+    assert codes[0] == codes[1]
+    of = [scales_bytes(llama_2_7b(layers), quantization, 1536, 128, 4, LOGITS_TOKENS) for layers in (2, 3)]
     assert 60 * mib < of[1] - of[0] < 80 * mib
 
 

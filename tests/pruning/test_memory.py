@@ -14,12 +14,12 @@ from edge_transact import costs
 from edge_transact.cache import journal
 from edge_transact.cache.journal import DTYPES, Journal, release
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.costs.memory import PACKAGES_BYTES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.requirements import pruned_plan, requirements
 from edge_transact.pruning.run import prune
-from edge_transact.system.memory import PACKAGES_BYTES
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import weights_of
 

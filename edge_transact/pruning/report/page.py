@@ -22,11 +22,13 @@ from edge_transact.options import written
 from edge_transact.progress import working
 from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.report import figures
-from edge_transact.pruning.requirements import REPORT_STEP
 from edge_transact.pruning.run import PruneResult
 from edge_transact.pruning.units import MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
 from edge_transact.system.machine import machine_name
+
+REPORT_STEP = "figures"
+"""After both models' perplexity."""
 
 
 def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:

@@ -24,6 +24,9 @@ DEFAULT_PREFILL_CHUNK = 128
 HOST_PREFILL_CHUNK = 256
 """The same where libraries are for a host alone, which has the memory: each call unpacks all weights once."""
 
+MEMORY_BYTES = 1 << 30
+"""Larger hidden states are kept in a memory-mapped file, of which the system keeps in memory what fits."""
+
 ATTENTION_CALL_PARAMETERS = 450_000
 """W4 weights that can be read in the time that an attention call costs on top of its arithmetic.
 
@@ -215,6 +218,16 @@ class Requirements:
     tokens: int
     memory_bytes: int
     disk_bytes: int
+
+    def then(self, *others: Requirements) -> Requirements:
+        """This one's, and then the others'."""
+        each = (self, *others)
+        return Requirements(
+            [step for one in each for step in one.steps],
+            sum(one.tokens for one in each),
+            max(one.memory_bytes for one in each),
+            sum(one.disk_bytes for one in each),
+        )
 
     def __str__(self) -> str:
         tokens = f"{self.tokens:,} tokens, " if self.tokens else ""
