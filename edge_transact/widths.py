@@ -199,7 +199,8 @@ class WidthPlan:
         transformers takes only numbers of query heads that divide the hidden size.
         """
         is_uniform = len(set(self.layers)) == 1 and not self.has_own_head_dims
-        return is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
+        is_llama = not self.use_qk_norm and self.attention_out_bias == self.attention_bias
+        return is_llama and is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
 
     @property
     def cache_head_dim(self) -> int:

@@ -94,6 +94,16 @@ def family_of(config: Mapping[str, Any]) -> Family:
     return FAMILIES[str(config.get(SOURCE_TYPE) or "llama")]
 
 
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """The tokens to which a family's ``config.json`` limits attention; `None` if that is no limit."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or (family.has_window and not config.get(family.has_window)):
+        return None
+    window, context = {**family.defaults, **config}.get("sliding_window"), config.get("max_position_embeddings")
+    has_all = isinstance(context, int) and isinstance(window, int) and window >= context
+    return window if window and not has_all else None
+
+
 def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     """A family's ``config.json`` in the fields of ``edge_llama``; one of LLaMA or of ours is returned as it is."""
     family = FAMILIES.get(str(config.get("model_type")))

@@ -23,6 +23,9 @@ class EdgeLlamaConfig(LlamaConfig):
     Args:
         qk_head_dim: Dims of a query or key head; even, at most `head_dim`, which is the default.
         v_head_dim: Dims of a value head; `head_dim` by default.
+        attention_out_bias: Whether attention's output projection has a bias; `attention_bias` by default.
+        use_qk_norm: Whether an RMSNorm follows the projections of every query and key head, before RoPE.
+        source_model_type: The `model_type` of the model that was pruned, if it isn't a LLaMA.
     """
 
     model_type = "edge_llama"
@@ -30,12 +33,17 @@ class EdgeLlamaConfig(LlamaConfig):
 
     qk_head_dim: int | None = None
     v_head_dim: int | None = None
+    attention_out_bias: bool | None = None
+    use_qk_norm: bool = False
+    source_model_type: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Never None: transformers takes a `qk_head_dim` as a sign that a layer's keys and values differ in size.
         head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.qk_head_dim = self.qk_head_dim or head_dim
         self.v_head_dim = self.v_head_dim or head_dim
+        if self.attention_out_bias == self.attention_bias:
+            self.attention_out_bias = None
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -43,7 +51,8 @@ class EdgeLlamaConfig(LlamaConfig):
 
         Raises:
             ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below 1, the query heads are not
-                a multiple of the KV heads, or a `qk_head_dim` is odd or above `head_dim`. The message names the layer.
+                a multiple of the KV heads, or a `qk_head_dim` is odd, above `head_dim`, or below it with `use_qk_norm`.
+                The message names the layer.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
@@ -60,6 +69,11 @@ class EdgeLlamaConfig(LlamaConfig):
             if layer.qk_head_dim % 2 or layer.qk_head_dim > layer.head_dim:
                 raise ValueError(
                     f"layer {index}: qk_head_dim {layer.qk_head_dim} is odd, or more than head_dim {layer.head_dim}"
+                )
+            if self.use_qk_norm and layer.qk_head_dim != layer.head_dim:
+                raise ValueError(
+                    f"layer {index}: qk_head_dim {layer.qk_head_dim} is not head_dim {layer.head_dim}, over which "
+                    "use_qk_norm normalizes"
                 )
 
     def validate_rope(self) -> None:

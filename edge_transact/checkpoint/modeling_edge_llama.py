@@ -33,6 +33,8 @@ from .configuration_edge_llama import EdgeLlamaConfig
 class EdgeLlamaAttention(LlamaAttention):
     """`LlamaAttention` whose heads lost dims of q and k or of v. It computes what zeros in these dims would give.
 
+    It also has what other families than LLaMA have: a norm of every query and key head, and a bias of q, k and v alone.
+
     RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. The buffer `rope_pairs`, int32
     ``[num_key_value_heads, qk_head_dim / 2]``, lists the pairs that each KV head kept; they keep their frequencies.
     Their dims are half-split again: the first dims of all pairs, then the second ones. Layers with all pairs have no
@@ -52,11 +54,14 @@ class EdgeLlamaAttention(LlamaAttention):
         self.scaling = config.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
-        hidden, bias = config.hidden_size, config.attention_bias
+        hidden, bias, out_bias = config.hidden_size, config.attention_bias, config.attention_out_bias
         self.q_proj = nn.Linear(hidden, heads * self.qk_head_dim, bias=bias)
         self.k_proj = nn.Linear(hidden, kv_heads * self.qk_head_dim, bias=bias)
         self.v_proj = nn.Linear(hidden, kv_heads * self.v_head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * self.v_head_dim, hidden, bias=bias)
+        self.o_proj = nn.Linear(heads * self.v_head_dim, hidden, bias=bias if out_bias is None else out_bias)
+        if config.use_qk_norm:
+            self.q_norm = LlamaRMSNorm(self.qk_head_dim, eps=config.rms_norm_eps)
+            self.k_norm = LlamaRMSNorm(self.qk_head_dim, eps=config.rms_norm_eps)
         pairs = None
         if self.qk_head_dim < config.head_dim:
             pairs = torch.arange(self.qk_head_dim // 2, dtype=torch.int32).repeat(kv_heads, 1)
@@ -73,8 +78,11 @@ class EdgeLlamaAttention(LlamaAttention):
         """Like `LlamaAttention.forward`; `position_embeddings` are ``[batch, n, head_dim]``, with the original dims."""
         cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.16
         shape = hidden_states.shape[:-1]
-        query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
+        query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim)
+        key = self.k_proj(hidden_states).view(*shape, -1, self.qk_head_dim)
+        if self.config.use_qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
         value = self.v_proj(hidden_states).view(*shape, -1, self.v_head_dim).transpose(1, 2)
 
         cos, sin = (self._of_heads(angles) for angles in position_embeddings)
@@ -108,9 +116,10 @@ class EdgeLlamaAttention(LlamaAttention):
 
 
 def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
-    """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock unless heads lost dims."""
+    """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock if LLaMA has such a layer."""
     layer = LlamaDecoderLayer(config, index)
-    if (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim):
+    has_own_dims = (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim)
+    if has_own_dims or config.use_qk_norm or config.attention_out_bias is not None:
         layer.self_attn = EdgeLlamaAttention(config, index)
     return layer
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
-from edge_transact.architecture.families import translated
+from edge_transact.architecture.families import translated, window_of
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
@@ -24,7 +24,7 @@ from edge_transact.widths import WidthPlan
 if TYPE_CHECKING:
     import torch
 
-MODEL_TYPES = ("llama", "edge_llama")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "edge_llama")
 """The supported values of ``model_type``."""
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
@@ -248,6 +248,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         method = config["quantization_config"].get("quant_method", "unknown")
         raise EdgeTransactError(
             f"{path} is quantized already ({method})", fix="Use the unquantized checkpoint; `build` quantizes it."
+        )
+    if window := window_of(config):
+        raise EdgeTransactError(
+            f"{path}: attention has a sliding window of {window} tokens, which isn't supported",
+            fix="Use a model whose layers all attend to the whole context, such as Mistral v0.3 or Qwen2.5.",
         )
     if config.get("hidden_act", "silu") != "silu":
         raise EdgeTransactError(

@@ -5,15 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.checkpoints import LLAMA3, TINY
+from tests.support.checkpoints import FAMILIES, LLAMA3, TINY, save_llama
 
 ODD = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5},
@@ -52,6 +53,23 @@ def test_equal_widths_are_stock_llama(tied, biases, rope):
     ours = build(**config)
     ours.load_state_dict(stock.state_dict())
     assert torch.equal(ours(tokens(2, 40)).logits, stock(tokens(2, 40)).logits)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_are_read_as_ours(tmp_path, family, tied):
+    """Their config.json and tensors are transformers' own; ours computes the same of them, also when written again."""
+    theirs = AutoModelForCausalLM.from_pretrained(
+        save_llama(tmp_path / "theirs", **FAMILIES[family], tie_word_embeddings=tied)
+    )
+    source = Checkpoint.open(tmp_path / "theirs")
+    tensors = ((name, source.tensor(name)) for name in source.tensor_names())
+    ours = write_checkpoint(source, source.plan, tensors, {}, tmp_path / "ours")
+    assert ours.config["source_model_type"] == family and ours.plan == source.plan
+    loaded = EdgeLlamaForCausalLM.from_pretrained(ours.path)
+    assert set(loaded.state_dict()) == set(theirs.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(tokens(2, 40)).logits, theirs(tokens(2, 40)).logits, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -196,13 +214,14 @@ def test_continuous_batching_takes_own_mlps():
         ({"2": {"intermediate_size": 0}}, "layer 2: intermediate_size is 0"),
         ({"1": {"qk_head_dim": 5}}, "layer 1: qk_head_dim 5 is odd"),
         ({"1": {"qk_head_dim": 10}}, "layer 1: qk_head_dim 10 is odd, or more than head_dim 8"),
+        ({"1": {"qk_head_dim": 6}}, "layer 1: qk_head_dim 6 is not head_dim 8, over which use_qk_norm"),
         ({"0": {"hidden_size": 24}}, "unknown 'hidden_size'"),
         ({"3": {"intermediate_size": 8}}, "layer indices"),
     ],
 )
 def test_contradicting_widths_are_refused(per_layer, message):
     with pytest.raises(Exception, match=message):
-        EdgeLlamaConfig(**TINY, per_layer_config=per_layer)
+        EdgeLlamaConfig(**TINY, per_layer_config=per_layer, use_qk_norm=True)
 
 
 def test_rope_keys_for_other_readers():

@@ -30,16 +30,26 @@ SIZES = {"rope_theta": 1e4, "context_window_size": 64, "prefill_chunk_size": 16,
 """What a definition needs besides `config.json`."""
 
 
-def save_llama(path: Path, seed: int = 0, **config) -> Path:
-    """Writes a stock LLaMA with random weights, `TINY` but for `config`."""
+FAMILIES = {
+    "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 16},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+}
+"""Other families than LLaMA, for `save_llama`."""
+
+
+def save_llama(path: Path, seed: int = 0, model_type: str = "llama", **config) -> Path:
+    """Writes a stock LLaMA, or another model of `FAMILIES`, with random weights, `TINY` but for `config`."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **config}))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**TINY, **config}))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.uniform_(parameter, 0.3, 3)
     model.save_pretrained(path)
     return path
 
