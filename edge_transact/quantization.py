@@ -32,13 +32,17 @@ class Quantization:
     Attributes:
         name: MLC's name, as in ``mlc-chat-config.json``.
         model_dtype: The dtype of activations, KV cache, scales and unquantized weights at run time.
-        bits: 4, or `None` if weights have `model_dtype`.
+        bits: Bits of a stored value; `None` if weights have `model_dtype`, and then the next two are 0.
+        group_size: Weights that share one scale, along the input features.
+        zero_point: The stored value of weight 0, subtracted before scaling; MLC's rounding has no larger magnitude.
         linear_layout: ``NK`` (output features first) or ``KN`` (input first); embeddings are always ``NK``.
     """
 
     name: str
     model_dtype: Literal["float16", "float32"]
-    bits: int | None
+    bits: int | None = None
+    group_size: int = 0
+    zero_point: int = 0
     linear_layout: Literal["NK", "KN"] = "NK"
 
     @property
@@ -46,15 +50,37 @@ class Quantization:
         """Bytes of one activation or KV value."""
         return 2 if self.model_dtype == "float16" else 4
 
+    @property
+    def values_per_word(self) -> int:
+        """Stored values in a uint32."""
+        assert self.bits
+        return 32 // self.bits
+
+    @property
+    def words_per_group(self) -> int:
+        """uint32 words of a group."""
+        return self.group_size // self.values_per_word
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """The least and the largest weight, in scales."""
+        assert self.bits
+        return -self.zero_point, 2**self.bits - 1 - self.zero_point
+
+    @property
+    def grid(self) -> tuple[int | None, int, int]:
+        """What stored values mean, in any layout and dtype: bits, group size and zero point."""
+        return self.bits, self.group_size, self.zero_point
+
 
 QUANTIZATIONS: dict[str, Quantization] = {
     quantization.name: quantization
     for quantization in (
-        Quantization("q0f16", "float16", None),
-        Quantization("q0f32", "float32", None),
-        Quantization("q4f16_0", "float16", 4, "KN"),
-        Quantization("q4f16_1", "float16", 4),
-        Quantization("q4f32_1", "float32", 4),
+        Quantization("q0f16", "float16"),
+        Quantization("q0f32", "float32"),
+        Quantization("q4f16_0", "float16", 4, 32, 7, "KN"),
+        Quantization("q4f16_1", "float16", 4, 32, 7),
+        Quantization("q4f32_1", "float32", 4, 32, 7),
     )
 }
 

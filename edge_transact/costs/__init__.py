@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, MATRICES, MLP, MLP_INPUTS, Matrix
 from edge_transact.formatting import megabytes
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 
 DEFAULT_CONTEXT = 2048
@@ -91,8 +91,8 @@ def _weight_bytes(plan: WidthPlan, quantization: Quantization, value_bytes: int)
     def matrix(inputs: int, outputs: int) -> int:
         if quantization.bits is None:
             return inputs * outputs * value_bytes
-        groups = math.ceil(inputs / GROUP_SIZE)
-        return outputs * groups * (WORDS_PER_GROUP * 4 + value_bytes)
+        groups = math.ceil(inputs / quantization.group_size)
+        return outputs * groups * (quantization.words_per_group * 4 + value_bytes)
 
     total = matrix(plan.hidden_size, plan.vocab_size) * (1 if plan.tie_word_embeddings else 2)
     total += _norm_parameters(plan) * value_bytes

@@ -6,7 +6,7 @@ Everywhere, `itemsize` is the bytes of a number in products.
 from __future__ import annotations
 
 from edge_transact import costs
-from edge_transact.quantization import GROUP_SIZE, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.widths import WidthPlan
 
 PACKAGES_BYTES = 600 << 20
@@ -76,7 +76,7 @@ def scales_bytes(
     hidden, mlp, head = plan.hidden_size, plan.widest.intermediate_size, plan.hidden_size * plan.vocab_size
     embeddings = head * (1 if plan.tie_word_embeddings else 2)
     matrices = embeddings + costs.layer_matrix_parameters(plan)
-    scales = matrices // GROUP_SIZE * (quantization.model_dtype_bytes + 2 * FP32)
+    scales = matrices // quantization.group_size * (quantization.model_dtype_bytes + 2 * FP32)
     states = (
         teachers * min(tokens * hidden * itemsize, costs.MEMORY_BYTES)
         + plan.num_hidden_layers * window * hidden * itemsize

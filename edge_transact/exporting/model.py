@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
 from edge_transact import costs
@@ -25,10 +26,10 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.definition import load
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.exporting.tensors import CheckpointTensors, ShardTensors, Tensors
-from edge_transact.gguf import layout
+from edge_transact.gguf import layout, q4_0
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.options import CalibrationOptions
-from edge_transact.quantization import GROUP_SIZE, get_quantization
+from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
 from edge_transact.weights.trained import TRAINED
 from edge_transact.widths import WidthPlan
@@ -124,7 +125,13 @@ def _dist(directory: Path, kind: str | None) -> Model:
     manifest = Manifest.read(directory)
     manifest.verify(directory, SHARDS, TENSOR_CACHE, CHAT_CONFIG, PROVENANCE_FILE, *TOKENIZER_FILES)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
-    stored = Kind.Q4_0 if quantization.bits else Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
+    stored = (
+        Kind.Q4_0
+        if quantization.grid == q4_0.GRID
+        else Kind.F16
+        if quantization.model_dtype == "float16"
+        else Kind.BF16
+    )
     if kind is not None and Kind[kind.upper()] != stored:
         raise UsageError(
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
@@ -176,9 +183,10 @@ def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarra
 
 
 def _require_groups(model: str, plan: WidthPlan, kind: Kind) -> None:
-    """Refuses a type in groups of 32 if most matrices can't be stored in it."""
-    if kind in (Kind.Q8_0, Kind.Q4_0) and plan.hidden_size % GROUP_SIZE:
+    """Refuses a type in groups if most matrices can't be stored in it."""
+    size, _ = GGML_QUANT_SIZES[kind]
+    if plan.hidden_size % size:
         raise EdgeTransactError(
-            f"{model}: {kind.name} stores groups of {GROUP_SIZE}, but the hidden size is {plan.hidden_size}",
+            f"{model}: {kind.name} stores groups of {size}, but the hidden size is {plan.hidden_size}",
             fix="Export the checkpoint with --type f16.",
         )

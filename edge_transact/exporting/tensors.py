@@ -17,7 +17,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import q4_0
 from edge_transact.gguf.layout import Place, put_columns
-from edge_transact.quantization import GROUP_SIZE, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.weights import ShardReader, w4
 from edge_transact.weights.convert import ParameterSources, Source, is_embedding, is_packed, split
 from edge_transact.widths import WidthPlan
@@ -116,7 +116,7 @@ class ShardTensors:
             return Kind.F32
         if not is_packed(name, shape, self.quantization):
             return Kind.F16 if self.quantization.model_dtype == "float16" else Kind.BF16
-        if place.keeps_groups:
+        if place.keeps_groups and self.quantization.grid == q4_0.GRID:
             return Kind.Q4_0
         return Kind.F16 if self.quantization.model_dtype == "float16" else Kind.F32
 
@@ -145,16 +145,16 @@ class ShardTensors:
         words, scales = w4.output_major(*self._words(name), self.quantization, embedding=is_embedding(name))
         rows, groups = scales.shape
         blocks = np.empty((rows, groups, q4_0.BLOCK_BYTES), np.uint8)
-        step = max(1, BLOCK_WEIGHTS // (groups * GROUP_SIZE))
+        step = max(1, BLOCK_WEIGHTS // (groups * q4_0.BLOCK_WEIGHTS))
         for start in range(0, rows, step):
             part = slice(start, start + step)
             try:
-                blocks[part] = q4_0.pack(w4.codes(words[part]), scales[part])
+                blocks[part] = q4_0.pack(w4.codes(words[part], self.quantization), scales[part])
             except EdgeTransactError as error:
                 raise EdgeTransactError(f"{name}: {error.message}", fix=error.fix) from error
         for tensor, stored in split(blocks, source, shapes):
             place = self.places[tensor]
-            wide = put_columns(stored, place.group_columns, place.shape[1] // GROUP_SIZE)
+            wide = put_columns(stored, place.group_columns, place.shape[1] // q4_0.BLOCK_WEIGHTS)
             yield place.put_rows(wide.reshape(len(wide), -1))
 
     def _words(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.quantization import GROUP_SIZE
+from edge_transact.gguf.q4_0 import BLOCK_WEIGHTS
 from edge_transact.widths import WidthPlan
 
 UNIFORM, VARIABLE = "llama", "deci"
@@ -50,19 +50,19 @@ class Place:
     @property
     def group_columns(self) -> np.ndarray | None:
         """`columns` in groups of 32, if these stay together (`keeps_groups`); `None` for the same."""
-        return None if self.columns is None else self.columns[::GROUP_SIZE] // GROUP_SIZE
+        return None if self.columns is None else self.columns[::BLOCK_WEIGHTS] // BLOCK_WEIGHTS
 
     @property
     def keeps_groups(self) -> bool:
         """Whether groups of 32 columns are groups of 32 columns in GGUF, too."""
-        if self.shape[-1] % GROUP_SIZE:
+        if self.shape[-1] % BLOCK_WEIGHTS:
             return False
         if self.columns is None:
             return True
-        if len(self.columns) % GROUP_SIZE:
+        if len(self.columns) % BLOCK_WEIGHTS:
             return False
-        groups = self.columns.reshape(-1, GROUP_SIZE)
-        return bool((groups == groups[:, :1] // GROUP_SIZE * GROUP_SIZE + np.arange(GROUP_SIZE)).all())
+        groups = self.columns.reshape(-1, BLOCK_WEIGHTS)
+        return bool((groups == groups[:, :1] // BLOCK_WEIGHTS * BLOCK_WEIGHTS + np.arange(BLOCK_WEIGHTS)).all())
 
     def put_rows(self, tensor: np.ndarray) -> np.ndarray:
         """Rows ``[rows, ...]`` at their places, with zeros between them."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import GROUP_SIZE
 
-BLOCK_BYTES = 18
+BLOCK_WEIGHTS, BLOCK_BYTES = 32, 18
+
+GRID = 4, BLOCK_WEIGHTS, 7
+"""`Quantization.grid` of the formats that convert."""
 
 
 def pack(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -30,7 +32,7 @@ def pack(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
         )
     blocks = np.empty((*scales.shape, BLOCK_BYTES), np.uint8)
     blocks[..., :2] = stored[..., None].view(np.uint8)
-    theirs, half = 15 - codes, GROUP_SIZE // 2
+    theirs, half = 15 - codes, BLOCK_WEIGHTS // 2
     blocks[..., 2:] = theirs[..., :half] | theirs[..., half:] << 4
     return blocks
 

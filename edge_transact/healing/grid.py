@@ -20,14 +20,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from edge_transact.errors import UsageError
-from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.rounding.distillation import descend
 
 SCALE_RATE = 1e-3
 """The largest relative change of a scale in a step, where the learning rate of weights is at its highest."""
-
-LOWEST, HIGHEST = -ZERO_POINT, 15 - ZERO_POINT
-"""What codes stand for, in scales."""
 
 MARGIN = 0.5
 """How far beyond the grid exact weights may lie, in scales: from there, one step can bring them back."""
@@ -136,10 +133,10 @@ class Grid:
         for matrix in self._matrices.values():
             scales = self._scales(matrix)
             steps = torch.where(scales == 0, torch.inf, scales)
-            for rows, columns in _chunks(matrix.exact):
-                by, groups = (_of_groups(tensor, rows, columns) for tensor in (steps, scales))
-                exact, rounded = (_grouped(t, rows, columns) for t in (matrix.exact, matrix.parameter.data))
-                levels = torch.div(exact, by).round_().clamp_(LOWEST, HIGHEST)
+            for rows, columns in self._chunks(matrix.exact):
+                by, groups = (self._of_groups(tensor, rows, columns) for tensor in (steps, scales))
+                exact, rounded = (self._grouped(t, rows, columns) for t in (matrix.exact, matrix.parameter.data))
+                levels = torch.div(exact, by).round_().clamp_(*self.quantization.levels)
                 torch.mul(levels, groups, out=rounded)
         for parameter, exact in self._others.values():
             parameter.data.copy_(exact.to(self._stored))
@@ -156,42 +153,41 @@ class Grid:
         """A step of the scales, by the mean gradient relative to its mean size in the matrix."""
         gradient = torch.empty_like(scales)
         assert matrix.parameter.grad is not None
-        for rows, columns in _chunks(matrix.exact):
+        for rows, columns in self._chunks(matrix.exact):
             by_rounded, rounded = (
-                _grouped(tensor, rows, columns) for tensor in (matrix.parameter.grad, matrix.parameter.data)
+                self._grouped(tensor, rows, columns) for tensor in (matrix.parameter.grad, matrix.parameter.data)
             )
-            torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=_of_groups(gradient, rows, columns))
+            torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=self._of_groups(gradient, rows, columns))
         descend(matrix.change, matrix.mean, matrix.size, gradient, rate, number)
 
     def _follow(self, matrix: _Matrix, before: torch.Tensor) -> None:
         """Exact weights grow with their scales, and stay on the grid's range."""
         scales = self._scales(matrix)
         grown = torch.where(before == 0, 1.0, scales / before)
-        ends = torch.stack([(LOWEST - MARGIN) * scales, (HIGHEST + MARGIN) * scales])
+        first, last = self.quantization.levels
+        ends = torch.stack([(first - MARGIN) * scales, (last + MARGIN) * scales])
         low, high = ends.amin(0), ends.amax(0)
-        for rows, columns in _chunks(matrix.exact):
-            factor, least, most = (_of_groups(tensor, rows, columns) for tensor in (grown, low, high))
-            exact = _grouped(matrix.exact, rows, columns)
+        for rows, columns in self._chunks(matrix.exact):
+            factor, least, most = (self._of_groups(tensor, rows, columns) for tensor in (grown, low, high))
+            exact = self._grouped(matrix.exact, rows, columns)
             torch.clamp(exact.mul_(factor), least, most, out=exact)
 
+    def _chunks(self, matrix: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+        """Slices of rows and columns, of `CHUNK_WEIGHTS` on a CPU; a ragged last group is by itself."""
+        rows, columns = matrix.shape
+        whole = columns - columns % self.quantization.group_size
+        size = max(1, CHUNK_WEIGHTS // columns) if matrix.device.type == "cpu" else rows
+        for start in range(0, rows, size):
+            for part in (slice(0, whole), slice(whole, columns)):
+                if part.start < part.stop:
+                    yield slice(start, start + size), part
 
-def _chunks(matrix: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of rows and columns, of `CHUNK_WEIGHTS` on a CPU; a ragged last group is by itself."""
-    rows, columns = matrix.shape
-    whole = columns - columns % GROUP_SIZE
-    size = max(1, CHUNK_WEIGHTS // columns) if matrix.device.type == "cpu" else rows
-    for start in range(0, rows, size):
-        for part in (slice(0, whole), slice(whole, columns)):
-            if part.start < part.stop:
-                yield slice(start, start + size), part
+    def _grouped(self, matrix: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """Whole groups of a matrix ``[rows, in]`` as a view ``[rows, groups, 32]``; the ragged one ``[rows, 1, n]``."""
+        length = min(self.quantization.group_size, columns.stop - columns.start)
+        return matrix[rows, columns].unflatten(1, (-1, length))
 
-
-def _grouped(matrix: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-    """Whole groups of a matrix ``[rows, in]`` as a view ``[rows, groups, 32]``, or the ragged one ``[rows, 1, n]``."""
-    length = min(GROUP_SIZE, columns.stop - columns.start)
-    return matrix[rows, columns].unflatten(1, (-1, length))
-
-
-def _of_groups(scales: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-    """The scales of the same groups, as a view ``[rows, groups, 1]``."""
-    return scales[rows, columns.start // GROUP_SIZE : -(-columns.stop // GROUP_SIZE), None]
+    def _of_groups(self, scales: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """The scales of the same groups, as a view ``[rows, groups, 1]``."""
+        size = self.quantization.group_size
+        return scales[rows, columns.start // size : -(-columns.stop // size), None]

@@ -101,7 +101,7 @@ def _embed(
     _keep(journal, EMBEDDING, codes, scales)
     hidden = journal.room((*model.windows.shape, weight.shape[1]), model.dtype)
     for ids, batch in zip(model.batches, pieces(hidden, model), strict=True):
-        rows = dequantized(codes[ids.flatten()], scales[ids.flatten()], weight.shape[1])
+        rows = dequantized(codes[ids.flatten()], scales[ids.flatten()], weight.shape[1], quantization)
         batch.copy_(rows.view(*ids.shape, -1))
     return hidden
 
@@ -226,5 +226,5 @@ class _Layer:
             stored = f"model.layers.{self.index}.{name}.weight"
             codes, scales = rounding(_checked(stored, projection.weight.cpu(), self.quantization))
             self.tensors |= {stored + CODES: codes, stored + SCALES: scales}
-            weight = dequantized(codes, scales, projection.in_features)
+            weight = dequantized(codes, scales, projection.in_features, self.quantization)
             projection.weight = torch.nn.Parameter(weight.to(self.model.device, self.model.dtype), requires_grad=False)

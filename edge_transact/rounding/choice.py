@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.kept import keeping, kept_matrices
@@ -37,7 +35,7 @@ def rounding_named(
         trained = TrainedRounding.of(checkpoint)
         assert trained
         return TRAINED, trained.rounding_of(sources)
-    nearest = partial(w4.nearest, dtype=getattr(torch, quantization.model_dtype))
+    nearest = partial(w4.nearest, quantization=quantization)
     others = searching(checkpoint, sources, quantization) if name == "search" else lambda _: nearest
     kept = kept_matrices(checkpoint, quantization)
     if not kept:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.rounding.search import best_scales, stored
 from edge_transact.weights import w4
 
@@ -21,8 +21,8 @@ SHRINKAGE = 0.2
 CHUNK_ROWS = 4096
 """Rows that are rounded at once; rows don't depend on each other."""
 
-BLOCK = 4 * GROUP_SIZE
-"""Columns after which all later ones make up for the errors so far."""
+BLOCK_GROUPS = 4
+"""Groups of columns after which all later ones make up for the errors so far."""
 
 INVERTED_AT_ONCE = 512
 """Rows of a triangular matrix that is inverted by solving."""
@@ -41,37 +41,39 @@ class GPTQ:
     def __init__(self, gram: torch.Tensor, tokens: int, quantization: Quantization) -> None:
         self._quantization = quantization
         shrinkage = max(SHRINKAGE, len(gram) / (len(gram) + 2 * tokens))
-        if padding := -len(gram) % GROUP_SIZE:
+        if padding := -len(gram) % quantization.group_size:
             gram = torch.nn.functional.pad(gram, (0, padding, 0, padding))
-        self._order = _order(gram.diagonal())
+        self._order = _order(gram.diagonal(), quantization.group_size)
         backwards = self._order.flip(0)
         # Row j of the factor says how the columns after j make up for an error in j.
         self._factor = _factor(gram[backwards][:, backwards], shrinkage)
 
     def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A `w4.RoundRows`."""
-        chunks = [self._round(w4.grouped(chunk.float()).flatten(start_dim=1)) for chunk in rows.split(CHUNK_ROWS)]
+        padded = (w4.grouped(chunk.float(), self._quantization) for chunk in rows.split(CHUNK_ROWS))
+        chunks = [self._round(chunk.flatten(start_dim=1)) for chunk in padded]
         codes, scales = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         return codes, scales
 
     def _round(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = weight[:, self._order]
+        weight, size = weight[:, self._order], self._quantization.group_size
+        block_size = BLOCK_GROUPS * size
         codes = torch.empty_like(weight)
-        scales = torch.empty(len(weight), weight.shape[1] // GROUP_SIZE)
-        for start in range(0, weight.shape[1], BLOCK):
-            block = weight[:, start : start + BLOCK].contiguous()
+        scales = torch.empty(len(weight), weight.shape[1] // size)
+        for start in range(0, weight.shape[1], block_size):
+            block = weight[:, start : start + block_size].contiguous()
             end = start + block.shape[1]
             factor, errors = self._factor[start:end, start:end], torch.empty_like(block)
-            for first in range(0, len(factor), GROUP_SIZE):
-                group, after = slice(first, first + GROUP_SIZE), slice(first + GROUP_SIZE, None)
+            for first in range(0, len(factor), size):
+                group, after = slice(first, first + size), slice(first + size, None)
                 levels, scale, errors[:, group] = self._round_group(block[:, group], factor[group, group])
-                codes[:, start:end][:, group], scales[:, (start + first) // GROUP_SIZE] = levels, scale
+                codes[:, start:end][:, group], scales[:, (start + first) // size] = levels, scale
                 block[:, after].addmm_(errors[:, group], factor[group, after], alpha=-1)
             weight[:, end:].addmm_(errors, self._factor[start:end, end:], alpha=-1)
         back = self._order.argsort()
-        groups = self._order[::GROUP_SIZE] // GROUP_SIZE
+        groups = self._order[::size] // size
         dtype = getattr(torch, self._quantization.model_dtype)
-        return codes[:, back].add_(ZERO_POINT).to(torch.int8), scales[:, groups.argsort()].to(dtype)
+        return codes[:, back].add_(self._quantization.zero_point).to(torch.int8), scales[:, groups.argsort()].to(dtype)
 
     def _round_group(
         self, weight: torch.Tensor, factor: torch.Tensor
@@ -80,12 +82,13 @@ class GPTQ:
         later ones."""
         pivots = factor.diagonal()
         cost = pivots.square().reciprocal()
-        scale = stored(best_scales(weight[:, None].contiguous(), cost / cost.mean()), self._quantization)[:, 0].float()
+        found = best_scales(weight[:, None].contiguous(), cost / cost.mean(), self._quantization)
+        scale = stored(found, self._quantization)[:, 0].float()
         steps = torch.where(scale == 0, torch.inf, scale)
         columns = weight.T.contiguous()
         levels, errors = torch.empty_like(columns), torch.empty_like(columns)
         for number, column in enumerate(columns):
-            levels[number] = (column / steps).round_().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
+            levels[number] = (column / steps).round_().clamp_(*self._quantization.levels)
             errors[number] = (column - levels[number] * scale) / pivots[number]
             columns[number + 1 :].addr_(factor[number, number + 1 :], errors[number], alpha=-1)
         return levels.T, scale, errors.T
@@ -121,9 +124,9 @@ def _invert(lower: torch.Tensor) -> None:
     below.copy_(second @ (below @ first)).neg_()
 
 
-def _order(energy: torch.Tensor) -> torch.Tensor:
+def _order(energy: torch.Tensor, group_size: int) -> torch.Tensor:
     """All inputs, group by group, both in descending order of their energy; int64."""
-    groups = energy.view(-1, GROUP_SIZE)
+    groups = energy.view(-1, group_size)
     inside = groups.argsort(dim=1, descending=True, stable=True)
     outside = groups.sum(dim=1).argsort(descending=True, stable=True)
-    return (outside[:, None] * GROUP_SIZE + inside[outside]).flatten()
+    return (outside[:, None] * group_size + inside[outside]).flatten()

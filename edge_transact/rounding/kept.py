@@ -15,7 +15,7 @@ from safetensors import safe_open
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.gguf import q4_0
 from edge_transact.gguf.layout import BLOCKS_FILE
-from edge_transact.quantization import GROUP_SIZE, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def kept_matrices(checkpoint: Checkpoint, quantization: Quantization) -> frozenset[str]:
     """The names of the matrices whose Q4_0 codes the checkpoint has and the quantization can hold: bf16 can't."""
     file = checkpoint.path / BLOCKS_FILE
-    if not file.is_file() or quantization.model_dtype != "float16":
+    if not file.is_file() or (quantization.grid, quantization.model_dtype) != (q4_0.GRID, "float16"):
         return frozenset()
     with safe_open(file, "np") as stored:
         return frozenset(stored.keys())
@@ -58,7 +58,9 @@ def keeping(checkpoint: Checkpoint, sources: ParameterSources, names: Set[str], 
         """The blocks of a matrix, zeros if it has none, and whether it has, ``[rows, 1]``."""
         rows, columns = checkpoint.shape(part)
         if part not in names:
-            return np.zeros((rows, columns // GROUP_SIZE, q4_0.BLOCK_BYTES), np.uint8), np.zeros((rows, 1), bool)
+            return np.zeros((rows, columns // q4_0.BLOCK_WEIGHTS, q4_0.BLOCK_BYTES), np.uint8), np.zeros(
+                (rows, 1), bool
+            )
         with safe_open(file, "np") as stored:
             return stored.get_tensor(part), np.ones((rows, 1), bool)
 

@@ -21,7 +21,7 @@ import torch
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import GROUP_SIZE, ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.rounding.importance import InputImportance
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
@@ -49,7 +49,9 @@ def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Q
     importance_of = InputImportance(checkpoint)
 
     def rounding(name: str) -> w4.RoundRows:
-        _kernel()  # compiled here, because rows are rounded in several threads
+        _kernel(
+            quantization.group_size, *quantization.levels
+        )  # compiled here, because rows are rounded in several threads
         # All parts of a joined parameter read the same inputs.
         importance = importance_of(sources[name][0][0])
         return functools.partial(search, importance=importance, quantization=quantization)
@@ -85,12 +87,12 @@ def search(
     Scales are rounded to the dtype in which `quantization` stores them before codes are chosen. The scale of a group
     that isn't finite in the model's dtype is NaN. `importance` is positive, fp32 ``[in]``; `first` is unused.
     """
-    groups = w4.grouped(rows.float())
+    groups = w4.grouped(rows.float(), quantization)
     limit = FP16_OVERFLOW if quantization.model_dtype == "float16" else math.inf
-    scales = stored(best_scales(groups, importance, limit), quantization)
+    scales = stored(best_scales(groups, importance, quantization, limit), quantization)
     steps = torch.where(scales == 0, torch.inf, scales.float())[..., None]
-    codes = (groups / steps).round_().add_(ZERO_POINT).clamp_(0, 15).to(torch.int8).flatten(start_dim=1)
-    return codes, scales
+    levels = (groups / steps).round_().clamp_(*quantization.levels)
+    return levels.add_(quantization.zero_point).to(torch.int8).flatten(start_dim=1), scales
 
 
 def stored(scales: torch.Tensor, quantization: Quantization) -> torch.Tensor:
@@ -99,7 +101,9 @@ def stored(scales: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return scales.to(torch.bfloat16 if dtype == torch.float32 else dtype).to(dtype)
 
 
-def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = math.inf) -> torch.Tensor:
+def best_scales(
+    groups: torch.Tensor, importance: torch.Tensor, quantization: Quantization, limit: float = math.inf
+) -> torch.Tensor:
     """Searches the scales of groups: fp32 ``[rows, groups]``.
 
     Args:
@@ -110,12 +114,16 @@ def best_scales(groups: torch.Tensor, importance: torch.Tensor, limit: float = m
     rows, count, _ = groups.shape
     scales = torch.empty(count, rows + -rows % LANES)
     steps = torch.tensor([*STEPS, limit], dtype=torch.float32)
-    _kernel()(groups.flatten().contiguous(), w4.grouped(importance[None]).flatten().contiguous(), steps, scales, rows)
+    kernel = _kernel(quantization.group_size, *quantization.levels)
+    by_group = w4.grouped(importance[None], quantization)
+    kernel(groups.flatten().contiguous(), by_group.flatten().contiguous(), steps, scales, rows)
     return scales.T[:rows].contiguous()
 
 
 @functools.cache
-def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
+def _kernel(
+    group_size: int, least: int, most: int
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
     """The search, compiled for this CPU: of weight, importance, steps with the limit, and scale, and the number of
     rows."""
     import tvm
@@ -123,11 +131,11 @@ def _kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
     from edge_transact.compiler.lowering import PIPELINE
     from edge_transact.compiler.targets import get_target
 
-    module = tvm.IRModule({"search_scales": _search_scales()})
+    module = tvm.IRModule({"search_scales": _search_scales(group_size, least, most)})
     return tvm.compile(module, target=get_target("host").tvm_target(), tir_pipeline=PIPELINE)["search_scales"]
 
 
-def _search_scales() -> tirx.PrimFunc:
+def _search_scales(group_size: int, least: int, most: int) -> tirx.PrimFunc:
     from tvm import tirx
     from tvm.script import tirx as T
     from tvm.script.ir_builder import IRBuilder
@@ -145,17 +153,17 @@ def _search_scales() -> tirx.PrimFunc:
         handles = [T.arg(name, T.handle()) for name in ("weight", "importance", "steps", "scale")]
         rows = T.arg("rows", T.int64())
         weight = T.match_buffer(handles[0], (size,), "float32")
-        importance = T.match_buffer(handles[1], (groups * GROUP_SIZE,), "float32")
+        importance = T.match_buffer(handles[1], (groups * group_size,), "float32")
         steps = T.match_buffer(handles[2], (trials,), "float32")
         scale = T.match_buffer(handles[3], (groups, columns), "float32")
-        values = T.alloc_buffer((GROUP_SIZE * LANES,), "float32", scope="local")
+        values = T.alloc_buffer((group_size * LANES,), "float32", scope="local")
         gain, best, largest = (T.alloc_buffer((LANES,), "float32", scope="local") for _ in range(3))
         with T.serial(0, columns // LANES) as block, T.serial(0, groups) as group:
             # One row per lane; lanes beyond the last row repeat it.
             row = T.bind(T.min(T.ramp(block * LANES, T.int64(1), LANES), splat(rows - 1, LANES)))
-            start = T.bind((row * splat(groups, LANES) + splat(group, LANES)) * splat(T.int64(GROUP_SIZE), LANES))
+            start = T.bind((row * splat(groups, LANES) + splat(group, LANES)) * splat(T.int64(group_size), LANES))
             high, low = constant(0), constant(0)
-            for i in range(GROUP_SIZE):
+            for i in range(group_size):
                 w = T.bind(weight[start + splat(T.int64(i), LANES)])
                 store(values, w, [i * LANES])
                 high, low = T.bind(T.max(high, w)), T.bind(T.min(low, w))
@@ -168,10 +176,10 @@ def _search_scales() -> tirx.PrimFunc:
                 inverse = T.bind(splat(steps[trial], LANES) / load(largest, [0], LANES))
                 # Two sums of each, of which one waits for the other's addition.
                 by_weight, by_code = [constant(0), constant(0)], [constant(1e-30), constant(0)]
-                for i in range(GROUP_SIZE):
+                for i in range(group_size):
                     w = T.bind(load(values, [i * LANES], LANES))
-                    code = T.bind(T.max(T.min(T.nearbyint(w * inverse), constant(8)), constant(-7)))
-                    weighted = T.bind(code * splat(importance[group * GROUP_SIZE + i], LANES))
+                    code = T.bind(T.max(T.min(T.nearbyint(w * inverse), constant(most)), constant(least)))
+                    weighted = T.bind(code * splat(importance[group * group_size + i], LANES))
                     by_weight[i % 2] = T.bind(by_weight[i % 2] + weighted * w)
                     by_code[i % 2] = T.bind(by_code[i % 2] + weighted * code)
                 product = T.bind(by_weight[0] + by_weight[1])

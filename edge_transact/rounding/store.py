@@ -12,7 +12,7 @@ import torch
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
-from edge_transact.quantization import ZERO_POINT
+from edge_transact.quantization import Quantization
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
 
@@ -70,9 +70,16 @@ def _file(group: str) -> str:
     return f"{group}.safetensors"
 
 
-def dequantized(codes: torch.Tensor, scales: torch.Tensor, in_features: int) -> torch.Tensor:
+def levels(codes: torch.Tensor, quantization: Quantization) -> torch.Tensor:
+    """The factors of scales, fp32 ``[rows, groups, 32]``."""
+    return w4.grouped(codes.float(), quantization) - quantization.zero_point
+
+
+def dequantized(
+    codes: torch.Tensor, scales: torch.Tensor, in_features: int, quantization: Quantization
+) -> torch.Tensor:
     """The values of codes and scales, fp32 ``[rows, in_features]``."""
-    return ((w4.grouped(codes.float()) - ZERO_POINT) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
+    return (levels(codes, quantization) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
 
 
 def replay(codes: torch.Tensor, scales: torch.Tensor) -> w4.RoundRows:

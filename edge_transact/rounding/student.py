@@ -15,9 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.layerwise.model import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel
-from edge_transact.quantization import ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 from edge_transact.rounding.search import stored
-from edge_transact.rounding.store import CODES, SCALES, dequantized, group_of, groups_of
+from edge_transact.rounding.store import CODES, SCALES, dequantized, group_of, groups_of, levels
 from edge_transact.weights import w4
 
 
@@ -34,7 +34,7 @@ class Student:
     ) -> None:
         self._model, self._teachers, self._quantization, self._journal = model, teachers, quantization, journal
         plan = model.checkpoint.plan
-        self._layers = [_without_weights(model.layer(index)) for index in range(len(plan.layers))]
+        self._layers = [_without_weights(model.layer(index), quantization) for index in range(len(plan.layers))]
         self._head = EMBEDDING if plan.tie_word_embeddings else LM_HEAD
         self._codes = {name: journal[group_of(name)][name + CODES] for name in {EMBEDDING, self._head}}
         groups = (journal[group] for group in groups_of(model.checkpoint))
@@ -83,15 +83,15 @@ class Student:
             _detach(projections)
             for name, gradient in zip(projections, by_scales, strict=True):
                 yield name, gradient.cpu() * self._scales(name)
-        rows = w4.grouped(by_output[0].float().cpu())
-        by_embedding.index_add_(0, ids, (rows * _levels(self._codes[EMBEDDING][ids])).sum(dim=-1))
+        by_rows = _by_scales(by_output[0].cpu(), self._codes[EMBEDDING][ids], self._quantization)
+        by_embedding.index_add_(0, ids, by_rows)
         yield EMBEDDING, by_embedding * self._scales(EMBEDDING)
 
     def _forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
         """The input of every layer and the output of the last one, each ``[1, window, hidden_size]``."""
         model = self._model
         codes, scales = self._codes[EMBEDDING][ids], self._changed(EMBEDDING, ids)
-        rows = dequantized(codes, scales, model.checkpoint.plan.hidden_size)
+        rows = dequantized(codes, scales, model.checkpoint.plan.hidden_size, self._quantization)
         states = [rows[None].to(model.device, model.dtype)]
         for index in range(len(self._layers)):
             layer, projections = self._layer(index)
@@ -138,7 +138,7 @@ class Student:
                 error = (of_ours.exp_() - probability).div_(hidden.shape[1]).to(normed.dtype)
                 by_normed += error @ weight
                 by_weight = (error.T @ normed.detach()).cpu()
-                by_scales[rows] += _by_scales(by_weight, self._codes[self._head][rows])
+                by_scales[rows] += _by_scales(by_weight, self._codes[self._head][rows], self._quantization)
             by_hidden.append(*torch.autograd.grad(normed, leaf, by_normed))
         return _Comparison(total / hidden.shape[1], torch.cat(by_hidden)[None], by_scales)
 
@@ -147,7 +147,8 @@ class Student:
         codes = self._codes[self._head]
         for start in range(0, len(codes), LOGITS_VOCABULARY):
             rows = slice(start, start + LOGITS_VOCABULARY)
-            weight = dequantized(codes[rows], self._changed(self._head, rows), self._model.checkpoint.plan.hidden_size)
+            scales, hidden_size = self._changed(self._head, rows), self._model.checkpoint.plan.hidden_size
+            weight = dequantized(codes[rows], scales, hidden_size, self._quantization)
             yield rows, weight.to(self._model.device, self._model.dtype)
 
 
@@ -166,12 +167,12 @@ class _Projection(torch.nn.Module):
     codes: torch.Tensor
     scales: torch.Tensor
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    def __init__(self, linear: torch.nn.Linear, quantization: Quantization) -> None:
         super().__init__()
-        self.bias = linear.bias
+        self.bias, self._quantization = linear.bias, quantization
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output = _Product.apply(x, self.codes, self.scales)
+        output = _Product.apply(x, self.codes, self.scales, self._quantization)
         return output if self.bias is None else output + self.bias
 
 
@@ -179,16 +180,19 @@ class _Product(torch.autograd.Function):
     """``x @ dequantized(codes, scales).T``, differentiable by x and by the scales."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        weight = dequantized(codes, scales, x.shape[-1]).to(x.dtype)
+    def forward(
+        ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, quantization: Quantization
+    ) -> torch.Tensor:
+        ctx.quantization = quantization
+        weight = dequantized(codes, scales, x.shape[-1], quantization).to(x.dtype)
         ctx.save_for_backward(x, codes, weight)
         return functional.linear(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, by_output: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+    def backward(ctx: Any, by_output: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor, None]:
         x, codes, weight = ctx.saved_tensors
         by_weight = by_output.flatten(end_dim=-2).T @ x.flatten(end_dim=-2)
-        return by_output @ weight, None, _by_scales(by_weight, codes)
+        return by_output @ weight, None, _by_scales(by_weight, codes, ctx.quantization), None
 
 
 def _log_probabilities(logits: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -198,21 +202,16 @@ def _log_probabilities(logits: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return [block.sub_(sums[:, None]) for block in blocks]
 
 
-def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     """The gradient with respect to scales ``[rows, groups]``, from that with respect to the weight ``[rows, in]``."""
-    return (w4.grouped(by_weight.float()) * _levels(codes)).sum(dim=-1)
+    return (w4.grouped(by_weight.float(), quantization) * levels(codes, quantization)).sum(dim=-1)
 
 
-def _levels(codes: torch.Tensor) -> torch.Tensor:
-    """The factors of scales, fp32 ``[rows, groups, 32]``."""
-    return w4.grouped(codes.float()) - ZERO_POINT
-
-
-def _without_weights(layer: LlamaDecoderLayer) -> LlamaDecoderLayer:
+def _without_weights(layer: LlamaDecoderLayer, quantization: Quantization) -> LlamaDecoderLayer:
     """The layer, its linear layers replaced by projections."""
     for name, module in list(layer.named_modules()):
         if isinstance(module, torch.nn.Linear):
-            layer.set_submodule(name, _Projection(module))
+            layer.set_submodule(name, _Projection(module, quantization))
     return layer
 
 

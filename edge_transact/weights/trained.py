@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import QUANTIZATIONS, ZERO_POINT, Quantization
+from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.weights import w4
 from edge_transact.weights.convert import ParameterSources, RoundingOf
 
@@ -54,13 +54,15 @@ class TrainedRounding:
                 name = (stored.metadata() or {}).get("quantization", "")
         except SafetensorError as error:
             raise _damaged(file, str(error)) from error
-        if name not in QUANTIZATIONS:
+        quantization = QUANTIZATIONS.get(name)
+        if quantization is None or quantization.bits is None:
             raise _damaged(file, f"it is for a quantization {name!r}")
-        return cls(checkpoint, QUANTIZATIONS[name])
+        return cls(checkpoint, quantization)
 
     def fits(self, quantization: Quantization) -> bool:
         """Whether a quantization can store the same 4-bit values and scales, in any layout."""
-        return quantization.bits is not None and quantization.model_dtype == self.quantization.model_dtype
+        ours = self.quantization
+        return (quantization.grid, quantization.model_dtype) == (ours.grid, ours.model_dtype)
 
     def names(self) -> list[str]:
         """The matrices of the checkpoint, by name."""
@@ -75,7 +77,7 @@ class TrainedRounding:
             if name not in set(stored.keys()):
                 raise _damaged(file, f"{name} is missing")
             scales: torch.Tensor = stored.get_tensor(name)
-        expected = (rows, -(-columns // w4.GROUP_SIZE))
+        expected = (rows, -(-columns // self.quantization.group_size))
         if tuple(scales.shape) != expected:
             raise _damaged(file, f"{name} has shape {list(scales.shape)}, not {list(expected)}")
         return scales
@@ -90,14 +92,14 @@ class TrainedRounding:
             def replay(rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
                 chosen = scales[first : first + len(rows)]
                 steps = torch.where(chosen == 0, torch.inf, chosen.float())[..., None]
-                levels = w4.grouped(rows.float()) / steps
-                codes = levels.round().clamp_(-ZERO_POINT, 15 - ZERO_POINT)
+                levels = w4.grouped(rows.float(), self.quantization) / steps
+                codes = levels.round().clamp_(*self.quantization.levels)
                 if not (levels - codes).abs_().amax() <= TOLERANCE:
                     raise EdgeTransactError(
                         f"the weights of {', '.join(parts)} are not on the grid of {ROUNDING_FILE}",
                         fix="They were changed after training: remove that file to round them again.",
                     )
-                return codes.add_(ZERO_POINT).to(torch.int8).flatten(start_dim=1), chosen
+                return codes.add_(self.quantization.zero_point).to(torch.int8).flatten(start_dim=1), chosen
 
             return replay
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 
 RoundRows = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 """Rounds rows ``[rows, in]`` of any float dtype, given them and the number of the first one in its matrix.
@@ -44,13 +44,14 @@ class Packer:
         embedding: bool = False,
         rounding: RoundRows | None = None,
     ) -> None:
-        groups = math.ceil(in_features / GROUP_SIZE)
+        assert quantization.bits == 4, "the packing below is for nibbles"
+        groups = math.ceil(in_features / quantization.group_size)
         dtype = getattr(torch, quantization.model_dtype)
         self._quantization = quantization
-        self._round = rounding or partial(nearest, dtype=dtype)
+        self._round = rounding or partial(nearest, quantization=quantization)
         self._rows = 0
         self._input_major = quantization.linear_layout == "KN" and not embedding
-        words, scales = (out_features, groups * WORDS_PER_GROUP), (out_features, groups)
+        words, scales = (out_features, groups * quantization.words_per_group), (out_features, groups)
         # int32, because torch can't transpose uint32.
         self._words = torch.empty(words[::-1] if self._input_major else words, dtype=torch.int32)
         self._scales = torch.empty(scales[::-1] if self._input_major else scales, dtype=dtype)
@@ -109,31 +110,33 @@ def _each(work: Callable[[int], None], starts: Sequence[int]) -> None:
         torch.set_num_threads(threads)  # new threads inherit the number that was set last
 
 
-def nearest(rows: torch.Tensor, first: int = 0, *, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(rows: torch.Tensor, first: int = 0, *, quantization: Quantization) -> tuple[torch.Tensor, torch.Tensor]:
     """Round to the nearest of 15 values, as MLC does; the `RoundRows` of ``--rounding nearest``.
 
     ``scale = max|w| / 7`` and ``code = clip(round(w / scale + 7), 0, 14)``, half to even, with weight, scale, quotient
-    and sum in the model's `dtype`. A group of zeros has scale 0 and code 0.
+    and sum in the model's dtype. A group of zeros has scale 0 and code 0.
     """
+    dtype, zero_point = getattr(torch, quantization.model_dtype), quantization.zero_point
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
         return x if dtype == torch.float32 else x.to(dtype).float()
 
     # fp16 arithmetic equals fp32 arithmetic with each result rounded to fp16, which is faster. bf16 becomes fp16 faster
     # through fp32, too.
-    values = rounded(grouped(rows.float()))
-    scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / ZERO_POINT).to(dtype)
-    shifted = rounded(rounded(values / scales.float()[..., None]).add_(ZERO_POINT))
+    values = rounded(grouped(rows.float(), quantization))
+    scales = (torch.maximum(values.amax(-1), -values.amin(-1)) / zero_point).to(dtype)
+    shifted = rounded(rounded(values / scales.float()[..., None]).add_(zero_point))
     if not scales.all():
         shifted.nan_to_num_(nan=0.0)  # 0 / 0, in a group of zeros
     # int8: the conversion has a vector instruction, and that to uint8 has none.
-    return shifted.round_().clamp_(0, 2 * ZERO_POINT).to(torch.int8).flatten(start_dim=1), scales
+    return shifted.round_().clamp_(0, 2 * zero_point).to(torch.int8).flatten(start_dim=1), scales
 
 
-def grouped(rows: torch.Tensor) -> torch.Tensor:
+def grouped(rows: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     """Rows ``[rows, in]`` as groups ``[rows, groups, 32]``, the last one padded with zeros."""
-    padding = -rows.shape[1] % GROUP_SIZE
-    return (torch.nn.functional.pad(rows, (0, padding)) if padding else rows).view(len(rows), -1, GROUP_SIZE)
+    size = quantization.group_size
+    padding = -rows.shape[1] % size
+    return (torch.nn.functional.pad(rows, (0, padding)) if padding else rows).view(len(rows), -1, size)
 
 
 def _words(codes: torch.Tensor, in_features: int) -> torch.Tensor:
@@ -156,7 +159,8 @@ def dequantize(
     """The weight that a `Packer` packed, ``[out, in_features]`` in the model's dtype."""
     q_weight, q_scale = output_major(q_weight, q_scale, quantization, embedding=embedding)
     scales = torch.from_numpy(q_scale)
-    weight = (torch.from_numpy(codes(q_weight)).to(scales.dtype) - ZERO_POINT) * scales[..., None]
+    values = torch.from_numpy(codes(q_weight, quantization)).to(scales.dtype)
+    weight = (values - quantization.zero_point) * scales[..., None]
     return weight.view(q_scale.shape[0], -1)[:, :in_features].contiguous().numpy()
 
 
@@ -169,7 +173,7 @@ def output_major(
     return q_weight, q_scale
 
 
-def codes(words: np.ndarray) -> np.ndarray:
+def codes(words: np.ndarray, quantization: Quantization) -> np.ndarray:
     """The codes of output-major words: uint8 ``[out, groups, 32]``, 0 beyond a row's end."""
     packed = words.view(np.uint8)
-    return np.stack((packed & 0xF, packed >> 4), axis=-1).reshape(len(words), -1, GROUP_SIZE)
+    return np.stack((packed & 0xF, packed >> 4), axis=-1).reshape(len(words), -1, quantization.group_size)

@@ -106,7 +106,7 @@ def check_codes(trained: Trained, checkpoint: Checkpoint, sources, shards: Path,
         words, _ = w4.output_major(*stored, quantization, embedding=embedding)
         columns = shapes[source[0][0]][1]
         weights = w4.dequantize(*stored, quantization, columns, embedding=embedding)
-        for part, codes in split(w4.codes(words).reshape(len(words), -1)[:, :columns], source, shapes):
+        for part, codes in split(w4.codes(words, quantization).reshape(len(words), -1)[:, :columns], source, shapes):
             np.testing.assert_array_equal(codes.astype(int) - 7, trained.levels[part], part)
             seen.add(part)
         for part, weight in split(weights, source, shapes):

@@ -110,7 +110,8 @@ def test_a_matrix_with_too_few_tokens_is_rounded_by_search(model, tmp_path, monk
 
     monkeypatch.setattr("edge_transact.rounding.calibrated.GPTQ", Counted)
     layerwise, journal = LayerwiseModel(model.checkpoint, WINDOWS[:1, :5]), Journal(tmp_path / "journal")
-    searched = round_model(layerwise, QUANTIZATIONS["q4f16_1"], journal)
+    quantization = QUANTIZATIONS["q4f16_1"]
+    searched = round_model(layerwise, quantization, journal)
     down = [f"model.layers.{index}.mlp.down_proj.weight" for index in range(len(model.checkpoint.plan.layers))]
     assert searched == [name for name in down if model.checkpoint.shape(name)[1] > 5 / FEWEST]
     layers = len(down)
@@ -119,8 +120,8 @@ def test_a_matrix_with_too_few_tokens_is_rounded_by_search(model, tmp_path, monk
     for name in searched:
         tensors = journal[group_of(name)]
         weight = model.checkpoint.tensor(name).float()
-        error = dequantized(tensors[name + CODES], tensors[name + SCALES], weight.shape[1]) - weight
-        nearest = dequantized(*w4.nearest(weight, dtype=torch.float16), weight.shape[1]) - weight
+        error = dequantized(tensors[name + CODES], tensors[name + SCALES], weight.shape[1], quantization) - weight
+        nearest = dequantized(*w4.nearest(weight, quantization=quantization), weight.shape[1], quantization) - weight
         assert error.square().sum() < nearest.square().sum()
 
 

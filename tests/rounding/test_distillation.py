@@ -46,7 +46,7 @@ def exact_model(checkpoint):
 
 
 def weights_of(checkpoint, codes, scales):
-    return {name: dequantized(codes[name], scales[name], checkpoint.shape(name)[1]) for name in codes}
+    return {name: dequantized(codes[name], scales[name], checkpoint.shape(name)[1], QUANTIZATION) for name in codes}
 
 
 def divergence_of(exact, weights, windows):
@@ -137,6 +137,7 @@ def test_with_foreign_text_english_is_as_near_as_with_search(tiny, tmp_path, scr
         name: dequantized(
             *search(checkpoint.tensor(name), importance=importance_of(name), quantization=QUANTIZATION),
             checkpoint.shape(name)[1],
+            QUANTIZATION,
         )
         for name in codes
     }

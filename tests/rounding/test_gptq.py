@@ -33,8 +33,8 @@ def output_error(weight, rounded, x):
 @pytest.mark.parametrize("size", [64, 70, 20])
 def test_the_output_is_nearer_than_with_search(name, size):
     quantization, x, weight = QUANTIZATIONS[name], inputs(1000, size), matrix(50, size)
-    by_text = dequantized(*GPTQ(x.T @ x, len(x), quantization)(weight), size)
-    alone = dequantized(*search(weight, importance=torch.ones(size), quantization=quantization), size)
+    by_text = dequantized(*GPTQ(x.T @ x, len(x), quantization)(weight), size, quantization)
+    alone = dequantized(*search(weight, importance=torch.ones(size), quantization=quantization), size, quantization)
     unseen = inputs(1000, size, seed=0)[500:]
     assert output_error(weight, by_text, unseen) < 0.75 * output_error(weight, alone, unseen)
 
@@ -52,7 +52,7 @@ def test_each_error_is_made_up_for_by_the_columns_that_follow():
     size, x, weight = 32, inputs(300, 32).double(), matrix(5, 32).double()
     gram = x.T @ x
     codes, scales = GPTQ(gram.float(), len(x), QUANTIZATIONS["q4f32_1"])(weight.float())
-    rounded = dequantized(codes, scales, size).double()
+    rounded = dequantized(codes, scales, size, QUANTIZATIONS["q4f32_1"]).double()
     shrunk = (1 - SHRINKAGE) * gram + SHRINKAGE * gram.diagonal().diag()
     order = gram.diagonal().argsort(descending=True)
     for position in range(size):
@@ -81,7 +81,7 @@ def test_inputs_that_never_occur_and_no_text_at_all():
     x[:, 10:40] = 0.0
     for gram in (x.T @ x, torch.zeros(64, 64)):
         codes, scales = GPTQ(gram, len(x), QUANTIZATIONS["q4f16_1"])(weight)
-        rounded = dequantized(codes, scales, 64)
+        rounded = dequantized(codes, scales, 64, QUANTIZATIONS["q4f16_1"])
         assert torch.isfinite(scales).all() and (rounded - weight).abs().max() < 1.0
 
 
@@ -89,7 +89,7 @@ def test_an_outlier_a_group_of_zeros_and_subnormal_scales():
     x, weight = inputs(1000, 96), 0.02 * matrix(8, 96)
     weight[3, 70], weight[:, :32], weight[5] = 1000.0, 0.0, 1e-8 * weight[5]
     codes, scales = GPTQ(x.T @ x, len(x), QUANTIZATIONS["q4f16_0"])(weight)
-    rounded = dequantized(codes, scales, 96)
+    rounded = dequantized(codes, scales, 96, QUANTIZATIONS["q4f16_0"])
     assert torch.isfinite(scales).all() and rounded[3, 70] == pytest.approx(1000.0, rel=1e-2)
     assert output_error(weight[[0, 1, 2]], rounded[[0, 1, 2]], x) < 0.02 * (weight[[0, 1, 2]] @ x.T).square().mean()
     assert rounded[5].abs().max() <= 2.0**-24 * 8
@@ -112,8 +112,8 @@ def test_text_does_no_harm_however_short(tokens):
     """On other text, rounding with text is never worse than without."""
     x, weight = inputs(tokens + 2000, 96), matrix(64, 96)
     quantization, fitted, unseen = QUANTIZATIONS["q4f16_0"], x[:tokens], x[tokens:]
-    rounded = dequantized(*GPTQ(fitted.T @ fitted, tokens, quantization)(weight), 96)
-    alone = dequantized(*search(weight, importance=torch.ones(96), quantization=quantization), 96)
+    rounded = dequantized(*GPTQ(fitted.T @ fitted, tokens, quantization)(weight), 96, quantization)
+    alone = dequantized(*search(weight, importance=torch.ones(96), quantization=quantization), 96, quantization)
     assert output_error(weight, rounded, unseen) < 1.02 * output_error(weight, alone, unseen)
 
 
@@ -123,7 +123,9 @@ def test_codes_pack_like_any_others():
     gptq = GPTQ(x.T @ x, len(x), quantization)
     packed = quantize(weight, quantization, rounding=gptq)
     np.testing.assert_allclose(
-        w4.dequantize(*packed, quantization, 70).astype(np.float32), dequantized(*gptq(weight), 70), rtol=1e-3
+        w4.dequantize(*packed, quantization, 70).astype(np.float32),
+        dequantized(*gptq(weight), 70, quantization),
+        rtol=1e-3,
     )
 
 
@@ -131,7 +133,7 @@ def test_blocks_of_columns_and_halves_of_the_factor_change_nothing(monkeypatch):
     x, weight, quantization = inputs(400, 224), matrix(6, 224), QUANTIZATIONS["q4f16_1"]
     at_once = GPTQ(x.T @ x, len(x), quantization)(weight)
     monkeypatch.setattr("edge_transact.rounding.gptq.INVERTED_AT_ONCE", 9)
-    monkeypatch.setattr("edge_transact.rounding.gptq.BLOCK", 64)
+    monkeypatch.setattr("edge_transact.rounding.gptq.BLOCK_GROUPS", 2)
     in_parts = GPTQ(x.T @ x, len(x), quantization)(weight)
     assert (in_parts[0] != at_once[0]).float().mean() < 0.01, "a sum in another order may decide a tie"
     np.testing.assert_allclose(in_parts[1].float(), at_once[1].float(), rtol=2e-2)

@@ -53,7 +53,7 @@ def test_the_best_step_of_every_group():
     generator = torch.Generator().manual_seed(0)
     groups = torch.randn(13, 3, 32, generator=generator)
     importance = torch.rand(96, generator=generator) + 0.1
-    scales = best_scales(groups, importance).double().numpy()
+    scales = best_scales(groups, importance, QUANTIZATIONS["q4f16_1"]).double().numpy()
     for row, of_row in zip(groups.double().numpy(), scales, strict=True):
         for group, scale, weight in zip(row, of_row, importance.double().view(3, 32).numpy(), strict=True):
             codes = np.clip(np.rint(group / scale), -7, 8)

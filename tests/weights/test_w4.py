@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_transact.quantization import GROUP_SIZE, QUANTIZATIONS
+from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from tests.support.packed import quantize
 
@@ -50,7 +50,7 @@ def test_error_is_at_most_half_a_step(name, weight, embedding):
     assert restored.shape == tuple(weight.shape) and restored.dtype == quantization.model_dtype
     if quantization.linear_layout == "KN" and not embedding:
         q_scale = q_scale.T
-    scale = np.repeat(q_scale, GROUP_SIZE, axis=1)[:, : weight.shape[1]].astype(np.float64)
+    scale = np.repeat(q_scale, quantization.group_size, axis=1)[:, : weight.shape[1]].astype(np.float64)
     eps = rounding_of(quantization)
     tiny = np.finfo(quantization.model_dtype).smallest_subnormal
     # Half a step, a step's part for the roundings at values of up to 14, and the dtype's own floor.
