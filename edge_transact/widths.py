@@ -26,7 +26,7 @@ class LayerWidths:
         num_key_value_heads: Key-value heads (KV groups); divides `num_attention_heads`.
         qk_head_dim: Dims of a query or key head; even, because dims ``(i, i + qk_head_dim / 2)`` are a RoPE pair.
         v_head_dim: Dims of a value head.
-        intermediate_size: Dims of `down_proj`'s input.
+        intermediate_size: Dims inside the MLP.
 
     Raises:
         UsageError: A width is not a positive integer, or the widths contradict each other.
@@ -58,7 +58,7 @@ class LayerWidths:
 
     @property
     def attention_size(self) -> int:
-        """Dims of the concatenated value heads: `o_proj`'s input."""
+        """Dims of the concatenated value heads, which attention's output projection reads."""
         return self.num_attention_heads * self.v_head_dim
 
 

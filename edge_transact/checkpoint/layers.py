@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer as DecoderLayer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
+from edge_transact.architecture.matrices import Matrix
 from edge_transact.checkpoint import causal_attention
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
@@ -23,13 +26,33 @@ def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig
 
 def load_layer(
     checkpoint: Checkpoint, widths: LayerWidths, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> LlamaDecoderLayer:
+) -> DecoderLayer:
     """A layer for inference, whose attention is causal without a mask.
 
-    `tensors` are its weights, by names such as ``self_attn.q_proj.weight``; those with `dtype` aren't copied.
+    `tensors` are its weights by their names in a layer; those with `dtype` aren't copied.
     """
     with torch.device("meta"):
         layer = decoder_layer(layer_config(checkpoint, widths), 0)
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     layer.load_state_dict(state, assign=True)
     return layer.eval()
+
+
+def linear(layer: nn.Module, matrix: Matrix) -> nn.Linear:
+    """A matrix of a layer as a module."""
+    found = layer.get_submodule(matrix.name)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def rotation(checkpoint: Checkpoint, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """RoPE's cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `like`."""
+    config = layer_config(checkpoint, checkpoint.plan.layers[0])
+    return LlamaRotaryEmbedding(config).to(positions.device)(like, positions)
+
+
+def final_norm(checkpoint: Checkpoint, weight: torch.Tensor) -> nn.Module:
+    """The norm before `lm_head`, with a weight ``[hidden_size]``."""
+    norm = LlamaRMSNorm(checkpoint.plan.hidden_size, eps=checkpoint.config.get("rms_norm_eps", 1e-6))
+    norm.weight = nn.Parameter(weight)
+    return norm.requires_grad_(False)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.gguf.q4_0 import BLOCK_WEIGHTS
 from edge_transact.widths import WidthPlan
@@ -95,12 +96,12 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place
     rows: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
     for index, (layer, pairs) in enumerate(zip(plan.layers, rope_pairs, strict=True)):
-        prefix = f"model.layers.{index}.self_attn."
-        rows[f"{prefix}q_proj"] = _interleaved(np.repeat(pairs, layer.q_per_kv, axis=0), plan.head_dim)
-        rows[f"{prefix}k_proj"] = _interleaved(pairs, plan.head_dim)
+        prefix = f"model.layers.{index}."
+        rows[prefix + QUERY.name] = _interleaved(np.repeat(pairs, layer.q_per_kv, axis=0), plan.head_dim)
+        rows[prefix + KEY.name] = _interleaved(pairs, plan.head_dim)
         if layer.v_head_dim != plan.head_dim:
-            rows[f"{prefix}v_proj"] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
-            columns[f"{prefix}o_proj"] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
+            rows[prefix + VALUE.name] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
+            columns[prefix + OUTPUT.name] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
     found = {}
     for name, shape in tensor_shapes(whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from edge_transact.architecture.matrices import ATTENTION_NORM, MLP, MLP_NORM
 
 
 class _Norm(torch.autograd.Function):
@@ -55,9 +56,9 @@ class _Gate(torch.autograd.Function):
 
 
 class LeanNorm(nn.Module):
-    """A `LlamaRMSNorm` with the same weight."""
+    """An RMSNorm of transformers with the same weight."""
 
-    def __init__(self, norm: LlamaRMSNorm) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.weight: nn.Parameter = norm.weight
         self.eps: float = norm.variance_epsilon
@@ -70,17 +71,18 @@ class LeanNorm(nn.Module):
 
 
 class LeanMlp(nn.Module):
-    """A `LlamaMLP` with the same projections."""
+    """A gated MLP with the same projections, by the same names."""
 
-    def __init__(self, mlp: LlamaMLP) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.gate_proj: nn.Module = mlp.gate_proj
-        self.up_proj: nn.Module = mlp.up_proj
-        self.down_proj: nn.Module = mlp.down_proj
+        self._gate, self._up, self._down = (matrix.name.partition(".")[2] for matrix in MLP)
+        for matrix in MLP:
+            self.add_module(matrix.name.partition(".")[2], layer.get_submodule(matrix.name))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """The MLP of ``[..., hidden_size]``."""
-        return self.down_proj(_Gate.apply(self.gate_proj(hidden), self.up_proj(hidden)))
+        gate, up, down = map(self.get_submodule, (self._gate, self._up, self._down))
+        return down(_Gate.apply(gate(hidden), up(hidden)))
 
 
 def make_lean(model: PreTrainedModel) -> None:
@@ -88,6 +90,6 @@ def make_lean(model: PreTrainedModel) -> None:
     inner: Any = model.model
     inner.norm = LeanNorm(inner.norm)
     for layer in inner.layers:
-        layer.input_layernorm = LeanNorm(layer.input_layernorm)
-        layer.post_attention_layernorm = LeanNorm(layer.post_attention_layernorm)
-        layer.mlp = LeanMlp(layer.mlp)
+        for name in (ATTENTION_NORM, MLP_NORM):
+            setattr(layer, name, LeanNorm(layer.get_submodule(name)))
+        layer.mlp = LeanMlp(layer)

@@ -10,9 +10,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from edge_transact.architecture.matrices import MATRICES
 from edge_transact.cache.journal import whole
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.checkpoint.auto_classes import register
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.healing.frozen import load_frozen
@@ -57,7 +59,7 @@ class Student(nn.Module):
     """A model under training; after one of `ends`, the tokens that end an answer, nothing counts as repetition."""
 
     # For FSDP by accelerate: what is gathered at once.
-    _no_split_modules = ("LlamaDecoderLayer",)
+    _no_split_modules = (DecoderLayer.__name__,)
 
     def __init__(self, model: PreTrainedModel, options: HealOptions, ends: Collection[int] = ()) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ def _add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise EdgeTransactError("--lora needs peft", fix="pip install 'edge-transact[lora]'") from error
-    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    projections = [name.rpartition(".")[2] for name in MATRICES]
     config = LoraConfig(r=rank, lora_alpha=LORA_ALPHA * rank, target_modules=projections, bias="none")
     with torch.random.fork_rng(devices=[]):  # the model is on the CPU
         torch.manual_seed(seed)

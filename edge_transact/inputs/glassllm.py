@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_transact.architecture.matrices import ATTENTION_NORM, MATRICES, MLP_NORM
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.widths import WidthPlan
@@ -18,15 +19,9 @@ SPECIAL_TOKENS = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos
 """Tokens 0 to 3."""
 
 _TENSORS = {
-    "input_layernorm.weight": "norm1.gamma",
-    "post_attention_layernorm.weight": "norm2.gamma",
-    "self_attn.q_proj.weight": "attn.W_Q",
-    "self_attn.k_proj.weight": "attn.W_K",
-    "self_attn.v_proj.weight": "attn.W_V",
-    "self_attn.o_proj.weight": "attn.W_O",
-    "mlp.gate_proj.weight": "ffn.W1",
-    "mlp.up_proj.weight": "ffn.W3",
-    "mlp.down_proj.weight": "ffn.W2",
+    ATTENTION_NORM: "norm1.gamma",
+    MLP_NORM: "norm2.gamma",
+    **dict(zip(MATRICES, ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "ffn.W1", "ffn.W3", "ffn.W2"), strict=True)),
 }
 
 
@@ -77,7 +72,7 @@ def convert_glassllm(weights: Path, directory: Path) -> None:
                     # [heads, pairs, 2, hidden] -> [heads, 2, pairs, hidden]
                     pairs = tensor.reshape(-1, head_dim // 2, 2, source["d_model"])
                     tensor = pairs.transpose(1, 2).reshape(tensor.shape)
-                yield f"model.layers.{index}.{name}", tensor
+                yield f"model.layers.{index}.{name}.weight", tensor
 
     write_shards(directory, tensor_shapes(WidthPlan.from_config(config)), tensors())
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.layerwise.model import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel, pieces
 
 
 def through(
     model: LayerwiseModel,
-    layer: LlamaDecoderLayer,
+    layer: DecoderLayer,
     hidden: torch.Tensor,
     advance: Callable[[int], None] = lambda windows: None,
 ) -> None:

@@ -11,12 +11,12 @@ from functools import cached_property
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from edge_transact.architecture.matrices import ATTENTION_NORM, GATE, MLP_NORM, OUTPUT, UP
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import REPAIR, checked, is_finite
-from edge_transact.checkpoint.layers import layer_config, load_layer
+from edge_transact.checkpoint.layers import DecoderLayer, final_norm, linear, load_layer, rotation
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.computation import compute_device, is_bf16_fast
@@ -100,11 +100,9 @@ class LayerwiseModel:
     def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of all positions of a window."""
         positions = torch.arange(self.windows.shape[1], device=self.device)[None]
-        config = layer_config(self.checkpoint, self.checkpoint.plan.layers[0])
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return LlamaRotaryEmbedding(config).to(self.device)(like, positions)
+        return rotation(self.checkpoint, positions, torch.empty(0, dtype=self.dtype, device=self.device))
 
-    def layer(self, index: int) -> LlamaDecoderLayer:
+    def layer(self, index: int) -> DecoderLayer:
         """A layer of the checkpoint, see `load`."""
         prefix = f"model.layers.{index}."
         # Copies: the weights stay in memory while many batches need them.
@@ -117,13 +115,13 @@ class LayerwiseModel:
         }
         return self.load(index, self.checkpoint.plan.layers[index], tensors)
 
-    def load(self, index: int, widths: LayerWidths, tensors: Mapping[str, torch.Tensor]) -> LlamaDecoderLayer:
+    def load(self, index: int, widths: LayerWidths, tensors: Mapping[str, torch.Tensor]) -> DecoderLayer:
         """A layer on `device`, without gradients for its weights.
 
         Args:
             index: Which layer.
             widths: Its widths.
-            tensors: Its tensors, by names such as ``self_attn.q_proj.weight``.
+            tensors: Its tensors by their names in a layer.
 
         Raises:
             EdgeTransactError: One of the tensors, which the message names, holds NaN or infinity.
@@ -151,39 +149,36 @@ class LayerwiseModel:
             )
         self.replaced[name] = tensor.clamp(-limit, limit).to(dtype)
 
-    def run(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+    def run(self, layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
         """The output of a layer for hidden states ``[batch, window, hidden_size]``, on `device`."""
         return layer(hidden.to(self.device), attention_mask=None, position_embeddings=self.rotary)
 
-    def attend(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
-        """The input of a layer's `o_proj` for hidden states ``[batch, window, hidden_size]``, on `device`."""
+    def attend(self, layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of attention's output projection for hidden states ``[batch, window, hidden_size]``."""
         inputs = []
 
         def keep(_module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             inputs.append(args[0])
             return (args[0][:0],)
 
-        handle = layer.self_attn.o_proj.register_forward_pre_hook(keep)
-        normed = layer.input_layernorm(hidden.to(self.device))
+        handle = linear(layer, OUTPUT).register_forward_pre_hook(keep)
+        normed = layer.get_submodule(ATTENTION_NORM)(hidden.to(self.device))
         layer.self_attn(normed, position_embeddings=self.rotary, attention_mask=None)
         handle.remove()
         return inputs[0]
 
-    def activate(self, layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
-        """The input of a layer's `down_proj` for hidden states ``[batch, window, hidden_size]``, on `device`."""
-        normed = layer.post_attention_layernorm(hidden.to(self.device))
-        mlp = layer.mlp
-        return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+    def activate(self, layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of the MLP's down projection for hidden states ``[batch, window, hidden_size]``, on `device`."""
+        normed = layer.get_submodule(MLP_NORM)(hidden.to(self.device))
+        return layer.mlp.act_fn(linear(layer, GATE)(normed)) * linear(layer, UP)(normed)
 
     def final_normed(self, hidden: torch.Tensor) -> torch.Tensor:
         """The input of `lm_head` for the last layer's output, on `device`."""
         return self._final_norm(hidden.to(self.device))
 
     @cached_property
-    def _final_norm(self) -> LlamaRMSNorm:
-        norm = LlamaRMSNorm(self.checkpoint.plan.hidden_size, eps=self.checkpoint.config.get("rms_norm_eps", 1e-6))
-        norm.weight = torch.nn.Parameter(self._finite("model.norm.weight").to(self.dtype))
-        return norm.requires_grad_(False).to(self.device)
+    def _final_norm(self) -> torch.nn.Module:
+        return final_norm(self.checkpoint, self._finite("model.norm.weight").to(self.dtype)).to(self.device)
 
     @cached_property
     def _lm_head(self) -> torch.Tensor:

@@ -32,7 +32,7 @@ class LayerScores:
         qk_pairs: RoPE pairs of each KV head and its query heads, ``[num_key_value_heads, qk_head_dim / 2]``.
         intermediate: MLP dims, ``[intermediate_size]``.
         losses: Predicted losses, if the method predicts them and they are wanted.
-        means: The mean inputs of `o_proj` and `down_proj`, ``[attention_size]`` and ``[intermediate_size]``, if the
+        means: The mean inputs of `units.CONSUMERS`, ``[attention_size]`` and ``[intermediate_size]``, if the
             method has biases take over the mean effect of the dims that are cut.
     """
 

@@ -82,7 +82,7 @@ class ShotTrainer:
 
 @dataclass(frozen=True)
 class Shots:
-    """The shots of a pruning with training; `compensates` tells whether each solves `o_proj` and `down_proj` again."""
+    """The shots of a pruning with training; `compensates` tells whether each solves the consuming projections again."""
 
     first: Pruning
     trainings: Sequence[HealOptions]

@@ -5,17 +5,18 @@ A new unit is an entry here, and a curve where a method predicts one (`scores.Pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from edge_transact.architecture.matrices import DOWN, OUTPUT, Matrix
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths
 
 Module = Literal["attention", "mlp"]
 MODULES: tuple[Module, ...] = get_args(Module)
 
-CONSUMERS: Mapping[Module, str] = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
-"""The projection of each module that consumes its transitional activation."""
+CONSUMERS: Mapping[Module, Matrix] = {"attention": OUTPUT, "mlp": DOWN}
+"""The matrix of each module that consumes its transitional activation."""
 
 HEAD_DIM_STEP = 8
 """Dims inside heads are cut in multiples of this."""
@@ -28,15 +29,11 @@ class Unit:
     Attributes:
         name: Its name in ``--units``.
         title: What the report calls it.
-        field: The size of `LayerWidths` that it reduces.
+        field: The size of `LayerWidths` that it reduces. It is an axis of the matrices whose rows or columns have it.
         module: Where its parameters are. The measured sensitivity of that module scales its sensitivity curve.
         place: Where it is counted: in the layer, as a KV group, or inside each KV group.
         kept: The field of `LayerSelection` that lists which ones a layer keeps.
         score: The field of `LayerScores` that ranks it. A KV group scores as the mean of its query heads.
-        rows: Projections whose output features it is an axis of. The axes of a projection nest in the order of `UNITS`:
-            those of `q_proj` are KV group, then query head, then RoPE pair. Empty if another unit with the same `kept`
-            has them.
-        columns: Projections whose input features it is an axis of, likewise.
         figure: The name of the report's figure of its scores; empty for none.
         dims_per_unit: Dims of `field` that one unit takes: 2 for a RoPE pair, whose dims are half a head apart.
         step: The allocation narrows `field` to multiples of this.
@@ -55,8 +52,6 @@ class Unit:
     place: Literal["layer", "group", "in group"]
     kept: str
     score: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
     figure: str = ""
     dims_per_unit: int = 1
     step: int = 1
@@ -99,8 +94,6 @@ MLP = Unit(
     place="layer",
     kept="intermediate",
     score="intermediate",
-    rows=("mlp.gate_proj", "mlp.up_proj"),
-    columns=("mlp.down_proj",),
     figure="mlp",
     has_measured_curve=True,
 )
@@ -114,8 +107,6 @@ GROUPS = Unit(
     place="group",
     kept="groups",
     score="heads",
-    rows=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    columns=("self_attn.o_proj",),
     has_measured_curve=True,
     narrow=_fewer_groups,
 )
@@ -129,8 +120,6 @@ QUERIES = Unit(
     place="in group",
     kept="queries",
     score="heads",
-    rows=("self_attn.q_proj",),
-    columns=("self_attn.o_proj",),
     figure="heads",
     is_default=False,
     has_measured_curve=True,
@@ -147,8 +136,6 @@ VALUES = Unit(
     place="in group",
     kept="v_dims",
     score="v_dims",
-    rows=("self_attn.v_proj",),
-    columns=("self_attn.o_proj",),
     figure="v-dims",
     step=HEAD_DIM_STEP,
     least=CACHE_HEAD_DIM_MULTIPLE,
@@ -163,8 +150,6 @@ QUERIES_KEYS = Unit(
     place="in group",
     kept="qk_pairs",
     score="qk_pairs",
-    rows=("self_attn.q_proj", "self_attn.k_proj"),
-    columns=(),
     figure="qk-pairs",
     dims_per_unit=2,
     step=HEAD_DIM_STEP,
@@ -177,3 +162,8 @@ UNITS: Mapping[str, Unit] = {unit.name: unit for unit in (MLP, GROUPS, QUERIES, 
 
 DEFAULT_UNITS = tuple(name for name, unit in UNITS.items() if unit.is_default)
 MEASURED_UNITS = tuple(name for name, unit in UNITS.items() if unit.has_measured_curve)
+
+
+def units_of(axes: Sequence[str]) -> list[Unit]:
+    """The units along the rows or columns of a matrix, the outermost first (`architecture.matrices.Matrix`)."""
+    return [unit for size in axes for unit in UNITS.values() if unit.field == size]

@@ -13,10 +13,20 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.architecture.matrices import (
+    ATTENTION_INPUTS,
+    ATTENTION_NORM,
+    DOWN,
+    MATRICES,
+    MLP_INPUTS,
+    MLP_NORM,
+    OUTPUT,
+    Matrix,
+)
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import DecoderLayer, linear
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.layerwise.gram import Gram, sums_of
@@ -61,7 +71,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
     multiplied = {
         part: shape
         for part, shape in tensor_shapes(checkpoint.plan).items()
-        if part == head or part.endswith("_proj.weight")
+        if part == head or part.removesuffix(".weight").endswith(tuple(MATRICES))
     }
     return [part for part, (_, inputs) in multiplied.items() if _too_few(model.windows.numel(), inputs)]
 
@@ -163,7 +173,7 @@ class _Layer:
     ) -> None:
         self.model, self.index, self.quantization, self.journal = model, index, quantization, journal
         self.importance_of = importance_of
-        self.layer: LlamaDecoderLayer = model.layer(index)
+        self.layer: DecoderLayer = model.layer(index)
         self.tensors: dict[str, torch.Tensor] = {}
 
     def round(self, hidden: torch.Tensor, advance: Callable[[int], None]) -> dict[str, torch.Tensor]:
@@ -173,29 +183,29 @@ class _Layer:
         Returns codes and scales by the checkpoint's names.
         """
         layer, model = self.layer, self.model
-        self._read(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), layer.input_layernorm, hidden)
-        self._add("self_attn.o_proj", lambda batch: model.attend(layer, batch), hidden)
-        self._read(("mlp.gate_proj", "mlp.up_proj"), layer.post_attention_layernorm, hidden)
-        self._add("mlp.down_proj", lambda batch: model.activate(layer, batch), hidden, advance)
+        self._read(ATTENTION_INPUTS, layer.get_submodule(ATTENTION_NORM), hidden)
+        self._add(OUTPUT, lambda batch: model.attend(layer, batch), hidden)
+        self._read(MLP_INPUTS, layer.get_submodule(MLP_NORM), hidden)
+        self._add(DOWN, lambda batch: model.activate(layer, batch), hidden, advance)
         return self.tensors
 
-    def _read(self, names: Sequence[str], norm: torch.nn.Module, hidden: torch.Tensor) -> None:
+    def _read(self, matrices: Sequence[Matrix], norm: torch.nn.Module, hidden: torch.Tensor) -> None:
         """Rounds projections that read the normed hidden states."""
         gram = Gram(hidden.shape[-1], self.model.device)
         with sums_of(self.model.dtype):
             for batch in pieces(hidden, self.model):
                 gram.add(norm(batch.to(self.model.device)).flatten(end_dim=1).float())
-        self._replace(names, gram)
+        self._replace(matrices, gram)
 
     def _add(
         self,
-        name: str,
+        matrix: Matrix,
         inputs_of: Callable[[torch.Tensor], torch.Tensor],
         hidden: torch.Tensor,
         advance: Callable[[int], None] = lambda batches: None,
     ) -> None:
         """Rounds a projection that adds to the hidden states, and adds its output."""
-        projection = self._projection(name)
+        projection = linear(self.layer, matrix)
         inputs = self.journal.room((*self.model.windows.shape, projection.in_features), self.model.dtype)
         gram = Gram(projection.in_features, self.model.device)
         with sums_of(self.model.dtype):
@@ -204,26 +214,21 @@ class _Layer:
                 kept.copy_(computed)
                 size = batch.to(self.model.device).float().square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
                 gram.add((computed.float() * size.rsqrt()).flatten(end_dim=1))
-        self._replace([name], gram)
+        self._replace([matrix], gram)
         for batch, kept in zip(pieces(hidden, self.model), pieces(inputs, self.model), strict=True):
             batch += projection(kept.to(self.model.device)).to(batch.device)
             advance(1)
 
-    def _projection(self, name: str) -> torch.nn.Linear:
-        projection = self.layer.get_submodule(name)
-        assert isinstance(projection, torch.nn.Linear)
-        return projection
-
-    def _replace(self, names: Sequence[str], gram: Gram) -> None:
+    def _replace(self, matrices: Sequence[Matrix], gram: Gram) -> None:
         """Rounds projections that read the same inputs."""
-        inputs = gram.whole().cpu()
+        inputs, names = gram.whole().cpu(), [matrix.name for matrix in matrices]
         check_finite({f"the inputs of {names[0]}": inputs}, self.model.checkpoint, self.index)
         what = f"layer {self.index}, {', '.join(names)}"
         importance = self.importance_of(f"model.layers.{self.index}.{names[0]}.weight")
         rounding = _rounding(what, inputs, self.model.windows.numel(), importance, self.quantization)
-        for name in names:
-            projection = self._projection(name)
-            stored = f"model.layers.{self.index}.{name}.weight"
+        for matrix in matrices:
+            projection = linear(self.layer, matrix)
+            stored = f"model.layers.{self.index}.{matrix.name}.weight"
             codes, scales = rounding(_checked(stored, projection.weight.cpu(), self.quantization))
             self.tensors |= {stored + CODES: codes, stored + SCALES: scales}
             weight = dequantized(codes, scales, projection.in_features, self.quantization)

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.layers import layer_config
+from edge_transact.checkpoint.layers import DecoderLayer, layer_config
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
 from edge_transact.layerwise.model import LayerwiseModel
@@ -79,7 +78,7 @@ def _mean_squares(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
     yield EMBEDDING if plan.tie_word_embeddings else LM_HEAD, _squares(model.final_normed(hidden))
 
 
-def _layer(checkpoint: Checkpoint, index: int) -> LlamaDecoderLayer:
+def _layer(checkpoint: Checkpoint, index: int) -> DecoderLayer:
     """A layer that reads its matrices when it computes."""
     with torch.device("meta"):
         layer = decoder_layer(layer_config(checkpoint, checkpoint.plan.layers[index]), 0)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.cache.journal import Journal
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD
 from edge_transact.layerwise.model import LOGITS_TOKENS, LOGITS_VOCABULARY, LayerwiseModel
 from edge_transact.quantization import Quantization
@@ -99,7 +99,7 @@ class Student:
             _detach(projections)
         return states
 
-    def _layer(self, index: int) -> tuple[LlamaDecoderLayer, dict[str, _Projection]]:
+    def _layer(self, index: int) -> tuple[DecoderLayer, dict[str, _Projection]]:
         """A layer, and its matrices by their names in the checkpoint, with codes and scales."""
         layer, tensors = self._layers[index], self._journal[group_of(f"model.layers.{index}.")]
         modules = {f"model.layers.{index}.{name}.weight": module for name, module in layer.named_modules()}
@@ -207,7 +207,7 @@ def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor, quantization: Quant
     return (w4.grouped(by_weight.float(), quantization) * levels(codes, quantization)).sum(dim=-1)
 
 
-def _without_weights(layer: LlamaDecoderLayer, quantization: Quantization) -> LlamaDecoderLayer:
+def _without_weights(layer: DecoderLayer, quantization: Quantization) -> DecoderLayer:
     """The layer, its linear layers replaced by projections."""
     for name, module in list(layer.named_modules()):
         if isinstance(module, torch.nn.Linear):

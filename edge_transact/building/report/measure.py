@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of
 from edge_transact.layerwise.divergence import divergences, through
@@ -216,7 +216,7 @@ def _start(windows: torch.Tensor) -> torch.Tensor:
 
 
 def _errors(
-    model: LayerwiseModel, layer: LlamaDecoderLayer, rounded: LlamaDecoderLayer, hidden: torch.Tensor
+    model: LayerwiseModel, layer: DecoderLayer, rounded: DecoderLayer, hidden: torch.Tensor
 ) -> dict[str, MatrixError]:
     """The errors of a rounded layer's projections, each on the input that the unrounded layer has."""
     projections = {name: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}

@@ -1,4 +1,4 @@
-"""The result of `qkv_proj` with heads that lost dims: rotated, and padded with zeros to the KV cache's head dim."""
+"""Queries, keys and values of heads that lost dims: rotated, and padded with zeros to the KV cache's head dim."""
 
 from __future__ import annotations
 

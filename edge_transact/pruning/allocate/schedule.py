@@ -16,7 +16,7 @@ def next_dims(current: int, target: int, remaining: int) -> int:
 def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[WidthPlan]:
     """The plan after each of `shots` shots. The last one is `target`; only that one may cut inside KV groups.
 
-    Attention shrinks in dims of `o_proj`'s input. Every KV group that the remaining dims reach into is kept, so the
+    Attention shrinks in value dims of all heads. Every KV group that the remaining dims reach into is kept, so the
     next shot starts from complete groups.
     """
     plan = source

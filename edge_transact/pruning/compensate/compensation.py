@@ -1,10 +1,10 @@
 """Solves the consuming projections of the pruned model again, so that what is kept does the work of what was cut.
 
-The calibration windows go through the source and the pruned model in parallel. At `o_proj` and at `down_proj`, ridge
-regression brings the pruned model nearest to its target: the output of the uncut block on the pruned model's own input,
-plus half of the difference between the two models' hidden states, so that later layers correct part of what earlier
-ones left. A token is weighted by the inverse square of its hidden state's size, by which the next norm divides;
-otherwise the few tokens to which LLaMAs give enormous activations would dominate.
+The calibration windows go through the source and the pruned model in parallel. At attention's output and the MLP's down
+projection, ridge regression brings the pruned model nearest to its target: the output of the uncut block on the pruned
+model's own input, plus half of the difference between the two models' hidden states, so that later layers correct part
+of what earlier ones left. A token is weighted by the inverse square of its hidden state's size, by which the next norm
+divides; otherwise the few tokens to which LLaMAs give enormous activations would dominate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from edge_transact.architecture.matrices import DOWN, MLP_INPUTS, OUTPUT, Matrix
 from edge_transact.cache.journal import Journal
+from edge_transact.checkpoint.layers import DecoderLayer, linear
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
 from edge_transact.pruning.compensate.last_norm import last_norm_scale
@@ -36,7 +38,7 @@ FROM_SOURCE = 0.5
 HELD_OUT = 8
 """One window in this many is held out to choose the damping; the final solution uses it too."""
 
-O_PROJ, DOWN_PROJ = PROJECTIONS = CONSUMERS["attention"], CONSUMERS["mlp"]
+PROJECTIONS = tuple(matrix.name for matrix in CONSUMERS.values())
 
 STEP = "compensate"
 
@@ -50,13 +52,13 @@ Advance = Callable[[int], None]
 def compensate(
     model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal
 ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Fit]], float]:
-    """Solves `o_proj` and `down_proj` of every layer again, in order, and then finds the scale of the last norm.
+    """Solves the consuming projections of every layer again, in order, and then finds the scale of the last norm.
 
     Layers go to the journal as soon as they are solved.
 
     Returns:
-        For each layer, the new weights by name, ``self_attn.o_proj.weight`` and ``mlp.down_proj.weight``, in the dtype
-        of the computation; for each layer, how each projection was solved; and `last_norm_scale`.
+        For each layer, the new weights by name, in the dtype of the computation; for each layer, how each projection
+        was solved; and `last_norm_scale`.
 
     Raises:
         EdgeTransactError: A layer computes NaN or infinity.
@@ -113,15 +115,14 @@ def _pass_uncut(
         of_pruned.copy_(of_source.copy_(model.run(layer, of_source)))
         advance(1)
     nothing_missing = Fit(math.inf, 0.0, 0.0)
-    of_attention = _solved(O_PROJ, layer.self_attn.o_proj, nothing_missing)
-    return of_attention | _solved(DOWN_PROJ, layer.mlp.down_proj, nothing_missing)
+    return _solved(layer, OUTPUT, nothing_missing) | _solved(layer, DOWN, nothing_missing)
 
 
-def _solved(name: str, projection: torch.nn.Linear, fit: Fit) -> dict[str, torch.Tensor]:
-    """A projection's weight and its fit, as the journal keeps them."""
+def _solved(layer: DecoderLayer, matrix: Matrix, fit: Fit) -> dict[str, torch.Tensor]:
+    """A matrix of a layer and its fit, as the journal keeps them."""
     return {
-        f"{name}.weight": projection.weight.detach().cpu().clone(),
-        f"{name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
+        f"{matrix.name}.weight": linear(layer, matrix).weight.detach().cpu().clone(),
+        f"{matrix.name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
     }
 
 
@@ -171,8 +172,8 @@ class _Layer:
         self.cut = cut_layer(model, index, selection)
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Runs both streams through attention, in place; returns `o_proj`'s new weight and its fit."""
-        full, cut, kept = self.full.self_attn.o_proj, self.cut.self_attn.o_proj, self._kept_of_attention()
+        """Runs both streams through attention, in place; returns its output projection and the fit."""
+        full, cut, kept = linear(self.full, OUTPUT), linear(self.cut, OUTPUT), self._kept_of_attention()
         split = None if kept is None else _Split(full, cut, kept, _others(kept, full.in_features))
         attend = partial(self.model.attend, self.full)
 
@@ -183,28 +184,26 @@ class _Layer:
             output = cut(activation)
             return _Output(activation, output, full(attend(hidden)) - output)
 
-        return self._solve(O_PROJ, full, cut, attend, computed, source, pruned)
+        return self._solve(OUTPUT, attend, computed, source, pruned)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """The inputs of `o_proj` that the cut layer has; `None` if RoPE pairs were cut, which changes all of them."""
+        """The dims of attention's activation that the cut layer has; `None` if RoPE pairs were cut: all change."""
         widths = self.model.checkpoint.plan.layers[self.index]
         if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None
-        return kept_inputs(O_PROJ, widths, self.selection).to(self.model.device)
+        return kept_inputs(OUTPUT, widths, self.selection).to(self.model.device)
 
     def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance: Advance) -> dict[str, torch.Tensor]:
-        """Runs both streams through the MLP, in place; returns `down_proj`'s new weight and its fit."""
+        """Runs both streams through the MLP, in place; returns its down projection and the fit."""
         self._order_mlp()
-        full, cut = self.full.mlp.down_proj, self.cut.mlp.down_proj
+        full, cut = linear(self.full, DOWN), linear(self.cut, DOWN)
         split = _Split(full, cut, slice(0, cut.in_features), slice(cut.in_features, None))
         activate = partial(self.model.activate, self.full)
-        return self._solve(DOWN_PROJ, full, cut, activate, lambda x: split(activate(x)), source, pruned, advance)
+        return self._solve(DOWN, activate, lambda x: split(activate(x)), source, pruned, advance)
 
     def _solve(
         self,
-        name: str,
-        full: torch.nn.Linear,
-        cut: torch.nn.Linear,
+        matrix: Matrix,
         activation_of: Callable[[torch.Tensor], torch.Tensor],
         computed_of: Callable[[torch.Tensor], _Output],
         source: torch.Tensor,
@@ -212,6 +211,7 @@ class _Layer:
         advance: Advance = lambda batches: None,
     ) -> dict[str, torch.Tensor]:
         """Solves a projection again, and adds the block's output to both models' hidden states."""
+        full, cut = linear(self.full, matrix), linear(self.cut, matrix)
         regression = Regression(cut.weight)
         activations = self.journal.room((*self.model.windows.shape, cut.in_features), self.model.dtype)
         for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
@@ -224,17 +224,17 @@ class _Layer:
         cut.weight = _frozen(weight.to(self.model.dtype))
         for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
             hidden += cut(activation.to(self.model.device)).to(hidden.device)
-        return _solved(name, cut, fit)
+        return _solved(self.cut, matrix, fit)
 
     def _order_mlp(self) -> None:
         """Moves the kept dims of the uncut MLP to the front, so that they are a slice of its activations."""
-        mlp, kept = self.full.mlp, self.selection.intermediate.to(self.model.device)
-        order = torch.cat([kept, _others(kept, mlp.down_proj.in_features)])
-        for projection in (mlp.gate_proj, mlp.up_proj):
+        down, kept = linear(self.full, DOWN), self.selection.intermediate.to(self.model.device)
+        order = torch.cat([kept, _others(kept, down.in_features)])
+        for projection in (linear(self.full, matrix) for matrix in MLP_INPUTS):
             projection.weight = _frozen(projection.weight[order])
             if projection.bias is not None:
                 projection.bias = _frozen(projection.bias[order])
-        mlp.down_proj.weight = _frozen(mlp.down_proj.weight[:, order])
+        down.weight = _frozen(down.weight[:, order])
 
     def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """For each batch: which of its windows are held out, bool ``[batch]``, and its views of the states."""

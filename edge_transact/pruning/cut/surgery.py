@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.architecture.matrices import MATRICES, Matrix
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import checked
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.units import CONSUMERS, UNITS, Module, Unit
+from edge_transact.pruning.units import CONSUMERS, Module, Unit, units_of
 from edge_transact.widths import LayerWidths
 
 LAYERS_PREFIX = "model.layers."
@@ -48,7 +49,7 @@ def pruned_tensors(
 def pruned_layer(
     checkpoint: Checkpoint, index: int, selection: LayerSelection, replaced: Mapping[str, torch.Tensor] = NOTHING
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one pruned layer, named within the layer: ``self_attn.q_proj.weight``, ..."""
+    """The tensors of one pruned layer, named within the layer."""
     prefix = f"{LAYERS_PREFIX}{index}."
     parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
     layer = checkpoint.plan.layers[index]
@@ -64,7 +65,7 @@ def pruned_layer(
     return tensors
 
 
-def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> LlamaDecoderLayer:
+def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> DecoderLayer:
     """A layer of a model as a module, cut, with the model's `replaced` tensors; `LayerwiseModel.load` checks them."""
     tensors = pruned_layer(model.checkpoint, index, selection, model.replaced)
     return model.load(index, selection.widths, tensors)
@@ -76,7 +77,7 @@ def shifted_biases(
     selection: LayerSelection,
     means: Mapping[Module, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """The fp32 biases of `o_proj` and `down_proj`, plus what the dims that are cut contribute on average (FLAP).
+    """The fp32 biases of `CONSUMERS`, plus what the dims that are cut contribute on average (FLAP).
 
     They have one element per hidden dim, so later cuts leave them alone. A model without biases gets none.
 
@@ -88,12 +89,12 @@ def shifted_biases(
     """
     shifted = {}
     for module, mean in means.items():
-        projection = CONSUMERS[module]
-        bias = tensors.get(f"{projection}.bias")
+        consumer = CONSUMERS[module]
+        bias = tensors.get(f"{consumer.name}.bias")
         if bias is None:
             continue
-        removed = mean.index_fill(0, kept_inputs(projection, widths, selection), 0)
-        shifted[f"{projection}.bias"] = bias.float() + tensors[f"{projection}.weight"].float() @ removed
+        removed = mean.index_fill(0, kept_inputs(consumer, widths, selection), 0)
+        shifted[f"{consumer.name}.bias"] = bias.float() + tensors[f"{consumer.name}.weight"].float() @ removed
     return shifted
 
 
@@ -104,26 +105,24 @@ def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) ->
     return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
 
 
-def kept_inputs(projection: str, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    """The input features that a projection such as ``mlp.down_proj`` keeps, int64 ``[input features]``."""
-    return _features([unit for unit in UNITS.values() if projection in unit.columns], layer, kept)
+def kept_inputs(matrix: Matrix, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
+    """The input features that a matrix keeps, int64 ``[input features]``."""
+    return _features(units_of(matrix.columns), layer, kept)
 
 
 def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSelection) -> torch.Tensor:
     """A layer's tensor, cut: ``[output features, input features]`` of a weight, ``[output features]`` of a bias."""
-    projection, _, kind = part.rpartition(".")
-    if rows := [unit for unit in UNITS.values() if projection in unit.rows]:
+    name, _, kind = part.rpartition(".")
+    matrix = MATRICES.get(name)
+    if matrix and (rows := units_of(matrix.rows)):
         tensor = tensor[_features(rows, layer, selection)]
-    if kind == "weight" and any(projection in unit.columns for unit in UNITS.values()):
-        tensor = tensor[:, kept_inputs(projection, layer, selection)]
+    if matrix and kind == "weight" and units_of(matrix.columns):
+        tensor = tensor[:, kept_inputs(matrix, layer, selection)]
     return tensor
 
 
 def _features(units: Sequence[Unit], layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
-    """The features that stay along an axis that units subdivide, outermost first; int64 ``[features]``.
-
-    `q_proj`'s rows, for example, are ``(group * q_per_kv + query) * qk_head_dim + dim``.
-    """
+    """The features that stay along an axis that units subdivide, outermost first; int64 ``[features]``."""
     index = torch.zeros((), dtype=torch.int64)
     for unit in units:
         dims = _dims(unit, layer, kept)

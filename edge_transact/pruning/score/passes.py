@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.architecture.matrices import DOWN, GATE, KEY, OUTPUT, QUERY
 from edge_transact.cache.journal import Journal
+from edge_transact.checkpoint.layers import DecoderLayer, linear
 from edge_transact.layerwise.gram import sums_of
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
@@ -112,7 +113,7 @@ class Scoring:
                 self._finish(scorer, index, {"gradients": gradients, "missing": torch.tensor(index)})
                 journal.discard(self._input(index))
 
-    def _scorer(self, index: int, layer: LlamaDecoderLayer) -> Scorer:
+    def _scorer(self, index: int, layer: DecoderLayer) -> Scorer:
         # Python seeds strings by their SHA-512, so the seed is the same everywhere.
         seed = random.Random(f"{self.seed}, {self.description}, layer {index}").getrandbits(63)
         return self.method(self.selections[index].widths, layer, seed=seed, wants_losses=self.wants_losses)
@@ -147,10 +148,9 @@ class Scoring:
 
 
 @contextmanager
-def _watch(layer: LlamaDecoderLayer) -> Iterator[Callable[[], Activations]]:
+def _watch(layer: DecoderLayer) -> Iterator[Callable[[], Activations]]:
     """Records one run of the layer; the yielded function returns what it computed, with any gradients."""
-    attention, mlp = layer.self_attn, layer.mlp
-    modules = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj, mlp.down_proj)
+    modules = [linear(layer, matrix) for matrix in (QUERY, KEY, OUTPUT, GATE, DOWN)]
     inputs: dict[torch.nn.Module, torch.Tensor] = {}
     outputs: dict[torch.nn.Module, torch.Tensor] = {}
 

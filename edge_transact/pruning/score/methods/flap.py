@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from edge_transact.architecture.matrices import DOWN, OUTPUT
+from edge_transact.checkpoint.layers import linear
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.score.salience import SquareSum, of_groups, pair_energy
 from edge_transact.pruning.scores import LayerScores
@@ -28,12 +30,12 @@ class Flap(Scorer):
         self._keys.add(seen.keys)
 
     def scores(self) -> LayerScores:
-        attention = self._attention.variance() * _column_squares(self.layer.self_attn.o_proj.weight)
+        attention = self._attention.variance() * _column_squares(linear(self.layer, OUTPUT).weight)
         return LayerScores(
             heads=attention.view(self.widths.num_attention_heads, -1).sum(dim=1),
             v_dims=of_groups(attention, self.widths),
             qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
-            intermediate=self._mlp.variance() * _column_squares(self.layer.mlp.down_proj.weight),
+            intermediate=self._mlp.variance() * _column_squares(linear(self.layer, DOWN).weight),
             means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
         )
 

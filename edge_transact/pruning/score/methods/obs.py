@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import torch
 
+from edge_transact.architecture.matrices import DOWN, OUTPUT
+from edge_transact.checkpoint.layers import linear
 from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
 from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
 from edge_transact.pruning.score.salience import of_groups
@@ -28,8 +30,9 @@ class Obs(Scorer):
     score_unit: ClassVar[str] = "predicted loss, nats a token"
 
     def __post_init__(self) -> None:
-        projections = (self.layer.self_attn.o_proj.weight, self.layer.mlp.down_proj.weight)
-        self._attention, self._mlp = (BlockLoss(weight, diagonal=not self.wants_losses) for weight in projections)
+        self._attention, self._mlp = (
+            BlockLoss(linear(self.layer, matrix).weight, diagonal=not self.wants_losses) for matrix in (OUTPUT, DOWN)
+        )
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 
@@ -68,9 +71,9 @@ class Obs(Scorer):
 
     @property
     def _attention_dims(self) -> torch.Tensor:
-        """The dims of `o_proj`'s input, int64 ``[groups, queries per group, v_head_dim]``."""
+        """The dims of attention's transitional activation, int64 ``[groups, queries per group, v_head_dim]``."""
         widths = self.widths
-        dims = torch.arange(widths.attention_size, device=self.layer.self_attn.o_proj.weight.device)
+        dims = torch.arange(widths.attention_size, device=linear(self.layer, OUTPUT).weight.device)
         return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
 
     def _attention_curves(self, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:

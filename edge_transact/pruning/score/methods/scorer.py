@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import MEASURED_UNITS
 from edge_transact.widths import LayerWidths
@@ -23,14 +23,14 @@ class Activations:
     Gradients are those of the batch's summed next-token loss, and `None` for methods that don't ask for them.
 
     Attributes:
-        attention: `o_proj`'s input, ``[tokens, attention_size]``.
-        mlp: `down_proj`'s input, ``[tokens, intermediate_size]``.
-        attention_input: The input of `q_proj`, `k_proj` and `v_proj`, ``[tokens, hidden_size]``.
-        mlp_input: The input of `gate_proj` and `up_proj`, ``[tokens, hidden_size]``.
-        queries: `q_proj`'s output, ``[tokens, num_attention_heads * qk_head_dim]``.
-        keys: `k_proj`'s output, ``[tokens, num_key_value_heads * qk_head_dim]``.
-        attention_gradient: The gradient with respect to `o_proj`'s output, ``[tokens, hidden_size]``.
-        mlp_gradient: The gradient with respect to `down_proj`'s output, ``[tokens, hidden_size]``.
+        attention: The input of attention's output projection, ``[tokens, attention_size]``.
+        mlp: The input of the MLP's down projection, ``[tokens, intermediate_size]``.
+        attention_input: The input of the projections to q, k and v, ``[tokens, hidden_size]``.
+        mlp_input: The input of the MLP's gate and up projections, ``[tokens, hidden_size]``.
+        queries: Queries before RoPE, ``[tokens, num_attention_heads * qk_head_dim]``.
+        keys: Keys before RoPE, ``[tokens, num_key_value_heads * qk_head_dim]``.
+        attention_gradient: The gradient with respect to attention's output, ``[tokens, hidden_size]``.
+        mlp_gradient: The gradient with respect to the MLP's output, ``[tokens, hidden_size]``.
         queries_gradient: The gradient with respect to `queries`, in the same shape.
     """
 
@@ -60,7 +60,7 @@ class Scorer(ABC):
     """
 
     widths: LayerWidths
-    layer: LlamaDecoderLayer
+    layer: DecoderLayer
     seed: int = 0
     wants_losses: bool = True
 

@@ -1,7 +1,7 @@
 """TransAct (Shen et al., Findings of ACL 2024, section 3.2): the L2 norm of the transitional activations.
 
 The paper scores heads and MLP dims. Dims inside a head score likewise: value dims by the norm of what they contribute
-to `o_proj`'s input, RoPE pairs by how much they can move attention.
+to attention's output projection, RoPE pairs by how much they can move attention.
 """
 
 from __future__ import annotations

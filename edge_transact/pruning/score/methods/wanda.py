@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, DOWN, MLP_INPUTS, OUTPUT
+from edge_transact.checkpoint.layers import linear
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.score.salience import SquareSum
 from edge_transact.pruning.score.structures import scores_of_weights
@@ -28,10 +30,13 @@ class Wanda(Scorer):
         self._mlp.add(seen.mlp)
 
     def scores(self) -> LayerScores:
-        attention, mlp = self.layer.self_attn, self.layer.mlp
-        norms = dict.fromkeys((attention.q_proj, attention.k_proj, attention.v_proj), self._attention_input.norm())
-        norms |= dict.fromkeys((mlp.gate_proj, mlp.up_proj), self._mlp_input.norm())
-        norms |= {attention.o_proj: self._attention.norm(), mlp.down_proj: self._mlp.norm()}
+        inputs = (
+            (ATTENTION_INPUTS, self._attention_input),
+            ((OUTPUT,), self._attention),
+            (MLP_INPUTS, self._mlp_input),
+            ((DOWN,), self._mlp),
+        )
+        norms = {linear(self.layer, matrix): read.norm() for matrices, read in inputs for matrix in matrices}
 
         def importance(projection: nn.Linear) -> torch.Tensor:
             return projection.weight.abs() * norms[projection]
