@@ -43,7 +43,7 @@ from edge_transact.progress import working
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import Quantization, default_quantization, get_quantization
 from edge_transact.runtime.host import HostModel
-from edge_transact.runtime.text import TextCodec
+from edge_transact.runtime.text import TextCodec, check_chats
 from edge_transact.system import memory
 from edge_transact.version import __version__
 from edge_transact.weights.shards import ShardReader
@@ -150,6 +150,7 @@ def build(
     with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
+        check_chats(checkpoint.path)
         source = checkpoint
         if pruning and pruning.budgets():
             budget = pruning.counted(kind.name, options.context or costs.DEFAULT_CONTEXT)

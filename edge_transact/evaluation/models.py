@@ -261,7 +261,9 @@ def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | Host
         if is_dist(model):
             from edge_transact.runtime.host import HostModel
 
-            return HostModel.load(Path(model), threads=threads), TextCodec(Path(model))
+            library, codec = HostModel.load(Path(model), threads=threads), TextCodec(Path(model))
+            codec.check_chats()
+            return library, codec
 
         import torch
         from transformers import AutoModelForCausalLM
@@ -271,9 +273,11 @@ def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | Host
 
         register()
         directory = checkpoint_of(model).path
+        codec = TextCodec(directory)
+        codec.check_chats()
         disable_progress_bar()  # ours names what is loaded
         network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-        return network, TextCodec(directory)
+        return network, codec
 
 
 def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunction:

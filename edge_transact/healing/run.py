@@ -37,7 +37,7 @@ from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searched_scales
-from edge_transact.runtime.text import TextCodec
+from edge_transact.runtime.text import TextCodec, check_chats
 from edge_transact.weights.trained import TrainedRounding, write_scales
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ def heal(
     started = time.perf_counter()
     refuse_existing(output, force, apart_from=[model, options.teacher])
     source = Checkpoint.open(resolve_model(model))
+    check_chats(source.path)
     parent, parent_name = teacher_of(source, options)
     processes = together or Processes()
     with working(TEXT_STEP):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
@@ -25,6 +24,7 @@ from edge_transact.inputs.shares import dealt, share_of, shares_of
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.suitability import check_text
+from edge_transact.runtime.chat_template import render_row
 from edge_transact.selftext.texts import SELF, self_tokens
 from edge_transact.system.memory import trim
 
@@ -186,9 +186,6 @@ def _document(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     if isinstance(row, str) or tokenizer.chat_template is None:
         return plain(row)
     try:
-        return str(tokenizer.apply_chat_template(row.messages, tokenize=False))
-    except TemplateError as error:
-        raise EdgeTransactError(
-            f"the model's chat template refuses a conversation of the text: {error}",
-            fix="Its chat_template defines which roles are allowed, and in which order.",
-        ) from error
+        return render_row(tokenizer, row.messages)
+    except EdgeTransactError as error:
+        raise EdgeTransactError(f"a conversation of the text: {error.message}", fix=error.fix) from error

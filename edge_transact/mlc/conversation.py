@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_transact.runtime.chat_template import TemplateRefusal, default_template, render_row
 from edge_transact.runtime.text import TextCodec
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def plain_note(checkpoint: Path) -> str | None:
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    chat_template = tokenizer.chat_template or ""
-    if isinstance(chat_template, dict):
-        chat_template = chat_template.get("default", next(iter(chat_template.values())))
-    return chat_template
+    return default_template(tokenizer.chat_template) or ""
 
 
 def _family(chat_template: str) -> _Family:
@@ -153,8 +151,10 @@ def _family(chat_template: str) -> _Family:
 def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:
     """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-    assert isinstance(rendered, str)
+    try:
+        rendered = render_row(tokenizer, [{"role": "user", "content": "?"}])
+    except TemplateRefusal:
+        return DEFAULT_SYSTEM_MESSAGE
     if not rendered.startswith(before) or after not in rendered:
         return DEFAULT_SYSTEM_MESSAGE
     return rendered[len(before) : rendered.index(after, len(before))]

@@ -35,6 +35,7 @@ from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import DEFAULT_UNITS
+from edge_transact.runtime.text import check_chats
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import trim
@@ -155,6 +156,7 @@ def prune(
         refuse_existing(output, force, apart_from=[model])
     source = Checkpoint.open(resolve_model(model))
     check_reachable(options, source.plan)
+    check_chats(source.path)
     processes = trainer.processes if trainer else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):

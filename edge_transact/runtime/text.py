@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.chat_template import Message, render_chat
+from edge_transact.runtime.chat_template import Message, default_template, render_chat, require_template
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,14 +77,17 @@ class TextCodec:
         """The chat template; `None` for a base model, which continues text."""
         file = self.directory / "chat_template.jinja"
         template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            return {each["name"]: each["template"] for each in template}.get("default")
-        return template
+        return default_template(template)
 
     @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template."""
         return self.chat_template is not None
+
+    def check_chats(self) -> None:
+        """Raises the errors of a chat template that doesn't work."""
+        if self.chat_template is not None:
+            require_template(self.chat_template, self.special_tokens)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, with BOS if the tokenizer adds it by default."""
@@ -98,6 +101,15 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
+
+
+def check_chats(directory: Path) -> None:
+    """Raises the errors of a chat template that doesn't work; what needs a tokenizer says whether there is one."""
+    try:
+        codec = TextCodec(directory)
+    except EdgeTransactError:
+        return
+    codec.check_chats()
 
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:

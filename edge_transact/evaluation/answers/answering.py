@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
+from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluation.answers.decoding import decode_in_library, decode_in_torch
 from edge_transact.evaluation.answers.degenerate import Degenerate, degenerate
 from edge_transact.progress import bar
@@ -86,7 +87,11 @@ def _answered(codec: TextCodec, prompt: str, before: list[int], tokens: list[int
 
 def _encoded(codec: TextCodec, prompt: str) -> list[int]:
     if codec.has_chat_template:
-        return codec.encode_chat([{"role": "user", "content": prompt}])
+        if not (ids := codec.encode_chat([{"role": "user", "content": prompt}])):
+            raise EdgeTransactError(
+                f"the model's chat template makes no token of {prompt!r}", fix="Correct its chat_template."
+            )
+        return ids
     return codec.encode(f"Question: {prompt}\nAnswer:")
 
 
