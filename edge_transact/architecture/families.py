@@ -97,7 +97,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
 def window_of(config: Mapping[str, Any]) -> int | None:
     """The tokens to which a family's ``config.json`` limits attention; `None` if that is no limit."""
     family = FAMILIES.get(str(config.get("model_type")))
-    if family is None or (family.has_window and not config.get(family.has_window)):
+    if family is None or family.model_type == "llama" or (family.has_window and not config.get(family.has_window)):
+        return None
+    if "sliding_attention" not in config.get("layer_types", ("sliding_attention",)):
         return None
     window, context = {**family.defaults, **config}.get("sliding_window"), config.get("max_position_embeddings")
     has_all = isinstance(context, int) and isinstance(window, int) and window >= context

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
-from edge_transact.architecture.families import translated, window_of
+from edge_transact.architecture.families import translated
+from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
@@ -23,9 +24,6 @@ from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     import torch
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "edge_llama")
-"""The supported values of ``model_type``."""
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 """The supported safetensors dtypes of weights."""
@@ -237,27 +235,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise EdgeTransactError(f"{file} is not JSON: {error}", fix="Download the checkpoint again.") from error
     if not isinstance(config, dict):
         raise EdgeTransactError(f"{file} is not a JSON object", fix="Download the checkpoint again.")
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        names = ", ".join(config.get("architectures") or []) or "unknown"
-        raise EdgeTransactError(
-            f"{path} is not a LLaMA: its architecture is {names} (model_type {model_type!r})",
-            fix=f"Use a model whose config.json says model_type {' or '.join(MODEL_TYPES)}.",
-        )
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise EdgeTransactError(
-            f"{path} is quantized already ({method})", fix="Use the unquantized checkpoint; `build` quantizes it."
-        )
-    if window := window_of(config):
-        raise EdgeTransactError(
-            f"{path}: attention has a sliding window of {window} tokens, which isn't supported",
-            fix="Use a model whose layers all attend to the whole context, such as Mistral v0.3 or Qwen2.5.",
-        )
-    if config.get("hidden_act", "silu") != "silu":
-        raise EdgeTransactError(
-            f"{path}: the MLP's activation is {config['hidden_act']!r}, not 'silu'", fix="Use a LLaMA with a SiLU MLP."
-        )
+    if refused := unsupported(config):
+        problem, fix = refused
+        raise EdgeTransactError(f"{path}: {problem}", fix=fix)
     return config
 
 

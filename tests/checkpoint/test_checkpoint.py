@@ -174,11 +174,7 @@ def test_refuses_directories_that_are_not_checkpoints(tmp_path):
     ("changes", "words"),
     [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel (model_type 'gpt2')"),
-        (
-            {"model_type": "mistral", "max_position_embeddings": 8192},
-            "sliding window of 4096 tokens",
-        ),  # transformers' default
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8}, "sliding window of 8 tokens"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized already (gptq)"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"hidden_size": None}, "no 'hidden_size'"),
