@@ -61,7 +61,7 @@ class Step:
     Attributes:
         name: The description of its bar; empty for the time outside of all steps.
         makes: The cache entry that it is a part of making, as ``KIND/KEY``; empty if there is none.
-        earlier_s: How long it took in an earlier run; `None` if that isn't known.
+        earlier_s: How long it took in an earlier run; 0 if that isn't known.
         first: The share of it that an interrupted run had done.
         share: The share that was done when it was counted last, after `counted_s` seconds.
     """
@@ -69,21 +69,18 @@ class Step:
     name: str
     makes: str = ""
     seconds: float = 0.0
-    earlier_s: float | None = None
+    earlier_s: float = 0.0
     is_counted: bool = False
     first: float = 0.0
     share: float = 0.0
     counted_s: float = 0.0
 
-    def left_s(self, seconds: float, pace: float) -> float:
-        """What is left after so many seconds: the more of it is counted, the less an earlier run tells."""
-        counted = self.share - self.first
-        by_count = self.counted_s / counted * (1 - self.share) - (seconds - self.counted_s) if counted > 0 else 0.0
-        if self.earlier_s is None:
-            return max(by_count, 0.0)
-        by_earlier = self.earlier_s * (1 - self.first) * pace - seconds
-        trust = counted / (1 - self.first) if counted > 0 else 0.0
-        return trust * max(by_count, 0.0) + (1 - trust) * max(by_earlier, 0.0)
+    def left_s(self, pace: float) -> float:
+        """What is left, where one second of the earlier run takes `pace` seconds; else, by what is counted."""
+        whole_s = self.earlier_s * pace
+        if not whole_s and self.share > self.first:
+            whole_s = self.counted_s / (self.share - self.first)
+        return max(whole_s * (1 - self.share) - (self.seconds - self.counted_s), 0.0)
 
 
 class Run:
@@ -101,16 +98,10 @@ class Run:
         self, earlier: Sequence[Step] = (), making: Callable[[], str] = str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._later, self._making, self._clock = list(earlier), making, clock
-        self._earlier_s = sum(step.seconds for step in earlier)
-        self._at = clock()
+        self._earlier_s, self._at = sum(step.seconds for step in earlier), clock()
         self._open: list[Step] = []
         self.steps: list[Step] = []
         self.enter("", None)
-
-    @property
-    def is_counting(self) -> bool:
-        """Whether the current step is counted: what is inside it is no step of its own."""
-        return self._open[-1].is_counted
 
     @property
     def place(self) -> str:
@@ -139,7 +130,7 @@ class Run:
 
     def leave(self, step: Step) -> None:
         """Ends a step."""
-        self._tick()
+        self.reach(step, 1.0)
         self._open.remove(step)
 
     def _tick(self) -> None:
@@ -152,25 +143,19 @@ class Run:
         """The seconds until the run ends; `None` if no earlier run tells."""
         if not self._earlier_s:
             return None
-        pace, current = self._pace(), self._open[-1]
-        since_s = self._clock() - self._at
-        of_open = [step.left_s(step.seconds + since_s * (step is current), pace) for step in self._open]
-        return sum(of_open) + pace * sum(step.seconds for step in self._later)
-
-    def _pace(self) -> float:
-        """How many seconds one of the earlier run takes, by the steps that ended and by what is counted."""
+        self._tick()
         took_s = worked_s = TRUST * self._earlier_s
         for step in self.steps:
-            is_open = step in self._open
-            if step.earlier_s is not None and (step.is_counted or not is_open):
-                took_s += step.counted_s if is_open else step.seconds
-                worked_s += step.earlier_s * ((step.share if is_open else 1.0) - step.first)
-        return took_s / worked_s
+            if step.earlier_s:
+                took_s += step.counted_s
+                worked_s += step.earlier_s * (step.share - step.first)
+        pace = took_s / worked_s
+        return sum(step.left_s(pace) for step in self._open) + pace * sum(step.seconds for step in self._later)
 
 
 _run: Run | None = None
 _shown: Progress | None = None
-"""The display of a run, or of the bar that others are opened in. Of open bars, only the last is visible."""
+"""The display of a run, or of the bar that others are opened in."""
 
 
 def drawable() -> Console | None:
@@ -182,15 +167,10 @@ def drawable() -> Console | None:
 
 
 def _terminal() -> Console | None:
-    if console is None:
-        return _notebook()
-    shown = console()
-    return shown if shown.is_terminal and not shown.is_dumb_terminal else None
-
-
-def _notebook() -> Console | None:
-    """The notebook that this process runs, if it is a notebook's and has what rich draws with there."""
-    if "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:
+    if console is not None:
+        shown = console()
+        return shown if shown.is_terminal and not shown.is_dumb_terminal else None
+    if "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:  # what rich draws with in a notebook
         return None
     from rich.console import Console
 
@@ -206,10 +186,7 @@ def running(earlier: Sequence[Step] = (), making: Callable[[], str] = str) -> It
     # After a suspension, the shell's lines are where the bars were.
     run = Run(earlier, making, Clock(lambda: print(file=terminal.file)) if terminal else time.monotonic)
     with _display(terminal, run) if terminal else nullcontext() as display:
-        _run = run
-        if display:
-            display.add_task(run.place, total=None, whole=True)
-            _shown = display
+        _run, _shown = run, display
         try:
             yield run
         finally:
@@ -218,9 +195,7 @@ def running(earlier: Sequence[Step] = (), making: Callable[[], str] = str) -> It
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar. `total` is the number of items, if `items` has no length."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with bar(description, total) as advance:
+    with bar(description, len(items) if total is None and isinstance(items, Sized) else total) as advance:
         for item in items:
             yield item
             advance(1)
@@ -239,24 +214,25 @@ def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Ad
     counted, and `done` is what an interrupted run has done of it.
     """
     run, reached = _run, done
-    step = None
-    if run and not run.is_counting:
-        step = run.enter(description, None if total is None else done / total if total else 0.0)
+    if run is None or run._open[-1].is_counted:
+        with _drawn(description, total, done) as draw:
+            yield draw
+        return
+    step = run.enter(description, None if total is None else done / total if total else 0.0)
+
+    def advance(amount: float) -> None:
+        nonlocal reached
+        reached += amount
+        if total:
+            run.reach(step, reached / total)
+        draw(amount)
+
     try:
         with _drawn(description, total, done) as draw:
-
-            def advance(amount: float) -> None:
-                nonlocal reached
-                reached += amount
-                if run and step and total:
-                    run.reach(step, reached / total)
-                draw(amount)
-
             yield advance
     finally:
-        if run and step:
-            run.leave(step)
-            logger.debug(f"{step.name}: {step.seconds:.1f} s")
+        run.leave(step)
+        logger.debug(f"{step.name}: {step.seconds:.1f} s")
 
 
 @contextmanager
@@ -270,9 +246,6 @@ def _drawn(description: str, total: float | None, done: float) -> Iterator[Advan
         yield lambda amount: None
         return
     with nullcontext(shown) if shown else _display(terminal, transient=total is None) as display:
-        outer = [task.id for task in display.tasks if "whole" not in task.fields][-1:]
-        for each in outer:
-            display.update(each, visible=False)
         task = display.add_task(description, total=total, completed=round(done))
         _shown = display
         try:
@@ -280,8 +253,6 @@ def _drawn(description: str, total: float | None, done: float) -> Iterator[Advan
         finally:
             if shown:
                 display.remove_task(task)
-            for each in set(outer) & set(display.task_ids):
-                display.update(each, visible=True)
             _shown = shown
 
 
@@ -289,32 +260,39 @@ def _drawn(description: str, total: float | None, done: float) -> Iterator[Advan
 def _display(terminal: Console, run: Run | None = None, transient: bool = False) -> Iterator[Progress]:
     """Bars on a terminal, above which messages are printed; `transient` ones disappear at the end."""
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.table import Column
+    from rich.table import Column, Table
     from rich.text import Text
 
     class Left(ProgressColumn):
         """The time that is left of the run or of a lone bar, a step's percentage, or the seconds so far."""
 
         def render(self, task: Task) -> Text:
-            said, elapsed_s = None, task.elapsed or 0.0
-            if run and task.fields.get("whole"):
+            elapsed_s = task.elapsed or 0.0
+            shown = f"{elapsed_s:.0f} s" if elapsed_s < 99.5 else str(timedelta(seconds=round(elapsed_s)))
+            if run and task.id == 0:
                 left_s, task.description = run.left_s(), run.place
                 if left_s is not None:
                     task.total, task.completed = elapsed_s + left_s, elapsed_s
-                    said = f"{timedelta(seconds=round(left_s))} left"
-            elif run and task.total is not None:
-                said = f"{task.percentage:.0f}%"
-            elif task.total is not None:
+                    shown = f"{timedelta(seconds=round(left_s))} left"
+            elif task.total is not None and run is None:
                 return TimeRemainingColumn().render(task)
-            if said is None:
-                said = f"{elapsed_s:.0f} s" if elapsed_s < 99.5 else str(timedelta(seconds=round(elapsed_s)))
-            return Text(said, justify="right", no_wrap=True)
+            elif task.total is not None:
+                shown = f"{task.percentage:.0f}%"
+            return Text(shown, justify="right", no_wrap=True)
+
+    class Shown(Progress):
+        """The bar of the run, and of all others the last."""
+
+        def get_renderables(self) -> Iterator[Table]:
+            yield self.make_tasks_table(self.tasks[:1] + self.tasks[1:][-1:] if run else self.tasks[-1:])
 
     crop: OverflowMethod = "crop" if terminal.options.ascii_only else "ellipsis"
     bar_width = max(5, min(40, terminal.width - 36))
     name_width = max(5, terminal.width - bar_width - len(" 10:00:00 left "))
     name = Column(no_wrap=True, overflow=crop, max_width=name_width)
     columns = (TextColumn("{task.description}", markup=False, table_column=name), BarColumn(bar_width), Left())
-    with Progress(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
+    with Shown(*columns, console=terminal, refresh_per_second=4, transient=transient) as display:
         terminal.show_cursor(True)  # it would be missing after Ctrl-Z
+        if run:
+            display.add_task(run.place, total=None)
         yield display

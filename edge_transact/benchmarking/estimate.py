@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,52 +16,22 @@ from edge_transact.benchmarking.records.record import Key, Record, RepetitionRec
 from edge_transact.formatting import duration
 
 
-class VisitTimes:
-    """How long visits to a device take, from the repetitions in the log; their real time corrects what is left."""
-
-    def __init__(
-        self, driver: Driver, models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
-    ) -> None:
-        self._driver, self._models, self._records = driver, models, records
-        self._warmups = conditions.warmups
-        self._started = time.monotonic()
-        self._left: list[Visit] = []
-        self._done: list[Visit] = []
-
-    def seconds(self, visits: Iterable[Visit]) -> float | None:
-        """About how long visits take; `None` if the log has no repetition like one of them."""
-        known: dict[object, list[tuple[float, float]]] = {}
-        for record in tuple(self._records):
-            mine = (record.serial, record.target) == (self._driver.info.serial, self._driver.target)
-            if mine and isinstance(record, RepetitionRecord):
-                times = (record.load_s or 0.0, record.e2e_s)
-                known.setdefault((record.model_digest, record.lengths), []).append(times)
-        total_s = 0.0
-        for visit in visits:
-            alike = known.get((self._models[visit.model].digest, visit.lengths))
-            if not alike:
-                return None
-            load_s, e2e_s = map(median, zip(*alike, strict=True))
-            total_s += load_s + (self._warmups + visit.repetitions) * e2e_s
-        return total_s
-
-    def set_left(self, visits: Iterable[Visit]) -> None:
-        """Say which visits are still to come."""
-        self._left = list(visits)
-
-    def done(self, visit: Visit) -> None:
-        """Say that a visit has ended."""
-        self._done.append(visit)
-        self._left = [each for each in self._left if each != visit]
-
-    def left(self) -> str:
-        """``, about 3 min left``, for a line about a visit; empty if unknown."""
-        left_s, done_s = self.seconds(self._left), self.seconds(self._done)
-        if left_s is None:
-            return ""
-        if done_s:
-            left_s *= (time.monotonic() - self._started) / done_s
-        return f", about {duration(left_s)} left"
+def visit_seconds(
+    visits: Iterable[Visit], driver: Driver, models: Sequence[BenchModel], warmups: int, records: Sequence[Record]
+) -> list[float] | None:
+    """About how long each visit to a device takes; `None` if the log has no repetition like one of them."""
+    device, known = (driver.info.serial, driver.target), defaultdict(list)
+    for record in tuple(records):
+        if isinstance(record, RepetitionRecord) and (record.serial, record.target) == device:
+            known[record.model_digest, record.lengths].append((record.load_s or 0.0, record.e2e_s))
+    seconds = []
+    for visit in visits:
+        alike = known.get((models[visit.model].digest, visit.lengths))
+        if not alike:
+            return None
+        load_s, e2e_s = map(median, zip(*alike, strict=True))
+        seconds.append(load_s + (warmups + visit.repetitions) * e2e_s)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -109,7 +78,6 @@ def make_plan(
     rounds = make_rounds(len(models), conditions.measured, conditions.repetitions_by_round())
     visits, seconds, most_seconds = 0, [], []
     for driver in drivers:
-        times = VisitTimes(driver, models, conditions, records)
         lacking = [
             visit
             for visit in chain.from_iterable(rounds)
@@ -117,8 +85,8 @@ def make_plan(
         ]
         due = [visit for visit in lacking if visit.round < conditions.rounds]
         visits += len(due)
-        seconds.append(times.seconds(due))
-        most_seconds.append(times.seconds(lacking))
+        seconds.append(visit_seconds(due, driver, models, conditions.warmups, records))
+        most_seconds.append(visit_seconds(lacking, driver, models, conditions.warmups, records))
     return Plan(
         models=[model.name for model in models],
         lengths=[str(pair) for pair in conditions.measured],
@@ -132,6 +100,6 @@ def make_plan(
     )
 
 
-def _longest(seconds: Sequence[float | None]) -> float | None:
-    known = [each for each in seconds if each is not None]
+def _longest(seconds: Sequence[list[float] | None]) -> float | None:
+    known = [sum(each) for each in seconds if each is not None]
     return max(known) if len(known) == len(seconds) else None

@@ -19,7 +19,7 @@ from edge_transact.benchmarking.drivers.base import (
     RunFailed,
     Sampler,
 )
-from edge_transact.benchmarking.estimate import VisitTimes, key_of
+from edge_transact.benchmarking.estimate import key_of, visit_seconds
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.benchmarking.records.lines import (
@@ -36,6 +36,8 @@ from edge_transact.benchmarking.records.plan import Lengths, Visit, make_rounds
 from edge_transact.benchmarking.records.readings import Reading, between, summarize
 from edge_transact.benchmarking.records.record import RepetitionRecord, VisitContext, VisitRecord
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import duration
+from edge_transact.progress import Run, Step
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class _Worker:
     known: Callable[[Driver, Set[GivenUp]], float] | None
 
     def __post_init__(self) -> None:
-        self.times = VisitTimes(self.driver, self.models, self.conditions, self.log.records)
+        self.progress = Run()
         self.given_up: set[GivenUp] = set()
         # A model, and how many tokens agreed although its files are intact: the device rounds differently.
         self.intact: set[tuple[int, int | None]] = set()
@@ -137,15 +139,13 @@ class _Worker:
             if number >= self.conditions.rounds and self._known_well(number):
                 return
             # What was given up stays so: a model that can't run would cost its attempts in every round.
-            self.times.set_left(
-                visit
-                for later in rounds[number : max(number + 1, self.conditions.rounds)]
-                for visit in later
-                if self._missing(visit) and (visit.model, visit.lengths) not in self.given_up
-            )
-            for visit in visits:
-                if self._missing(visit) and (visit.model, visit.lengths) not in self.given_up:
-                    yield visit
+            left = [each for later in rounds[number : self.conditions.rounds] for each in later if self._is_due(each)]
+            seconds = visit_seconds(left, self.driver, self.models, self.conditions.warmups, self.log.records) or []
+            self.progress = Run([Step(str(each), seconds=took_s) for each, took_s in zip(left, seconds, strict=False)])
+            for visit in filter(self._is_due, visits):
+                step = self.progress.enter(str(visit), None)
+                yield visit
+                self.progress.leave(step)
         if self.conditions.until is not None:
             self._known_well(len(rounds))
 
@@ -163,6 +163,9 @@ class _Worker:
                 f"{label}: known to ±{width:.1%} after {rounds} rounds, going on to ±{self.conditions.until:.1%}"
             )
         return False
+
+    def _is_due(self, visit: Visit) -> bool:
+        return self._missing(visit) > 0 and (visit.model, visit.lengths) not in self.given_up
 
     def _missing(self, visit: Visit) -> int:
         """Repetitions of the visit that the log doesn't hold yet."""
@@ -192,7 +195,6 @@ class _Worker:
                 while self._missing(visit) and not self.stop.is_set():
                     self._wait_until_cool()
                     self._run(visit)
-                self.times.done(visit)
                 return not self.stop.is_set()
             except TooHot as failure:
                 return self._give_up(failure)
@@ -218,7 +220,8 @@ class _Worker:
         missing = self._missing(visit)
         readings: list[Reading] = []
         error = None
-        left = self.times.left() if visit.round < self.conditions.rounds else ""
+        left_s = self.progress.left_s()
+        left = f", about {duration(left_s)} left" if left_s else ""
         logger.info(f"{self._title(visit)}, round {visit.round + 1}{left}")
         try:
             with Sampler(self.driver.read, self.conditions.sample_s) as sampler:

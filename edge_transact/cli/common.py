@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ import typer
 from edge_transact.cli import logs
 from edge_transact.cli.command import RUN
 from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import duration
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
@@ -111,38 +113,28 @@ def show_checkpoint(
 
 def show_requirements(requirements: Requirements, history: History, as_json: bool) -> None:
     """Prints what ``--dry-run`` says: the steps, and what an earlier run took for each, if there was one."""
-    earlier = history.steps()
-    steps: list[tuple[str, float | None]] = [(step.name, round(step.seconds, 1)) for step in earlier if step.name]
-    steps = steps or [(name, None) for name in requirements.steps]
+    steps: list[dict[str, Any]] = [
+        {"name": step.name, "seconds": round(step.seconds, 1)} for step in history.steps() if step.name
+    ]
+    steps = steps or [{"name": name, "seconds": None} for name in requirements.steps]
 
     def text() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        from edge_transact.formatting import duration
-
-        table = Table("step", *(["in the last run"] if earlier else []))
-        for name, took_s in steps:
-            table.add_row(name, *([] if took_s is None else [duration(took_s)]))
+        table = Table("step", "in the last run")
+        for step in steps:
+            table.add_row(step["name"], "" if step["seconds"] is None else duration(step["seconds"]))
         console = Console(highlight=False)
         console.print(table)
         console.print(described(requirements, history), soft_wrap=True)
 
-    values = {
-        "steps": [{"name": name, "seconds": took_s} for name, took_s in steps],
-        "tokens": requirements.tokens,
-        "seconds": round(sum(step.seconds for step in earlier), 1) if earlier else None,
-        "memory_bytes": requirements.memory_bytes,
-        "disk_bytes": requirements.disk_bytes,
-    }
-    show(values, as_json, text)
+    show(asdict(requirements) | {"steps": steps, "seconds": history.seconds()}, as_json, text)
 
 
 def described(requirements: Requirements, history: History) -> str:
     """What a command needs, in a line, with the time of an earlier run."""
-    from edge_transact.formatting import duration
-
-    seconds = sum(step.seconds for step in history.steps())
+    seconds = history.seconds()
     return f"{requirements}" + (f"; about {duration(seconds)}, by the last run" if seconds else "")
 
 

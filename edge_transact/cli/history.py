@@ -67,6 +67,10 @@ class History:
         kept = [each for each in _read().get(self._key, []) if not _is_cached(each)]
         return [Step(_renamed(name, _OUTPUT, self._output), makes, seconds) for name, makes, seconds in kept]
 
+    def seconds(self) -> float | None:
+        """What they took together; `None` if there was no run."""
+        return sum(step.seconds for step in self.steps()) or None
+
     @contextmanager
     def running(self, *, keep: bool = True) -> Iterator[None]:
         """The body is a run of the command. With `keep`, its times are kept if it does all the work and ends well."""
@@ -87,8 +91,11 @@ class History:
             merged.append((name, step.makes, round(step.seconds, 3)))
             before = before[place + 1 :]
         runs[self._key] = [*merged, *filter(_is_cached, before)]
+        record = cache.Record(what="how long steps took", ingredients={"machine": machine_name()}, files={})
         try:
-            _write(dict(list(runs.items())[-MOST_RUNS:]))
+            with new_directory(_entry(), force=True) as fresh:
+                (fresh / FILE).write_bytes(_RUNS.dump_json(dict(list(runs.items())[-MOST_RUNS:]), indent=1))
+                (fresh / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
         except (OSError, EdgeTransactError) as error:
             logger.debug(f"how long steps took isn't kept: {error}")
 
@@ -111,10 +118,3 @@ def _read() -> dict[str, list[_Kept]]:
         return _RUNS.validate_json((_entry() / FILE).read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def _write(runs: dict[str, list[_Kept]]) -> None:
-    with new_directory(_entry(), force=True) as fresh:
-        (fresh / FILE).write_bytes(_RUNS.dump_json(runs, indent=1))
-        record = cache.Record(what="how long steps took", ingredients={"machine": machine_name()}, files={})
-        (fresh / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
