@@ -83,7 +83,7 @@ class WidthPlan:
             frequencies, which the kept pairs keep. 0 stands for the widest `qk_head_dim`.
         attention_out_bias: Whether the projection of attention's output has a bias; `None` for `attention_bias`.
         use_qk_norm: Whether an RMSNorm over the head follows the projections to q and k.
-        rotary_dim: Dims of a head that RoPE rotates, the first ones; 0 stands for all.
+        rotary_dim: Dims of a head that RoPE rotates, those of its first pairs; 0 stands for all.
         nope_layers: The layers without RoPE.
         rope_type: transformers' name of how RoPE's frequencies are scaled.
 
@@ -122,6 +122,11 @@ class WidthPlan:
         _require_sizes(sizes)  # they become source code, in `definition`
         object.__setattr__(self, "head_dim", self.head_dim or widest)
         object.__setattr__(self, "rotary_dim", self.rotary_dim or self.head_dim)
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise UsageError(
+                f"RoPE rotates {self.rotary_dim} of {self.head_dim} dims of a head",
+                fix="RoPE rotates pairs of dims: partial_rotary_factor must leave an even number.",
+            )
         if widest > self.head_dim:
             raise UsageError(
                 f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
@@ -161,7 +166,7 @@ class WidthPlan:
             head_dim=head_dim,
             attention_out_bias=None if out_bias is None else bool(out_bias),
             use_qk_norm=bool(config.get("use_qk_norm", False)),
-            rotary_dim=int(head_dim * float(str(config.get("partial_rotary_factor") or 1))),
+            rotary_dim=int(head_dim * float(str(rope.get("partial_rotary_factor") or 1))),
             nope_layers=tuple(i for i, has in enumerate(has_rope) if not has) if isinstance(has_rope, list) else (),
             rope_type=str(rope.get("rope_type") or rope.get("type") or "default"),
         )
@@ -199,7 +204,8 @@ class WidthPlan:
         transformers takes only numbers of query heads that divide the hidden size.
         """
         is_uniform = len(set(self.layers)) == 1 and not self.has_own_head_dims
-        is_llama = not self.use_qk_norm and self.attention_out_bias == self.attention_bias
+        has_llamas_rope = not self.nope_layers and self.rotary_dim == self.head_dim
+        is_llama = has_llamas_rope and not self.use_qk_norm and self.attention_out_bias == self.attention_bias
         return is_llama and is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
 
     @property

@@ -12,7 +12,6 @@ SOURCE_TYPE = "source_model_type"
 """The field of a pruned model's ``config.json`` that names the family it comes from, if that isn't LLaMA."""
 
 PAIRS_ARE_NORMED = "an RMSNorm reads all dims of a query or key head, so that none of them can go"
-PAIRS_ARE_PARTIAL = "RoPE rotates only a part of each head, which isn't supported with fewer pairs"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "smollm3",
             "SmolLM3",
-            defaults={"no_rope_layer_interval": 4},
+            defaults={"no_rope_layer_interval": 4, "rope_theta": 2000000.0, "tie_word_embeddings": True},
             dropped=(*_WINDOW, "no_rope_layer_interval"),
             has_window="use_sliding_window",
             gguf="smollm3",
@@ -79,9 +78,9 @@ FAMILIES: Mapping[str, Family] = {
             "phi3",
             "Phi-3",
             fixed=_NO_BIASES,
-            dropped=(*_WINDOW, "original_max_position_embeddings", "embd_pdrop", "resid_pdrop"),
+            defaults={"original_max_position_embeddings": 4096},
+            dropped=(*_WINDOW, "embd_pdrop", "resid_pdrop"),
             fused={"self_attn.qkv_proj": ATTENTION_INPUTS, "mlp.gate_up_proj": MLP_INPUTS},
-            uncut={"queries-keys": PAIRS_ARE_PARTIAL},
             gguf="phi3",
         ),
     )
@@ -115,4 +114,30 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     if "no_rope_layer_interval" in values and not values.get("no_rope_layers"):
         every, layers = values["no_rope_layer_interval"], values["num_hidden_layers"]
         values["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(layers)]
-    return {name: value for name, value in values.items() if name not in family.dropped}
+    values["rope_parameters"] = rope_parameters(values)
+    dropped = (*family.dropped, "rope_scaling", "rope_theta", "partial_rotary_factor", _ORIGINAL)
+    return {name: value for name, value in values.items() if name not in dropped}
+
+
+_ORIGINAL = "original_max_position_embeddings"
+
+
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's settings as transformers 5 has them in one field: ``rope_type``, ``rope_theta``, ...
+
+    Version 4 wrote ``rope_theta`` and ``rope_scaling``, earlier with `type`.
+    """
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name not in rope and config.get(name) is not None:
+            rope[name] = config[name]
+    if config.get("model_type") == "phi3" and rope.get("rope_type") in ("su", "yarn"):
+        rope["rope_type"] = "longrope"  # its earlier names
+    if rope.get("rope_type") in ("llama3", "yarn", "longrope"):
+        length = config.get("max_position_embeddings")
+        rope[_ORIGINAL] = config.get(_ORIGINAL) or rope.get(_ORIGINAL) or length
+        if rope["rope_type"] == "longrope" and rope.get("factor") is None and length:
+            rope["factor"] = length / rope[_ORIGINAL]
+    return rope

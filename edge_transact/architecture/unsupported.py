@@ -12,9 +12,6 @@ OURS = "edge_llama"
 """The ``model_type`` of pruned models."""
 
 
-NOT_YET = ("smollm3", "phi3")
-
-
 @dataclass(frozen=True)
 class _Feature:
     """A part that ``edge_llama`` lacks; any of `fields` tells that a model has it.
@@ -110,6 +107,4 @@ def unsupported(config: Mapping[str, Any]) -> tuple[str, str] | None:
             f'If {window} tokens are enough, set "sliding_window" to null in config.json: so far, it changes nothing. '
         )
         return problem, f"{fix}Or use a model without one, such as Mistral v0.3 or Qwen2.5."
-    if model_type in NOT_YET:
-        return f"{name} is not supported yet", "Use Qwen/Qwen3-1.7B."
     return None

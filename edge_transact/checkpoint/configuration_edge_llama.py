@@ -25,6 +25,7 @@ class EdgeLlamaConfig(LlamaConfig):
         v_head_dim: Dims of a value head; `head_dim` by default.
         attention_out_bias: Whether attention's output projection has a bias; `attention_bias` by default.
         use_qk_norm: Whether an RMSNorm follows the projections of every query and key head, before RoPE.
+        no_rope_layers: For each layer, 1 if it has RoPE or 0; by default, all layers have it.
         source_model_type: The `model_type` of the model that was pruned, if it isn't a LLaMA.
     """
 
@@ -35,6 +36,7 @@ class EdgeLlamaConfig(LlamaConfig):
     v_head_dim: int | None = None
     attention_out_bias: bool | None = None
     use_qk_norm: bool = False
+    no_rope_layers: list[int] | None = None
     source_model_type: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -52,11 +54,13 @@ class EdgeLlamaConfig(LlamaConfig):
         Raises:
             ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below 1, the query heads are not
                 a multiple of the KV heads, or a `qk_head_dim` is odd, above `head_dim`, or below it with `use_qk_norm`.
-                The message names the layer.
+                The message names the layer. Or `no_rope_layers` lacks layers.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
             raise ValueError(f"per_layer_config: unknown {unknown[0]!r}; the fields are {', '.join(PER_LAYER_FIELDS)}")
+        if self.no_rope_layers is not None and len(self.no_rope_layers) < self.num_hidden_layers:
+            raise ValueError(f"no_rope_layers has {len(self.no_rope_layers)} of {self.num_hidden_layers} layers")
         for index, layer in enumerate(self.per_layer_config):
             for field in PER_LAYER_FIELDS:
                 if getattr(layer, field) < 1:
@@ -90,10 +94,10 @@ class EdgeLlamaConfig(LlamaConfig):
 
 
 def _for_other_readers(config: dict[str, Any]) -> dict[str, Any]:
-    # MLC-LLM reads `rope_theta`, 10000 by default, and `rope_scaling`, whose `rope_type` must be llama3.
+    # MLC-LLM reads `rope_theta`, 10000 by default, and `rope_scaling`.
     rope = config["rope_parameters"]
     config["rope_theta"] = rope["rope_theta"]
-    if rope["rope_type"] == "llama3":
+    if rope["rope_type"] in ("llama3", "yarn", "longrope"):
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     # Other readers only know `head_dim`: the other two are written only where they differ from it. transformers needs
     # them to read a `per_layer_config` that has them, also where it doesn't know `EdgeLlamaConfig`.

@@ -7,32 +7,33 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer as DecoderLayer
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from edge_transact.architecture.matrices import Matrix
 from edge_transact.checkpoint import causal_attention
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
-from edge_transact.checkpoint.modeling_edge_llama import decoder_layer
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaRotaryEmbedding, decoder_layer
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.writer import model_config
 from edge_transact.widths import LayerWidths
 
 
-def layer_config(checkpoint: Checkpoint, widths: LayerWidths) -> EdgeLlamaConfig:
-    """The configuration of a model with one layer, and with the checkpoint's RoPE."""
+def layer_config(checkpoint: Checkpoint, widths: LayerWidths, index: int) -> EdgeLlamaConfig:
+    """The configuration of a model with one layer, which has RoPE as layer `index` of the checkpoint has."""
     plan = checkpoint.plan.with_layers([widths])
-    return model_config(checkpoint.config, plan, attn_implementation=causal_attention.NAME)
+    has_rope = [int(index not in plan.nope_layers)] if plan.nope_layers else None
+    return model_config(checkpoint.config, plan, attn_implementation=causal_attention.NAME, no_rope_layers=has_rope)
 
 
 def load_layer(
-    checkpoint: Checkpoint, widths: LayerWidths, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
+    checkpoint: Checkpoint, widths: LayerWidths, index: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> DecoderLayer:
-    """A layer for inference, whose attention is causal without a mask.
+    """Layer `index` for inference, with any widths, whose attention is causal without a mask.
 
     `tensors` are its weights by their names in a layer; those with `dtype` aren't copied.
     """
     with torch.device("meta"):
-        layer = decoder_layer(layer_config(checkpoint, widths), 0)
+        layer = decoder_layer(layer_config(checkpoint, widths, index), 0)
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     layer.load_state_dict(state, assign=True)
     return layer.eval()
@@ -47,8 +48,8 @@ def linear(layer: nn.Module, matrix: Matrix) -> nn.Linear:
 
 def rotation(checkpoint: Checkpoint, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """RoPE's cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `like`."""
-    config = layer_config(checkpoint, checkpoint.plan.layers[0])
-    return LlamaRotaryEmbedding(config).to(positions.device)(like, positions)
+    config = layer_config(checkpoint, checkpoint.plan.layers[0], 0)
+    return EdgeLlamaRotaryEmbedding(config).to(positions.device)(like, positions)
 
 
 def final_norm(checkpoint: Checkpoint, weight: torch.Tensor) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModel, initialization
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -22,18 +23,33 @@ from transformers.models.llama.modeling_llama import (
     LlamaModel,
     LlamaPreTrainedModel,
     LlamaRMSNorm,
-    LlamaRotaryEmbedding,
     eager_attention_forward,
     rotate_half,
 )
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from .configuration_edge_llama import EdgeLlamaConfig
+
+
+class EdgeLlamaRotaryEmbedding(Phi3RotaryEmbedding):
+    """LLaMA's cosines and sines of all dims of a head. With a `partial_rotary_factor`, the last pairs don't rotate."""
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `x`."""
+        cos, sin = super().forward(x, position_ids)
+        if still := (self.config.head_dim - cos.shape[-1]) // 2:
+            cos, sin = (
+                functional.pad(angles.chunk(2, dim=-1)[0], (0, still), value=value).repeat(1, 1, 2)
+                for angles, value in ((cos, 1.0), (sin, 0.0))
+            )
+        return cos, sin
 
 
 class EdgeLlamaAttention(LlamaAttention):
     """`LlamaAttention` whose heads lost dims of q and k or of v. It computes what zeros in these dims would give.
 
-    It also has what other families than LLaMA have: a norm of every query and key head, and a bias of q, k and v alone.
+    It also has what other families than LLaMA have: a norm of every query and key head, a bias of q, k and v alone, and
+    layers without RoPE.
 
     RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. The buffer `rope_pairs`, int32
     ``[num_key_value_heads, qk_head_dim / 2]``, lists the pairs that each KV head kept; they keep their frequencies.
@@ -85,11 +101,12 @@ class EdgeLlamaAttention(LlamaAttention):
         query, key = query.transpose(1, 2), key.transpose(1, 2)
         value = self.v_proj(hidden_states).view(*shape, -1, self.v_head_dim).transpose(1, 2)
 
-        cos, sin = (self._of_heads(angles) for angles in position_embeddings)
-        query = query * cos + rotate_half(query) * sin
-        # The query heads of a KV group have the angles of its KV head. With all pairs there is one set of angles.
-        first = slice(None, None, self.num_key_value_groups)
-        key = key * cos[:, first] + rotate_half(key) * sin[:, first]
+        if has_rope(self.config, self.layer_idx):
+            cos, sin = (self._of_heads(angles) for angles in position_embeddings)
+            query = query * cos + rotate_half(query) * sin
+            # The query heads of a KV group have the angles of its KV head. With all pairs there is one set of angles.
+            first = slice(None, None, self.num_key_value_groups)
+            key = key * cos[:, first] + rotate_half(key) * sin[:, first]
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
 
@@ -115,11 +132,17 @@ class EdgeLlamaAttention(LlamaAttention):
         return of_kv_heads.repeat_interleave(self.num_key_value_groups, dim=1)
 
 
+def has_rope(config: Any, index: int) -> bool:
+    """Whether a layer has RoPE."""
+    return config.no_rope_layers is None or bool(config.no_rope_layers[index])
+
+
 def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
     """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock if LLaMA has such a layer."""
     layer = LlamaDecoderLayer(config, index)
     has_own_dims = (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim)
-    if has_own_dims or config.use_qk_norm or config.attention_out_bias is not None:
+    is_llama = has_rope(config, index) and not config.use_qk_norm and config.attention_out_bias is None
+    if has_own_dims or not is_llama:
         layer.self_attn = EdgeLlamaAttention(config, index)
     return layer
 
@@ -158,7 +181,7 @@ class EdgeLlamaModel(EdgeLlamaPreTrainedModel, LlamaModel):
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # Any layer's configuration: all have one `head_dim`, and yarn, dynamic and longrope also read
         # `num_attention_heads`, which the model's own configuration doesn't tell where layers differ in it.
-        self.rotary_emb = LlamaRotaryEmbedding(config=config.per_layer_config[0])
+        self.rotary_emb = EdgeLlamaRotaryEmbedding(config=config.per_layer_config[0])
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -6,15 +6,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
-from edge_transact.architecture.families import translated
+from edge_transact.architecture.families import FAMILIES, rope_parameters, translated
+from edge_transact.architecture.matrices import KEY, QUERY
 from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 """The supported safetensors dtypes of weights."""
+
+ROPE_TYPES = ("llama3", "yarn", "longrope")
+"""The supported ways to scale RoPE's frequencies, by transformers' names."""
 
 PRUNE_AGAIN = "Copy the checkpoint again, or prune again."
 
@@ -51,9 +55,14 @@ _HEADER = TypeAdapter(dict[str, _HeaderEntry | dict[str, str]])
 
 @dataclass(frozen=True)
 class _StoredTensor:
+    """A tensor, or some rows of a tensor with several matrices: from `first` on, in the order of `order_in_heads`."""
+
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    name: str
+    first: int = 0
+    order_in_heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,16 +96,9 @@ class Checkpoint(Summarized):
         # Before the plan, which has an entry for every layer that config.json claims.
         _check_layer_count(path, config.get("num_hidden_layers"), stored)
         plan = WidthPlan.from_config(config)
+        stored = _translated_tensors(path, stored, plan, str(config.get("model_type")))
         for name, shape in tensor_shapes(plan).items():
-            if name not in stored:
-                raise EdgeTransactError(
-                    f"{path}: tensor {name} is missing", fix="Copy or download the complete checkpoint again."
-                )
-            if stored[name].shape != shape:
-                raise EdgeTransactError(
-                    f"{path}: tensor {name} has shape {list(stored[name].shape)}, config.json says {list(shape)}",
-                    fix="Use the config.json that belongs to these weights.",
-                )
+            _check_shape(path, stored, name, shape)
             if name.endswith(ROPE_PAIRS):
                 if stored[name].dtype != "I32":
                     raise EdgeTransactError(f"{path}: tensor {name} is {stored[name].dtype}, not I32", fix=PRUNE_AGAIN)
@@ -125,8 +127,11 @@ class Checkpoint(Summarized):
         """
         from safetensors import safe_open
 
-        with safe_open(self._stored[name].file, framework="pt") as file:
-            tensor = file.get_tensor(name)
+        stored = self._stored[name]
+        with safe_open(stored.file, framework="pt") as file:
+            tensor = file.get_tensor(stored.name)[stored.first : stored.first + stored.shape[0]]
+        if order := stored.order_in_heads:
+            tensor = tensor.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
         if name.endswith(ROPE_PAIRS):
             pairs = self.plan.head_dim // 2
             if tensor.min() < 0 or tensor.max() >= pairs or (tensor.diff(dim=1) <= 0).any():
@@ -153,7 +158,15 @@ class Checkpoint(Summarized):
                 path: stack.enter_context(safe_open(path, framework="pt"))
                 for path in {self._stored[name].file for name, _, _ in pieces}
             }
-            return torch.cat([files[self._stored[name].file].get_slice(name)[a:b] for name, a, b in pieces])
+            parts = []
+            for name, a, b in pieces:
+                stored = self._stored[name]
+                of_file = files[stored.file].get_slice(stored.name)
+                inside = (
+                    self.tensor(name)[a:b] if stored.order_in_heads else of_file[stored.first + a : stored.first + b]
+                )
+                parts.append(inside)
+            return torch.cat(parts)
 
     def rope_pairs(self, index: int) -> torch.Tensor:
         """The RoPE pairs of a layer's KV heads in stored order, all or those of `layout.ROPE_PAIRS`.
@@ -171,37 +184,67 @@ class Checkpoint(Summarized):
     @property
     def rope_theta(self) -> float:
         """The base of the RoPE frequencies."""
-        return float(_rope_parameters(self.config).get("rope_theta", 10000.0))
+        return float(rope_parameters(self.config).get("rope_theta", 10000.0))
 
     @property
     def rope_scaling(self) -> dict[str, Any] | None:
-        """Llama 3's RoPE scaling (``rope_type``, ``factor``, ...), or `None` for plain RoPE.
+        """RoPE scaling (``rope_type``, ``factor``, ...) of the types of `ROPE_TYPES`, or `None` for plain RoPE.
 
         Raises:
             EdgeTransactError: The model has RoPE scaling of another kind.
         """
-        rope = _rope_parameters(self.config)
+        rope = rope_parameters(self.config)
         rope_type = rope.get("rope_type", "default")
         if rope_type == "default":
             return None
-        if rope_type != "llama3":
+        if rope_type not in ROPE_TYPES:
             raise EdgeTransactError(
-                f"{self.path}: RoPE scaling {rope_type!r} has no counterpart in MLC-LLM",
-                fix="Use a model with plain RoPE or with llama3 scaling.",
+                f"{self.path}: RoPE scaling {rope_type!r} is not supported",
+                fix=f"Use a model with plain RoPE, or with scaling of the types {', '.join(ROPE_TYPES)}.",
             )
         return {key: value for key, value in rope.items() if key != "rope_theta"}
 
 
-def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    # transformers 5 writes `rope_parameters`; version 4 wrote `rope_theta` and `rope_scaling`, earlier with `type`.
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    if "type" in rope:
-        rope.setdefault("rope_type", rope.pop("type"))
-    if "rope_theta" not in rope and config.get("rope_theta") is not None:
-        rope["rope_theta"] = config["rope_theta"]
-    if rope.get("rope_type") == "llama3":
-        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    return rope
+def _check_shape(path: Path, stored: Mapping[str, _StoredTensor], name: str, shape: tuple[int, ...]) -> None:
+    if name not in stored:
+        raise EdgeTransactError(
+            f"{path}: tensor {name} is missing", fix="Copy or download the complete checkpoint again."
+        )
+    if stored[name].shape != shape:
+        raise EdgeTransactError(
+            f"{path}: tensor {name} has shape {list(stored[name].shape)}, config.json says {list(shape)}",
+            fix="Use the config.json that belongs to these weights.",
+        )
+
+
+def _translated_tensors(
+    path: Path, stored: Mapping[str, _StoredTensor], plan: WidthPlan, model_type: str
+) -> dict[str, _StoredTensor]:
+    """The tensors of a family's checkpoint with the names and the order of rows of ``edge_llama``.
+
+    Where RoPE rotates the first ``r`` of a head's ``d`` dims, in pairs ``(i, i + r / 2)``, all dims become pairs
+    ``(i, i + d / 2)``, of which the first ``r / 2`` rotate. Queries and keys have one order, so their products stay.
+    """
+    found = dict(stored)
+    if model_type not in FAMILIES:
+        return found
+    half, rotated = plan.head_dim // 2, plan.rotary_dim // 2
+    still = half - rotated
+    firsts = [*range(rotated), *range(2 * rotated, 2 * rotated + still)]
+    order = (*firsts, *(dim + (rotated if dim < rotated else still) for dim in firsts)) if still else ()
+    for index, layer in enumerate(plan.layers):
+        prefix = f"model.layers.{index}."
+        for fused, parts in FAMILIES[model_type].fused.items():
+            name, first = f"{prefix}{fused}.weight", 0
+            shapes = [part.shape(plan, layer) for part in parts]
+            _check_shape(path, found, name, (sum(rows for rows, _ in shapes), plan.hidden_size))
+            for part, shape in zip(parts, shapes, strict=True):
+                found[f"{prefix}{part.name}.weight"] = replace(found[name], shape=shape, first=first)
+                first += shape[0]
+        for part, kind in product((QUERY, KEY), ("weight", "bias")):
+            if order and (tensor := found.get(f"{prefix}{part.name}.{kind}")):
+                found[f"{prefix}{part.name}.{kind}"] = replace(tensor, order_in_heads=order)
+    return found
 
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -293,4 +336,4 @@ def _read_header(file: Path) -> dict[str, _StoredTensor]:
             f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
             fix="Copy or download the file again.",
         )
-    return {name: _StoredTensor(file, entry.dtype, entry.shape) for name, entry in tensors.items()}
+    return {name: _StoredTensor(file, entry.dtype, entry.shape, name) for name, entry in tensors.items()}

@@ -128,7 +128,7 @@ class LayerwiseModel:
         """
         for part, tensor in tensors.items():
             checked(tensor, f"{self.checkpoint.path}: model.layers.{index}.{part}")
-        layer = load_layer(self.checkpoint, widths, tensors, self.dtype)
+        layer = load_layer(self.checkpoint, widths, index, tensors, self.dtype)
         return layer.requires_grad_(False).to(self.device)
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:

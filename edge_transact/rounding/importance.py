@@ -81,7 +81,7 @@ def _mean_squares(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
 def _layer(checkpoint: Checkpoint, index: int) -> DecoderLayer:
     """A layer that reads its matrices when it computes."""
     with torch.device("meta"):
-        layer = decoder_layer(layer_config(checkpoint, checkpoint.plan.layers[index]), 0)
+        layer = decoder_layer(layer_config(checkpoint, checkpoint.plan.layers[index], index), 0)
     prefix = f"model.layers.{index}."
     for name, module in list(layer.named_modules()):
         if isinstance(module, torch.nn.Linear):

@@ -3,7 +3,7 @@
 import pytest
 
 from edge_transact.architecture.families import family_of, translated
-from edge_transact.architecture.unsupported import NOT_YET, unsupported
+from edge_transact.architecture.unsupported import unsupported
 from edge_transact.widths import WidthPlan
 
 WINDOWLESS = {"use_sliding_window": False, "sliding_window": 4096, "max_position_embeddings": 131072}
@@ -63,7 +63,7 @@ PUBLISHED = {
 def test_published_models_that_are_read(name):
     config, expected = PUBLISHED[name]
     config = {"num_hidden_layers": 4, "intermediate_size": 64, "vocab_size": 320} | config
-    assert unsupported(config) is None or config["model_type"] in NOT_YET
+    assert unsupported(config) is None
     plan = WidthPlan.from_config(translated(config))
     assert {field: getattr(plan, field) for field in expected} == expected
     assert family_of(translated(config)).model_type == config["model_type"]

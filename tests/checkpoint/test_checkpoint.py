@@ -52,8 +52,8 @@ def test_rope_in_old_and_new_notation(make_llama):
         assert Checkpoint.open(path).rope_scaling == scaling
     edit_config(path, rope_scaling=None)
     assert Checkpoint.open(path).rope_scaling is None
-    edit_config(path, rope_scaling={"rope_type": "yarn", "factor": 2.0})
-    with pytest.raises(EdgeTransactError, match="'yarn'"):
+    edit_config(path, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    with pytest.raises(EdgeTransactError, match="'dynamic'"):
         _ = Checkpoint.open(path).rope_scaling
 
 

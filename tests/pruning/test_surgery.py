@@ -13,7 +13,7 @@ from edge_transact.checkpoint.layers import load_layer
 from edge_transact.pruning.cut.selection import LayerSelection, top_indices
 from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
 from edge_transact.widths import LayerWidths
-from tests.support.checkpoints import LLAMA3, TINY, save_llama
+from tests.support.checkpoints import FAMILIES, LLAMA3, TINY, save_llama
 
 SHAPES = {
     "mha": {"num_key_value_heads": 6},
@@ -24,12 +24,18 @@ SHAPES = {
     "tied": {"tie_word_embeddings": True},
     "narrow heads": {"head_dim": 4},
     "llama3": {"head_dim": 16, "rope_parameters": LLAMA3},
+    **{name: FAMILIES[name] for name in ("smollm3", "phi3")},
 }
 
 
 @pytest.fixture(scope="module", params=SHAPES)
 def source(request, tmp_path_factory) -> Checkpoint:
-    return Checkpoint.open(save_llama(tmp_path_factory.mktemp("dense"), **SHAPES[request.param]))
+    """The dense model; of another family, as ours."""
+    dense = Checkpoint.open(save_llama(tmp_path_factory.mktemp("dense"), **SHAPES[request.param]))
+    if "model_type" not in SHAPES[request.param]:
+        return dense
+    tensors = ((name, dense.tensor(name)) for name in dense.tensor_names())
+    return write_checkpoint(dense, dense.plan, tensors, {}, tmp_path_factory.mktemp("ours") / "dense")
 
 
 @st.composite
@@ -118,7 +124,7 @@ def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data:
     hidden = torch.randn(2, 11, source.plan.hidden_size)
     angles = model.model.rotary_emb(hidden, torch.arange(11)[None])
     for index, (kept, of_model) in enumerate(zip(selections, model.model.layers, strict=True)):
-        layer = load_layer(source, kept.widths, pruned_layer(source, index, kept), torch.float32)
+        layer = load_layer(source, kept.widths, index, pruned_layer(source, index, kept), torch.float32)
         with torch.inference_mode():
             expected = of_model(hidden, position_embeddings=angles)
             torch.testing.assert_close(layer(hidden, position_embeddings=angles), expected)

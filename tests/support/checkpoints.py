@@ -26,6 +26,11 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
 LLAMA3 |= {"original_max_position_embeddings": 16}
 """Scaled RoPE, for `rope_parameters`."""
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4}
+LONGROPE |= {"partial_rotary_factor": 0.75, "short_factor": [1.0, 1.5, 2.0], "long_factor": [1.5, 3.0, 4.0]}
+"""For heads of 8 dims, of which 6 rotate."""
+
 SIZES = {"rope_theta": 1e4, "context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 1}
 """What a definition needs besides `config.json`."""
 
@@ -34,7 +39,13 @@ FAMILIES = {
     "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 16},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
-}
+    "smollm3": {
+        "model_type": "smollm3", "no_rope_layer_interval": 2, "pad_token_id": None, "rope_parameters": YARN,
+    },
+    "phi3": {
+        "model_type": "phi3", "original_max_position_embeddings": 16, "pad_token_id": None, "rope_parameters": LONGROPE,
+    },
+}  # fmt: skip
 """Other families than LLaMA, for `save_llama`."""
 
 
