@@ -75,23 +75,19 @@ class Step:
     share: float = 0.0
     counted_s: float = 0.0
 
-    def left_s(self, pace: float) -> float:
-        """What is left, where one second of the earlier run takes `pace` seconds; else, by what is counted."""
+    def left_s(self, seconds: float, pace: float) -> float:
+        """What is left after so many seconds, if one of the earlier run takes `pace`, or else by what is counted."""
         whole_s = self.earlier_s * pace
         if not whole_s and self.share > self.first:
             whole_s = self.counted_s / (self.share - self.first)
-        return max(whole_s * (1 - self.share) - (self.seconds - self.counted_s), 0.0)
+        return max(whole_s * (1 - self.share) - (seconds - self.counted_s), 0.0)
 
 
 class Run:
     """The steps of a run, in the order in which they began, and how long the rest of it takes.
 
-    The first step has no name and is the time outside of the others.
-
-    Args:
-        earlier: The steps of an earlier run, without those that the cache makes unnecessary now.
-        making: Tells which cache entry is being made, as ``KIND/KEY``.
-        clock: Seconds.
+    The first step has no name and is the time outside of the others. `earlier` are the steps of an earlier run, without
+    those that the cache makes unnecessary now; `making` tells which cache entry is being made, as ``KIND/KEY``.
     """
 
     def __init__(
@@ -143,14 +139,15 @@ class Run:
         """The seconds until the run ends; `None` if no earlier run tells."""
         if not self._earlier_s:
             return None
-        self._tick()
         took_s = worked_s = TRUST * self._earlier_s
         for step in self.steps:
             if step.earlier_s:
                 took_s += step.counted_s
                 worked_s += step.earlier_s * (step.share - step.first)
-        pace = took_s / worked_s
-        return sum(step.left_s(pace) for step in self._open) + pace * sum(step.seconds for step in self._later)
+        # Displays ask in a thread of their own, so nothing is changed here.
+        pace, current, since_s = took_s / worked_s, self._open[-1], self._clock() - self._at
+        of_open = [step.left_s(step.seconds + since_s * (step is current), pace) for step in self._open]
+        return sum(of_open) + pace * sum(step.seconds for step in self._later)
 
 
 _run: Run | None = None

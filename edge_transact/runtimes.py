@@ -34,7 +34,7 @@ class Runtime:
 
 def _llama_cpp(plan: WidthPlan) -> str | None:
     if _lost_dims(plan):
-        return "heads lost dims, which are filled up with zeros for it"
+        return "heads that lost dims are filled up with zeros"
     ragged = _ragged(plan, K_QUANT_BLOCK)
     return f"{ragged}, as K-quants want" if ragged else None
 

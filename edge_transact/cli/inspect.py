@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from edge_transact.inspection import InspectOptions, inspect_model, plot_flops
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from edge_transact.widths import WidthPlan
 
@@ -68,18 +69,18 @@ def inspect(
 
 def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence[Mapping[str, Any]]) -> None:
     """A column for each model; those after the first say how far they are from it."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     columns = [_costs(plan, result, results[0]) for plan, result in zip(plans, results, strict=True)]
+    names = dict.fromkeys(name for column in columns for name in column)
+    header = ["", *(result["model"] for result in results)]
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    # Names stay whole where there is room for the models beside them.
+    first = Column(overflow="fold", no_wrap=console.width >= 28 + 16 * len(results))
+    table = Table(first, *(Column(name, overflow="fold") for name in header[1:]))
     if len(results) == 1:
-        table = Table(title=results[0]["model"], title_justify="left", show_header=False)
-    else:
-        table = Table("", *(result["model"] for result in results))
-        for column in table.columns:
-            column.overflow = "fold"
-    for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(column.get(name, "-") for column in columns))
-    console.print(table)
+        table.title, table.title_justify, table.show_header = header[1], "left", False
+    _print_table(console, table, header, rows)
 
 
 def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
@@ -114,7 +115,8 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
         f"KV cache {megabytes(result['kv_bytes'])}, workspace about {megabytes(result['workspace_bytes'])}",
     }
     for runtime, misfit in result["runtimes"].items():
-        rows[f"fits {runtime}"] = f"no: {misfit}" if misfit else "yes"
+        how = "in the Q4_0 or F16 that `export` writes" if runtime == "llama.cpp" else "no"
+        rows[f"fits {runtime}"] = f"{how}: {misfit}" if misfit else "yes"
     return rows
 
 
@@ -122,13 +124,24 @@ def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     names = ("context", "prefill GFLOPs", "decode GFLOPs a token", "KV cache", "memory")
-    rows = Table(*names, title=result["model"], title_justify="left")
-    for at in result["contexts"]:
-        rows.add_row(
+    rows = [
+        (
             f"{at['context']:,}",
             f"{at['prefill_flops'] / 1e9:,.1f}",
             f"{at['decode_flops'] / 1e9:.3f}",
             megabytes(at["kv_bytes"]),
             megabytes(at["memory_bytes"]),
         )
-    console.print(rows)
+        for at in result["contexts"]
+    ]
+    _print_table(console, Table(*names, title=result["model"], title_justify="left"), names, rows)
+
+
+def _print_table(console: Console, table: Table, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Fills and prints a table; in a pipe, lines with a tab between two columns."""
+    if not console.is_terminal:
+        print(*map("\t".join, [header, *rows]), sep="\n")
+        return
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
