@@ -13,17 +13,6 @@ from typing import Literal
 
 from edge_transact.errors import UsageError, did_you_mean
 
-GROUP_SIZE = 32
-"""Weights that share one scale, along the input features."""
-
-VALUES_PER_WORD = 8
-"""4-bit values in a uint32."""
-
-WORDS_PER_GROUP = GROUP_SIZE // VALUES_PER_WORD
-
-ZERO_POINT = 7
-"""The 4-bit value of weight 0, subtracted before scaling; also the largest magnitude after that."""
-
 
 @dataclass(frozen=True)
 class Quantization:

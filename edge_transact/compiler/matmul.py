@@ -6,28 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from tvm import s_tir, tirx
 
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+from edge_transact.quantization import Quantization, get_quantization
 
 Layout = Literal["NK", "KN"]
 """Which of a weight's dimensions comes first: output features (N) or input features (K)."""
 
 MATMUL, EMBEDDING = "edge_transact.matmul", "edge_transact.embedding"
-"""Annotations of the blocks that `modules` makes: the weight's ``layout`` and the ``bits`` of a stored value.
+"""Annotations of the blocks that `modules` makes: the weight's ``layout`` and the name of its ``quantization``.
 
 They are on blocks because ``FuseTIR`` drops the attributes of functions.
 """
 
+KERNEL_GRID = 4, 32, 7
+"""`Quantization.grid` of the weights that kernels unpack; other matmuls stay TVM's."""
+
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """The weight that a block reads: for `MATMUL` or `EMBEDDING`, its layout, and bits of a value (4 if packed)."""
+    """The weight that a block reads: for `MATMUL` or `EMBEDDING`, its layout and quantization."""
 
     op: str
     layout: Layout
-    bits: int
+    quantization: Quantization
 
 
 def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, StoredWeight] | None:
@@ -37,7 +39,7 @@ def weight_block(schedule: s_tir.Schedule) -> tuple[s_tir.schedule.SBlockRV, Sto
         for op in (MATMUL, EMBEDDING):
             if op in annotations:
                 layout: Layout = "KN" if annotations[op]["layout"] == "KN" else "NK"
-                return block, StoredWeight(op, layout, int(annotations[op]["bits"]))
+                return block, StoredWeight(op, layout, get_quantization(annotations[op]["quantization"]))
     return None
 
 
@@ -56,6 +58,7 @@ class Matmul:
 
     Attributes:
         layout: With ``G = ceil(K / 32)`` groups, ``NK`` (weight ``[N, 4 G]``, scale ``[N, G]``) or ``KN``, transposed.
+        quantization: How W is packed; scales have its model dtype.
         norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
         bias: Add a bias ``[N]``.
         gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
@@ -66,7 +69,7 @@ class Matmul:
 
     layout: Layout
     dtype: str
-    scale_dtype: str
+    quantization: Quantization
     out_dtype: str
     norm_eps: float | None = None
     bias: bool = False
@@ -103,14 +106,14 @@ class Matmul:
 
         `leading` is batch and tokens, and `width` the columns of the result: n, or n / 2 with a gate.
         """
-        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
-        packed, scales = (n, groups * WORDS_PER_GROUP), (n, groups)
+        groups = (k + (self.quantization.group_size - 1)) // self.quantization.group_size
+        packed, scales = (n, groups * self.quantization.words_per_group), (n, groups)
         if self.layout == "KN":
             packed, scales = packed[::-1], scales[::-1]
         tensors = {
             "x": ((*leading, k), self.dtype),
             "weight": (packed, "uint32"),
-            "scale": (scales, self.scale_dtype),
+            "scale": (scales, self.quantization.model_dtype),
             "norm": ((k,), self.dtype),
             "bias": ((n,), self.dtype),
             "residual": ((*leading, width), self.dtype),
@@ -126,7 +129,7 @@ class Matmul:
     @property
     def group_bytes(self) -> int:
         """Bytes of a group of packed weights and its scale."""
-        return 4 * WORDS_PER_GROUP + np.dtype(self.scale_dtype).itemsize
+        return 4 * self.quantization.words_per_group + self.quantization.model_dtype_bytes
 
 
 @dataclass(frozen=True)

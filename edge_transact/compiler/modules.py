@@ -7,7 +7,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT, Quantization
+from edge_transact.quantization import Quantization
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's pattern of a matmul: element-wise operators may be fused behind it."""
@@ -44,8 +44,8 @@ class _QuantizedWeight(nn.Module):
             self.weight = nn.Parameter((self.out_features, self.in_features), quantization.model_dtype)
         else:
             self.layout = layout
-            groups = -(-self.in_features // GROUP_SIZE)
-            self.q_weight = nn.Parameter(self._shape(groups * WORDS_PER_GROUP), "uint32")
+            groups = -(-self.in_features // quantization.group_size)
+            self.q_weight = nn.Parameter(self._shape(groups * quantization.words_per_group), "uint32")
             self.q_scale = nn.Parameter(self._shape(groups), quantization.model_dtype)
 
     def _shape(self, k: int) -> tuple[int, int]:
@@ -58,26 +58,26 @@ class _QuantizedWeight(nn.Module):
         return [self.weight] if self.quantization.bits is None else [self.q_weight, self.q_scale]
 
     @property
-    def annotation(self) -> dict[str, str | int]:
+    def annotation(self) -> dict[str, str]:
         """The value of a `MATMUL` or `EMBEDDING` annotation."""
-        bits = self.quantization.bits or 8 * self.quantization.model_dtype_bytes
-        return {"layout": self.layout, "bits": bits}
+        return {"layout": self.layout, "quantization": self.quantization.name}
 
     def dequantized(self, stored: list[te.Tensor]) -> te.Tensor:
         """The matrix in the model's dtype and in its layout: ``[in, out]`` for KN, ``[out, in]`` for NK."""
-        if self.quantization.bits is None:
+        quantization, bits = self.quantization, self.quantization.bits
+        if bits is None:
             return stored[0]
         q_weight, q_scale = stored
-        dtype = self.quantization.model_dtype
+        dtype, per_word = quantization.model_dtype, quantization.values_per_word
         input_major = self.layout == "KN"
 
         def value(i: tirx.Var, j: tirx.Var) -> tirx.Expr:
             k = i if input_major else j
-            word = (k // VALUES_PER_WORD, j) if input_major else (i, k // VALUES_PER_WORD)
-            group = (k // GROUP_SIZE, j) if input_major else (i, k // GROUP_SIZE)
-            shift = (k % VALUES_PER_WORD * 4).astype("uint32")
-            nibble = tirx.bitwise_and(tirx.shift_right(q_weight(*word), shift), tirx.const(15, "uint32"))
-            return (nibble.astype(dtype) - tirx.const(ZERO_POINT, dtype)) * q_scale(*group)
+            word = (k // per_word, j) if input_major else (i, k // per_word)
+            group = (k // quantization.group_size, j) if input_major else (i, k // quantization.group_size)
+            shift = (k % per_word * bits).astype("uint32")
+            code = tirx.bitwise_and(tirx.shift_right(q_weight(*word), shift), tirx.const(2**bits - 1, "uint32"))
+            return (code.astype(dtype) - tirx.const(quantization.zero_point, dtype)) * q_scale(*group)
 
         return te.compute(self._shape(self.in_features), value, name="dequantize")
 

@@ -125,13 +125,9 @@ def _dist(directory: Path, kind: str | None) -> Model:
     manifest = Manifest.read(directory)
     manifest.verify(directory, SHARDS, TENSOR_CACHE, CHAT_CONFIG, PROVENANCE_FILE, *TOKENIZER_FILES)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
-    stored = (
-        Kind.Q4_0
-        if quantization.grid == q4_0.GRID
-        else Kind.F16
-        if quantization.model_dtype == "float16"
-        else Kind.BF16
-    )
+    stored = Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
+    if quantization.grid == q4_0.GRID:
+        stored = Kind.Q4_0
     if kind is not None and Kind[kind.upper()] != stored:
         raise UsageError(
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",

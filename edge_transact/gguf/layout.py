@@ -56,12 +56,10 @@ class Place:
     @property
     def keeps_groups(self) -> bool:
         """Whether groups of 32 columns are groups of 32 columns in GGUF, too."""
-        if self.shape[-1] % BLOCK_WEIGHTS:
+        if self.shape[-1] % BLOCK_WEIGHTS or (self.columns is not None and len(self.columns) % BLOCK_WEIGHTS):
             return False
         if self.columns is None:
             return True
-        if len(self.columns) % BLOCK_WEIGHTS:
-            return False
         groups = self.columns.reshape(-1, BLOCK_WEIGHTS)
         return bool((groups == groups[:, :1] // BLOCK_WEIGHTS * BLOCK_WEIGHTS + np.arange(BLOCK_WEIGHTS)).all())
 

@@ -133,11 +133,10 @@ class Grid:
         for matrix in self._matrices.values():
             scales = self._scales(matrix)
             steps = torch.where(scales == 0, torch.inf, scales)
-            for rows, columns in self._chunks(matrix.exact):
-                by, groups = (self._of_groups(tensor, rows, columns) for tensor in (steps, scales))
-                exact, rounded = (self._grouped(t, rows, columns) for t in (matrix.exact, matrix.parameter.data))
-                levels = torch.div(exact, by).round_().clamp_(*self.quantization.levels)
-                torch.mul(levels, groups, out=rounded)
+            for part, groups in self._chunks(matrix.exact):
+                exact, rounded = (self._grouped(tensor[part]) for tensor in (matrix.exact, matrix.parameter.data))
+                levels = torch.div(exact, steps[groups]).round_().clamp_(*self.quantization.levels)
+                torch.mul(levels, scales[groups], out=rounded)
         for parameter, exact in self._others.values():
             parameter.data.copy_(exact.to(self._stored))
 
@@ -153,41 +152,34 @@ class Grid:
         """A step of the scales, by the mean gradient relative to its mean size in the matrix."""
         gradient = torch.empty_like(scales)
         assert matrix.parameter.grad is not None
-        for rows, columns in self._chunks(matrix.exact):
-            by_rounded, rounded = (
-                self._grouped(tensor, rows, columns) for tensor in (matrix.parameter.grad, matrix.parameter.data)
-            )
-            torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=self._of_groups(gradient, rows, columns))
+        for part, groups in self._chunks(matrix.exact):
+            by_rounded, rounded = (self._grouped(t[part]) for t in (matrix.parameter.grad, matrix.parameter.data))
+            torch.sum(by_rounded * rounded, dim=-1, keepdim=True, out=gradient[groups])
         descend(matrix.change, matrix.mean, matrix.size, gradient, rate, number)
 
     def _follow(self, matrix: _Matrix, before: torch.Tensor) -> None:
         """Exact weights grow with their scales, and stay on the grid's range."""
         scales = self._scales(matrix)
         grown = torch.where(before == 0, 1.0, scales / before)
-        first, last = self.quantization.levels
-        ends = torch.stack([(first - MARGIN) * scales, (last + MARGIN) * scales])
+        least, most = self.quantization.levels
+        ends = torch.stack([(least - MARGIN) * scales, (most + MARGIN) * scales])
         low, high = ends.amin(0), ends.amax(0)
-        for rows, columns in self._chunks(matrix.exact):
-            factor, least, most = (self._of_groups(tensor, rows, columns) for tensor in (grown, low, high))
-            exact = self._grouped(matrix.exact, rows, columns)
-            torch.clamp(exact.mul_(factor), least, most, out=exact)
+        for part, groups in self._chunks(matrix.exact):
+            exact = self._grouped(matrix.exact[part])
+            torch.clamp(exact.mul_(grown[groups]), low[groups], high[groups], out=exact)
 
-    def _chunks(self, matrix: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-        """Slices of rows and columns, of `CHUNK_WEIGHTS` on a CPU; a ragged last group is by itself."""
-        rows, columns = matrix.shape
-        whole = columns - columns % self.quantization.group_size
+    def _chunks(self, matrix: torch.Tensor) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice, None]]]:
+        """Indices of weights, `CHUNK_WEIGHTS` on a CPU, and of their scales; a ragged last group is by itself."""
+        (rows, columns), length = matrix.shape, self.quantization.group_size
+        whole = columns // length
         size = max(1, CHUNK_WEIGHTS // columns) if matrix.device.type == "cpu" else rows
         for start in range(0, rows, size):
-            for part in (slice(0, whole), slice(whole, columns)):
-                if part.start < part.stop:
-                    yield slice(start, start + size), part
+            chunk = slice(start, start + size)
+            if whole:
+                yield (chunk, slice(0, whole * length)), (chunk, slice(0, whole), None)
+            if columns % length:
+                yield (chunk, slice(whole * length, columns)), (chunk, slice(whole, whole + 1), None)
 
-    def _grouped(self, matrix: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-        """Whole groups of a matrix ``[rows, in]`` as a view ``[rows, groups, 32]``; the ragged one ``[rows, 1, n]``."""
-        length = min(self.quantization.group_size, columns.stop - columns.start)
-        return matrix[rows, columns].unflatten(1, (-1, length))
-
-    def _of_groups(self, scales: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-        """The scales of the same groups, as a view ``[rows, groups, 1]``."""
-        size = self.quantization.group_size
-        return scales[rows, columns.start // size : -(-columns.stop // size), None]
+    def _grouped(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights ``[rows, n]`` of whole groups as a view ``[rows, groups, 32]``; a ragged one ``[rows, 1, n]``."""
+        return weights.unflatten(1, (-1, min(self.quantization.group_size, weights.shape[1])))

@@ -50,13 +50,12 @@ class GPTQ:
 
     def __call__(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A `w4.RoundRows`."""
-        padded = (w4.grouped(chunk.float(), self._quantization) for chunk in rows.split(CHUNK_ROWS))
-        chunks = [self._round(chunk.flatten(start_dim=1)) for chunk in padded]
+        chunks = [self._round(w4.grouped(chunk.float(), self._quantization)) for chunk in rows.split(CHUNK_ROWS)]
         codes, scales = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         return codes, scales
 
-    def _round(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        weight, size = weight[:, self._order], self._quantization.group_size
+    def _round(self, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight, size = groups.flatten(start_dim=1)[:, self._order], groups.shape[2]
         block_size = BLOCK_GROUPS * size
         codes = torch.empty_like(weight)
         scales = torch.empty(len(weight), weight.shape[1] // size)
@@ -71,9 +70,9 @@ class GPTQ:
                 block[:, after].addmm_(errors[:, group], factor[group, after], alpha=-1)
             weight[:, end:].addmm_(errors, self._factor[start:end, end:], alpha=-1)
         back = self._order.argsort()
-        groups = self._order[::size] // size
+        order = self._order[::size] // size
         dtype = getattr(torch, self._quantization.model_dtype)
-        return codes[:, back].add_(self._quantization.zero_point).to(torch.int8), scales[:, groups.argsort()].to(dtype)
+        return codes[:, back].add_(self._quantization.zero_point).to(torch.int8), scales[:, order.argsort()].to(dtype)
 
     def _round_group(
         self, weight: torch.Tensor, factor: torch.Tensor

@@ -58,9 +58,8 @@ def keeping(checkpoint: Checkpoint, sources: ParameterSources, names: Set[str], 
         """The blocks of a matrix, zeros if it has none, and whether it has, ``[rows, 1]``."""
         rows, columns = checkpoint.shape(part)
         if part not in names:
-            return np.zeros((rows, columns // q4_0.BLOCK_WEIGHTS, q4_0.BLOCK_BYTES), np.uint8), np.zeros(
-                (rows, 1), bool
-            )
+            shape = (rows, columns // q4_0.BLOCK_WEIGHTS, q4_0.BLOCK_BYTES)
+            return np.zeros(shape, np.uint8), np.zeros((rows, 1), bool)
         with safe_open(file, "np") as stored:
             return stored.get_tensor(part), np.ones((rows, 1), bool)
 

@@ -49,9 +49,7 @@ def searching(checkpoint: Checkpoint, sources: ParameterSources, quantization: Q
     importance_of = InputImportance(checkpoint)
 
     def rounding(name: str) -> w4.RoundRows:
-        _kernel(
-            quantization.group_size, *quantization.levels
-        )  # compiled here, because rows are rounded in several threads
+        _kernel(quantization)  # compiled here, because rows are rounded in several threads
         # All parts of a joined parameter read the same inputs.
         importance = importance_of(sources[name][0][0])
         return functools.partial(search, importance=importance, quantization=quantization)
@@ -114,28 +112,25 @@ def best_scales(
     rows, count, _ = groups.shape
     scales = torch.empty(count, rows + -rows % LANES)
     steps = torch.tensor([*STEPS, limit], dtype=torch.float32)
-    kernel = _kernel(quantization.group_size, *quantization.levels)
+    kernel = _kernel(quantization)
     by_group = w4.grouped(importance[None], quantization)
     kernel(groups.flatten().contiguous(), by_group.flatten().contiguous(), steps, scales, rows)
     return scales.T[:rows].contiguous()
 
 
 @functools.cache
-def _kernel(
-    group_size: int, least: int, most: int
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]:
-    """The search, compiled for this CPU: of weight, importance, steps with the limit, and scale, and the number of
-    rows."""
+def _kernel(quantization: Quantization) -> Callable[..., None]:
+    """The search, compiled for this CPU: of weight, importance, steps with the limit, scale, and number of rows."""
     import tvm
 
     from edge_transact.compiler.lowering import PIPELINE
     from edge_transact.compiler.targets import get_target
 
-    module = tvm.IRModule({"search_scales": _search_scales(group_size, least, most)})
+    module = tvm.IRModule({"search_scales": _search_scales(quantization)})
     return tvm.compile(module, target=get_target("host").tvm_target(), tir_pipeline=PIPELINE)["search_scales"]
 
 
-def _search_scales(group_size: int, least: int, most: int) -> tirx.PrimFunc:
+def _search_scales(quantization: Quantization) -> tirx.PrimFunc:
     from tvm import tirx
     from tvm.script import tirx as T
     from tvm.script.ir_builder import IRBuilder
@@ -143,6 +138,8 @@ def _search_scales(group_size: int, least: int, most: int) -> tirx.PrimFunc:
 
     from edge_transact.compiler.lowering import PLAIN_LOOPS
     from edge_transact.compiler.vector import load, splat, store
+
+    group_size, (least, most) = quantization.group_size, quantization.levels
 
     def constant(number: float) -> tirx.Expr:
         return splat(T.float32(number), LANES)

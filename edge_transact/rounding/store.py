@@ -75,11 +75,9 @@ def levels(codes: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return w4.grouped(codes.float(), quantization) - quantization.zero_point
 
 
-def dequantized(
-    codes: torch.Tensor, scales: torch.Tensor, in_features: int, quantization: Quantization
-) -> torch.Tensor:
-    """The values of codes and scales, fp32 ``[rows, in_features]``."""
-    return (levels(codes, quantization) * scales.float()[..., None]).flatten(start_dim=1)[:, :in_features]
+def dequantized(codes: torch.Tensor, scales: torch.Tensor, columns: int, quantization: Quantization) -> torch.Tensor:
+    """The values of codes and scales, fp32 ``[rows, columns]``."""
+    return (levels(codes, quantization) * scales.float()[..., None]).flatten(start_dim=1)[:, :columns]
 
 
 def replay(codes: torch.Tensor, scales: torch.Tensor) -> w4.RoundRows:

@@ -183,8 +183,8 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, quantization: Quantization
     ) -> torch.Tensor:
-        ctx.quantization = quantization
         weight = dequantized(codes, scales, x.shape[-1], quantization).to(x.dtype)
+        ctx.quantization = quantization
         ctx.save_for_backward(x, codes, weight)
         return functional.linear(x, weight)
 

@@ -159,9 +159,8 @@ def dequantize(
     """The weight that a `Packer` packed, ``[out, in_features]`` in the model's dtype."""
     q_weight, q_scale = output_major(q_weight, q_scale, quantization, embedding=embedding)
     scales = torch.from_numpy(q_scale)
-    values = torch.from_numpy(codes(q_weight, quantization)).to(scales.dtype)
-    weight = (values - quantization.zero_point) * scales[..., None]
-    return weight.view(q_scale.shape[0], -1)[:, :in_features].contiguous().numpy()
+    levels = torch.from_numpy(codes(q_weight, quantization)).to(scales.dtype) - quantization.zero_point
+    return (levels * scales[..., None]).view(q_scale.shape[0], -1)[:, :in_features].contiguous().numpy()
 
 
 def output_major(

@@ -11,6 +11,7 @@ from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.targets import get_target
 from tests.support.cpu_kernels import matmul_case
 from tests.support.emulated import call, compile_kernel, link, llvm_tool, run
+from tests.support.packed import W4F16
 
 WITH_DOTPROD, WITH_I8MM = "cortex-a76", "max"
 """qemu's CPUs."""
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("layout", ["KN", "NK"])
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_a_cpu_multiplies_by_the_best_that_it_has(layout, gated, tmp_path, rng):
-    kind = Matmul(layout, "float16", "float16", "float16", norm_eps=1e-5, gated=gated, residual=True)
+    kind = Matmul(layout, "float16", W4F16, "float16", norm_eps=1e-5, gated=gated, residual=True)
     isa = CPUKernels(get_target("android-cpu").tvm_target(), 1).instructions(kind, rows="any")
     program = link(compile_kernel(kind, isa, "any", tmp_path))
     for k, n, rows in ((96, 40, 7), (41, 78, 1), (320, 32, 12)):

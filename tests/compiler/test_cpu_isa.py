@@ -21,9 +21,9 @@ from edge_transact.compiler.cpu.kernels import kernel
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.vector import kernel_body, load, store, tensor
-from edge_transact.quantization import ZERO_POINT
 from edge_transact.system.cpu import FLAGS
 from tests.support.cpu_kernels import EMULATED, INSTRUCTION_SETS, compiled, runs_here
+from tests.support.packed import W4F16
 
 
 def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
@@ -107,7 +107,7 @@ def assembly_of(matmul: Matmul, target: Target, rows: Rows) -> str:
 )
 def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, rows):
     """On every machine, whether it can run them or not."""
-    assembly = assembly_of(Matmul("KN", "float16", "float16", "float16"), target_of(architecture, mcpu, []), rows)
+    assembly = assembly_of(Matmul("KN", "float16", W4F16, "float16"), target_of(architecture, mcpu, []), rows)
     assert [pattern for pattern in instructions if not re.search(pattern, assembly)] == []
     assert ("smmla" in assembly) == (mcpu == "cortex-a710" and rows == "any")
     assert ("vpdpwssd" in assembly) == (mcpu == "alderlake" and rows == "batch")
@@ -116,7 +116,7 @@ def test_kernels_compile_to_the_instructions(architecture, mcpu, instructions, r
 @pytest.mark.parametrize("rows", ["one", "batch"])
 def test_spilled_vectors_of_decode_are_aligned(rows):
     """Or some processes are much slower than others, those whose stack begins between two cache lines."""
-    matmul = Matmul("NK", "float16", "float16", "float16", gated=True)
+    matmul = Matmul("NK", "float16", W4F16, "float16", gated=True)
     assembly = assembly_of(matmul, target_of("x86_64", "haswell", []), rows)
     loaded = re.findall(r"\t(\S+)\t-?\d*\(%rsp\), %ymm", assembly)
     aligned = [name for name in loaded if name in ("vmovaps", "vmovdqa")]
@@ -179,7 +179,7 @@ def test_weights_looked_up_in_a_register(isa, rng):
             return isa().unpack(T.reinterpret(f"uint32x{isa.lanes}", vector), step)
 
         got = lane_by_lane(unpack, words.view(np.int32)).view(np.float32)
-        np.testing.assert_array_equal(got, (words >> np.uint32(4 * step) & 15).astype(np.float32) - ZERO_POINT)
+        np.testing.assert_array_equal(got, (words >> np.uint32(4 * step) & 15).astype(np.float32) - W4F16.zero_point)
 
 
 @pytest.mark.parametrize("isa", real_or_emulated(Avx2), ids=lambda isa: isa.__name__)

@@ -25,7 +25,7 @@ from tests.support.cpu_kernels import (
     describe,
     matmul_case,
 )
-from tests.support.packed import packed
+from tests.support.packed import W4F16, W4F32, packed
 
 NORM_EPS = 1e-5
 
@@ -90,7 +90,7 @@ def assert_close(got: np.ndarray, want: np.ndarray, isa: InstructionSet, out_dty
 
 def of_any_shape(layout: str) -> Matmul:
     """A kernel that many shapes share; RMSNorm has the same code for both layouts."""
-    return Matmul(layout, "float16", "float16", "float32", norm_eps=NORM_EPS if layout == "NK" else None)
+    return Matmul(layout, "float16", W4F16, "float32", norm_eps=NORM_EPS if layout == "NK" else None)
 
 
 @fp16_isas
@@ -104,7 +104,7 @@ def test_sums_of_one_row_and_of_many(isa, layout, rng):
 @pytest.mark.parametrize(("isa", "layout"), EPILOGUES, ids=describe_case)
 @all_rows
 def test_with_everything_that_surrounds_a_matmul(isa, layout, rows, rng):
-    matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, gated=True, residual=True)
+    matmul = Matmul(layout, "float16", W4F16, "float16", NORM_EPS, bias=True, gated=True, residual=True)
     got, want = run(matmul, isa, 96, 96, leading(rows, 7), rng, rows)
     assert_close(got, want, isa, "float16")
 
@@ -113,7 +113,7 @@ def test_with_everything_that_surrounds_a_matmul(isa, layout, rows, rng):
 @layouts
 def test_bias_and_residual_without_a_gate(layout, rows, rng):
     isa = INSTRUCTION_SETS[0]
-    matmul = Matmul(layout, "float16", "float16", "float16", NORM_EPS, bias=True, residual=True)
+    matmul = Matmul(layout, "float16", W4F16, "float16", NORM_EPS, bias=True, residual=True)
     got, want = run(matmul, isa, 96, 96, leading(rows, 7), rng, rows)
     assert_close(got, want, isa, "float16")
 
@@ -144,7 +144,7 @@ def test_threads_without_a_whole_group(isa, rng):
 @isas
 @all_rows
 def test_activations_keep_16_bits_or_more(isa, rows, rng):
-    matmul = Matmul("NK", "float32", "float32", "float32")
+    matmul = Matmul("NK", "float32", W4F32, "float32")
     got, want = run(matmul, isa, 530, 64, leading(rows, 4), rng, rows)
     bits = 14 if isa.quantizer and isa.quantizer.digits == 2 else 20
     assert np.abs(got - want).max() <= 2.0**-bits * np.abs(want).max()
@@ -154,7 +154,7 @@ def test_activations_keep_16_bits_or_more(isa, rows, rng):
 @all_rows
 def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, rows):
     """Weights of 8 for a group of equal activations, and of 0 for a group of larger ones."""
-    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, rows)
+    call = compiled_matmul(Matmul("NK", "float32", W4F32, "float32"), isa, 3, rows)
     shape = leading(rows, 7)
     for size in (0.0, 1e-20, -3e4):
         x = np.full((*shape, 64), size, np.float32)
@@ -168,7 +168,7 @@ def test_quantized_activations_neither_overflow_nor_drown_another_group(isa, row
 @isas
 @all_rows
 def test_what_overflowed_is_seen(isa, rows):
-    call = compiled_matmul(Matmul("NK", "float32", "float32", "float32"), isa, 3, rows)
+    call = compiled_matmul(Matmul("NK", "float32", W4F32, "float32"), isa, 3, rows)
     x = np.ones((*leading(rows, 7), 64), np.float32)
     x[..., 40] = np.nan
     out = np.zeros((*x.shape[:-1], 32), np.float32)
@@ -189,7 +189,7 @@ def test_what_overflowed_is_seen(isa, rows):
 def test_a_chain_is_its_matmuls_one_after_the_other(isa, layout, threads, count, rng):
     """The matmuls between two attentions, with ragged widths; the first two results stay inside."""
     rows: Rows = "one" if count == 1 else "batch"
-    kind = Matmul(layout, "float16", "float16", "float16")
+    kind = Matmul(layout, "float16", W4F16, "float16")
     added, normed = replace(kind, residual=True), replace(kind, norm_eps=1e-5)
     matmuls = (
         ChainedMatmul(added, returned=False),
@@ -264,6 +264,6 @@ def test_embedding_rows(features, rng):
     q_weight, q_scale = packed(weight, quantization, embedding=True)
     ids = np.array([3, 49, 0, 3], np.int32)
     out = np.zeros((4, features), np.float16)
-    compiled(embed("float16"))(ids, q_weight, q_scale, out)
+    compiled(embed(W4F16))(ids, q_weight, q_scale, out)
     want = np.asarray(w4.dequantize(q_weight, q_scale, quantization, features, embedding=True))[ids]
     np.testing.assert_array_equal(out, want.astype(np.float16))

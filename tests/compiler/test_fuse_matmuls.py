@@ -11,7 +11,7 @@ from edge_transact.compiler.gpu.kernels import OpenCLKernels
 from edge_transact.compiler.matmul import MATMUL, Matmul, weight_block
 from edge_transact.compiler.modules import quantize_modules
 from edge_transact.compiler.passes.fuse_matmuls import fuse_matmuls
-from edge_transact.quantization import get_quantization
+from edge_transact.quantization import QUANTIZATIONS, Quantization, get_quantization
 from tests.support.relax_calls import calls
 
 
@@ -86,11 +86,18 @@ def test_what_follows_a_matmul(case):
     assert sum(name.startswith("w4_decode") for name in names) == 1 and set(left) <= set(names)
 
 
-@pytest.mark.parametrize(
-    ("quantization", "layout", "bits"), [("q4f16_0", "KN", 4), ("q4f16_1", "NK", 4), ("q0f16", "NK", 16)]
-)
-def test_a_matmul_tells_the_layout_of_its_weight(quantization, layout, bits):
+@pytest.mark.parametrize(("quantization", "layout"), [("q4f16_0", "KN"), ("q4f16_1", "NK"), ("q0f16", "NK")])
+def test_a_matmul_tells_the_layout_of_its_weight(quantization, layout):
     mod = exported(lambda y, x: y, quantization)
     (function,) = (f for _, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc))
     _, weight = weight_block(tvm.s_tir.Schedule(function))
-    assert (weight.op, weight.layout, weight.bits) == (MATMUL, layout, bits)
+    assert (weight.op, weight.layout, weight.quantization.name) == (MATMUL, layout, quantization)
+
+
+def test_kernels_unpack_one_grid_alone(monkeypatch):
+    monkeypatch.setitem(
+        QUANTIZATIONS, "q3f16_1", Quantization("q3f16_1", "float16", bits=3, group_size=40, zero_point=3)
+    )
+    kernels = Kernels()
+    fuse_matmuls(exported(lambda y, x: y, "q3f16_1"), kernels, {})
+    assert not kernels.matmuls

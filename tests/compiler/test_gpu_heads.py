@@ -9,7 +9,7 @@ import tvm
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from tests.support.cache_heads import of_cache
 from tests.support.gpu_kernels import compiled, selected, weights
-from tests.support.packed import product
+from tests.support.packed import W4F16, W4F32, product
 
 pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
@@ -26,7 +26,7 @@ def close(ours: np.ndarray, wanted: np.ndarray, dtype: str) -> bool:
 @pytest.mark.parametrize("rows", [1, 21])
 @pytest.mark.parametrize(
     "matmul",
-    [Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), Matmul("NK", FLOAT, FLOAT, FLOAT, bias=True)],
+    [Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5), Matmul("NK", FLOAT, W4F32, FLOAT, bias=True)],
     ids=["KN with a norm", "NK with a bias"],
 )
 def test_heads_of_any_dims_are_rotated_and_padded(matmul, rows):
@@ -42,7 +42,7 @@ def test_heads_of_any_dims_are_rotated_and_padded(matmul, rows):
         kernel = kernels[key]
         count = layers * ((HEADS.num_attention_heads + 2) * qk + 2 * d_v)
         x = rng.normal(size=(1, rows, features)).astype(matmul.dtype)
-        words, scale, matrix = weights(rng, matmul.layout, features, count, matmul.scale_dtype)
+        words, scale, matrix = weights(rng, matmul.layout, features, count, matmul.quantization.model_dtype)
         norm = [rng.normal(size=features).astype(matmul.dtype)] if matmul.norm_eps else []
         bias = [rng.normal(size=count).astype(matmul.dtype)] if matmul.bias else []
         angles = rng.uniform(0, 7, (rows, BEFORE)).astype(FLOAT)
@@ -61,10 +61,12 @@ def test_heads_of_any_dims_are_rotated_and_padded(matmul, rows):
 
 
 @pytest.mark.parametrize("rows", [1, 21])
-@pytest.mark.parametrize(("layout", "dtype"), [("KN", HALF), ("NK", FLOAT)])
-def test_padding_is_not_multiplied(layout, dtype, rows):
-    rng = np.random.default_rng(0)
-    matmul = Matmul(layout, dtype, dtype, dtype, residual=True, padded=True)
+@pytest.mark.parametrize(
+    "matmul", [Matmul("KN", HALF, W4F16, HALF), Matmul("NK", FLOAT, W4F32, FLOAT)], ids=lambda matmul: matmul.layout
+)
+def test_padding_is_not_multiplied(matmul, rows):
+    rng, dtype = np.random.default_rng(0), matmul.dtype
+    matmul = replace(matmul, residual=True, padded=True)
     kernels = {}
     # Decode loads 8 features of a head at once. Where its dims are no multiple, the kernel for many rows serves.
     for v_head_dim, width in ((32, 66), (8, 66), (24, 34), (7, 34)):
@@ -73,7 +75,7 @@ def test_padding_is_not_multiplied(layout, dtype, rows):
         if key not in kernels:
             kernels[key] = compiled(make())
         x = rng.normal(size=(1, rows, heads, head_dim)).astype(dtype)
-        words, scale, matrix = weights(rng, layout, heads * v_head_dim, width, dtype)
+        words, scale, matrix = weights(rng, matmul.layout, heads * v_head_dim, width, dtype)
         residual = rng.normal(size=(1, rows, width)).astype(dtype)
         out = tvm.runtime.tensor(np.zeros_like(residual))
         kernels[key](*map(tvm.runtime.tensor, (x, words, scale, residual)), v_head_dim, out)

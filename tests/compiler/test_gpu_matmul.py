@@ -13,29 +13,29 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.quantization import get_quantization
 from tests.support.gpu_kernels import compiled, selected, weights
 from tests.support.opencl import HERE
-from tests.support.packed import product
+from tests.support.packed import W4F16, W4F32, product
 from tests.support.relax_calls import calls
 
 pytestmark = [pytest.mark.opencl, pytest.mark.usefixtures("executed")]
 
 HALF, FLOAT = "float16", "float32"
 CASES = {
-    "KN": (Matmul("KN", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (1024, 130), (8224, 34))),
-    "KN, an MLP's narrowest and widest": (Matmul("KN", HALF, HALF, HALF), ((32, 34), (16_000, 34))),
-    "KN, an odd width": (Matmul("KN", HALF, HALF, HALF), ((64, 33),)),
-    "KN, in fp32": (Matmul("KN", FLOAT, FLOAT, FLOAT, residual=True), ((64, 66),)),
-    "KN, ragged": (Matmul("KN", HALF, HALF, HALF, residual=True), ((360, 66), (48, 34))),
-    "KN, gated": (Matmul("KN", HALF, HALF, HALF, bias=True, gated=True), ((64, 34), (96, 96), (32, 16_000))),
-    "KN, normalized": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((576, 66),)),
-    "KN, normalized, an odd width": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5), ((64, 35),)),
-    "KN, normalized and gated": (Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), ((72, 34),)),
-    "KN, normalized in fp32": (Matmul("KN", FLOAT, FLOAT, FLOAT, norm_eps=1e-5), ((2056, 66),)),
-    "NK": (Matmul("NK", HALF, HALF, HALF, bias=True, residual=True), ((64, 66), (608, 33))),
-    "NK, gated": (Matmul("NK", HALF, HALF, HALF, gated=True), ((64, 34),)),
-    "NK, ragged in fp32": (Matmul("NK", FLOAT, FLOAT, FLOAT), ((360, 66),)),
-    "NK, of which 4 features": (Matmul("NK", HALF, HALF, HALF), ((100, 40),)),
-    "lm_head": (Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), ((576, 259),)),
-    "lm_head, many words": (Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), ((32, 256_000),)),
+    "KN": (Matmul("KN", HALF, W4F16, HALF, bias=True, residual=True), ((64, 66), (1024, 130), (8224, 34))),
+    "KN, an MLP's narrowest and widest": (Matmul("KN", HALF, W4F16, HALF), ((32, 34), (16_000, 34))),
+    "KN, an odd width": (Matmul("KN", HALF, W4F16, HALF), ((64, 33),)),
+    "KN, in fp32": (Matmul("KN", FLOAT, W4F32, FLOAT, residual=True), ((64, 66),)),
+    "KN, ragged": (Matmul("KN", HALF, W4F16, HALF, residual=True), ((360, 66), (48, 34))),
+    "KN, gated": (Matmul("KN", HALF, W4F16, HALF, bias=True, gated=True), ((64, 34), (96, 96), (32, 16_000))),
+    "KN, normalized": (Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5), ((576, 66),)),
+    "KN, normalized, an odd width": (Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5), ((64, 35),)),
+    "KN, normalized and gated": (Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5, gated=True), ((72, 34),)),
+    "KN, normalized in fp32": (Matmul("KN", FLOAT, W4F32, FLOAT, norm_eps=1e-5), ((2056, 66),)),
+    "NK": (Matmul("NK", HALF, W4F16, HALF, bias=True, residual=True), ((64, 66), (608, 33))),
+    "NK, gated": (Matmul("NK", HALF, W4F16, HALF, gated=True), ((64, 34),)),
+    "NK, ragged in fp32": (Matmul("NK", FLOAT, W4F32, FLOAT), ((360, 66),)),
+    "NK, of which 4 features": (Matmul("NK", HALF, W4F16, HALF), ((100, 40),)),
+    "lm_head": (Matmul("NK", HALF, W4F16, FLOAT, norm_eps=1e-5), ((576, 259),)),
+    "lm_head, many words": (Matmul("NK", HALF, W4F16, FLOAT, norm_eps=1e-5), ((32, 256_000),)),
 }
 """Kinds of matmuls, with features and widths."""
 
@@ -56,7 +56,7 @@ def test_products_of_any_width(case, rows):
         (kernel,) = kernels.values()  # one for all sizes
         outputs = width * matmul.sections
         x = rng.normal(size=(1, rows, features)).astype(matmul.dtype)
-        words, scale, matrix = weights(rng, matmul.layout, features, outputs, matmul.scale_dtype)
+        words, scale, matrix = weights(rng, matmul.layout, features, outputs, matmul.quantization.model_dtype)
         norm = [rng.normal(size=features).astype(matmul.dtype)] if matmul.norm_eps else []
         bias = [rng.normal(size=outputs).astype(matmul.dtype)] if matmul.bias else []
         residual = [rng.normal(size=(1, rows, width)).astype(matmul.dtype)] if matmul.residual else []
@@ -77,7 +77,7 @@ def test_the_embedding_reads_its_rows_alone(features):
     words, scale, matrix = weights(rng, "NK", features, 50, HALF)
     ids = np.array([49, 0, 7], "int32")
     out = tvm.runtime.tensor(np.zeros((3, features), HALF))
-    kernel = compiled(embed(HALF))
+    kernel = compiled(embed(W4F16))
     kernel(*map(tvm.runtime.tensor, (ids, words, scale)), out)
     np.testing.assert_array_equal(out.numpy(), matrix.T[ids].astype(HALF))
 
@@ -87,7 +87,7 @@ def test_the_embedding_of_the_last_of_256000_words():
     words[-1] = 0xFEDCBA98
     out = tvm.runtime.tensor(np.zeros((1, 32), HALF))
     scale = np.full((256_000, 1), 0.5, HALF)
-    compiled(embed(HALF))(*map(tvm.runtime.tensor, (np.array([255_999], "int32"), words, scale)), out)
+    compiled(embed(W4F16))(*map(tvm.runtime.tensor, (np.array([255_999], "int32"), words, scale)), out)
     np.testing.assert_array_equal(out.numpy()[0], np.tile((np.arange(8, 16) - 7) / 2, 4))
 
 
@@ -110,7 +110,7 @@ def test_kernels_are_shared_by_layers_of_different_widths(source):
 
 
 def test_decode_loads_whole_vectors(executed):
-    matmul = Matmul("KN", HALF, HALF, HALF)
+    matmul = Matmul("KN", HALF, W4F16, HALF)
     _, make = selected(matmul, 1, 64, 64)
     compiled(make())
     assert "load_uint2(" in executed[-1] and "load_half8(" in executed[-1]

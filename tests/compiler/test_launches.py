@@ -5,6 +5,7 @@ from tvm.script import tirx as T
 from edge_transact.compiler.launches import launches
 from edge_transact.compiler.matmul import Matmul
 from tests.support.gpu_kernels import lowered, selected
+from tests.support.packed import W4F16
 
 
 @T.prim_func(private=True)
@@ -32,7 +33,7 @@ def test_several_kernels_and_what_is_allocated_for_them():
 
 
 def test_lowered_kernels_tell_what_is_allocated():
-    _, make = selected(Matmul("KN", "float16", "float16", "float16", norm_eps=1e-5), 1, 64, 128)
+    _, make = selected(Matmul("KN", "float16", W4F16, "float16", norm_eps=1e-5), 1, 64, 128)
     function = make()
     (before,) = launches(function).kernels
     (launch,) = launches(lowered(function, "product")["product_kernel"]).kernels

@@ -21,6 +21,7 @@ from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.definitions import config_of, emit
 from tests.support.gpu_kernels import lowered, selected
+from tests.support.packed import W4F16, W4F32
 
 ANDROID = get_target("android")
 HALF, FLOAT = "float16", "float32"
@@ -69,9 +70,9 @@ def test_the_generic_profile_asks_tvm_for_its_own_defaults():
 
 
 KERNELS = {
-    "the widest normalized row": lambda: selected(Matmul("NK", HALF, HALF, FLOAT, norm_eps=1e-5), 1, 8192, 64)[1](),
-    "gated": lambda: selected(Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True), 1, 4096, 64)[1](),
-    "many rows": lambda: selected(Matmul("KN", FLOAT, FLOAT, FLOAT, gated=True), 128, 64, 64)[1](),
+    "the widest normalized row": lambda: selected(Matmul("NK", HALF, W4F16, FLOAT, norm_eps=1e-5), 1, 8192, 64)[1](),
+    "gated": lambda: selected(Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5, gated=True), 1, 4096, 64)[1](),
+    "many rows": lambda: selected(Matmul("KN", FLOAT, W4F32, FLOAT, gated=True), 128, 64, 64)[1](),
     "attention of LLaMA-2": lambda: prefill(128, HALF),
     "attention of one token, 256 dims": lambda: decode(8, 1, 256, HALF),
 }
@@ -92,7 +93,7 @@ def test_local_memory_that_no_phone_has():
 
 
 def test_a_work_group_of_more_threads_than_the_gpu_allows():
-    mod = lowered(selected(Matmul("KN", HALF, HALF, HALF), 1, 64, 64)[1](), "w4_decode")
+    mod = lowered(selected(Matmul("KN", HALF, W4F16, HALF), 1, 64, 64)[1](), "w4_decode")
     small = replace(GENERIC, name="small", max_threads=128)
     with pytest.raises(EdgeTransactError, match=r"kernel w4_decode_kernel has 256 threads, .* small allows 128") as no:
         require_launches(small, mod)

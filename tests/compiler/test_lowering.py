@@ -14,6 +14,7 @@ from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import kernel_body, tensor
 from edge_transact.system.cores import Cores
 from tests.support.cpu_kernels import compiled
+from tests.support.packed import W4F16
 
 
 def doubling(size: int) -> tirx.PrimFunc:
@@ -46,7 +47,7 @@ def test_on_several_cores_functions_are_the_same_and_in_the_same_order(count, mo
 
 def test_variables_are_not_written_out_where_they_stand():
     """A kernel's text grows by the checks of its arguments and by variables for what occurs twice."""
-    kind = Matmul("NK", "float16", "float16", "float16", norm_eps=1e-5, gated=True)
+    kind = Matmul("NK", "float16", W4F16, "float16", norm_eps=1e-5, gated=True)
     function = kernel(kind, Fp32(8), 2, rows="one")
     texts = []
 

@@ -23,6 +23,7 @@ from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.definitions import config_of, emit
 from tests.support.odd_models import SIZES
+from tests.support.packed import W4F16, W4F32
 from tests.support.traffic import DecodedToken, traffic
 
 HALF = "float16"
@@ -33,10 +34,10 @@ def nbytes(shape: tuple[int, ...], dtype: str) -> int:
 
 
 MATMULS = {
-    "KN": Matmul("KN", HALF, HALF, HALF, residual=True),
-    "KN, normalized and gated, a bias": Matmul("KN", HALF, HALF, HALF, norm_eps=1e-5, gated=True, bias=True),
-    "NK": Matmul("NK", "float32", "float32", "float32"),
-    "NK, normalized": Matmul("NK", HALF, HALF, "float32", norm_eps=1e-5),
+    "KN": Matmul("KN", HALF, W4F16, HALF, residual=True),
+    "KN, normalized and gated, a bias": Matmul("KN", HALF, W4F16, HALF, norm_eps=1e-5, gated=True, bias=True),
+    "NK": Matmul("NK", "float32", W4F32, "float32"),
+    "NK, normalized": Matmul("NK", HALF, W4F16, "float32", norm_eps=1e-5),
 }
 
 

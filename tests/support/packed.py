@@ -6,9 +6,12 @@ import numpy as np
 import torch
 
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.quantization import Quantization
+from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.rounding.search import search
 from edge_transact.weights import w4
+
+W4F16, W4F32 = QUANTIZATIONS["q4f16_1"], QUANTIZATIONS["q4f32_1"]
+"""The quantizations of matmuls with scales in half and in single precision, in either layout."""
 
 
 def quantize(

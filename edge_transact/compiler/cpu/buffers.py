@@ -11,7 +11,6 @@ from tvm.tirx import Buffer, Expr, IntImm, Var
 
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.vector import Index, cast, load, splat, store, sum_lanes
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 Row: TypeAlias = tuple[Expr, Expr]
 """A row's first two indices: its sequence (or the thread whose copy it is in) and its token."""
@@ -36,15 +35,15 @@ class MatmulBuffers:
         given: Mapping[str, Buffer] = MappingProxyType({}),
         copies: int = 0,
     ) -> None:
-        self.matmul = matmul
+        self.matmul, self.words_per_group = matmul, matmul.quantization.words_per_group
         n = T.int64()
         width = n // matmul.sections if matmul.gated else n
         k = given["x"].shape[-1] if "x" in given else T.int64()
         tokens = T.int64(1) if rows == "one" else given["x"].shape[1] if "x" in given else T.int64()
         leading = (T.int64() if rows == "any" else T.int64(1), tokens)
-        groups = (k + (GROUP_SIZE - 1)) // GROUP_SIZE
         buffers: dict[str, Buffer] = dict(given)
         tensors = matmul.tensors(leading, k, n, width)
+        groups = tensors["scale"][0][matmul.layout == "NK"]
         for name, (shape, dtype) in tensors.items():
             if name in arguments:
                 buffers[name] = T.match_buffer(arguments[name], shape, dtype)
@@ -58,7 +57,7 @@ class MatmulBuffers:
         self.rows, self.tokens, self.features, self.width, self.groups = (
             T.bind(cast("int32", size)) for size in (leading[0] * leading[1], leading[1], k, width, groups)
         )
-        self.words = T.bind(self.groups * WORDS_PER_GROUP)
+        self.words = T.bind(self.groups * self.words_per_group)
 
     def row(self, number: Expr) -> Row:
         """A row of `x`, counted over all sequences."""
@@ -81,8 +80,8 @@ def for_each_group(
 
     `x` is the group's 32 normalized activations in fp32, zeros beyond K.
     """
-    first, end = groups
-    full_groups = T.bind(buffers.features // GROUP_SIZE)
+    (first, end), size = groups, buffers.matmul.quantization.group_size
+    full_groups = T.bind(buffers.features // size)
 
     def read(index: Expr, lanes: int) -> Expr:
         x = cast("float32", load(buffers.x, buffers.at(buffers.x, row, index), lanes))
@@ -91,13 +90,13 @@ def for_each_group(
         return x * splat(inverse_rms, lanes) * cast("float32", load(buffers.norm, [index], lanes))
 
     with T.serial(first, T.min(end, full_groups)) as group:
-        emit(group, T.bind(read(group * GROUP_SIZE, GROUP_SIZE)))
+        emit(group, T.bind(read(group * size, size)))
     with T.serial(T.max(first, full_groups), end) as group:
-        x = T.alloc_buffer((GROUP_SIZE,), "float32")
-        store(x, splat(T.float32(0), GROUP_SIZE), [0])
-        with T.serial(0, buffers.features - full_groups * GROUP_SIZE) as i:
-            T.buffer_store(x, read(full_groups * GROUP_SIZE + i, 1), [i])
-        emit(group, T.bind(load(x, [0], GROUP_SIZE)))
+        x = T.alloc_buffer((size,), "float32")
+        store(x, splat(T.float32(0), size), [0])
+        with T.serial(0, buffers.features - full_groups * size) as i:
+            T.buffer_store(x, read(full_groups * size + i, 1), [i])
+        emit(group, T.bind(load(x, [0], size)))
 
 
 def inverse_rms(buffers: MatmulBuffers, row: Row) -> Expr | None:

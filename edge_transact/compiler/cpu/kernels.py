@@ -18,7 +18,7 @@ from edge_transact.compiler.cpu.prefill import TILE_VECTORS, prefill
 from edge_transact.compiler.lowering import PLAIN_LOOPS
 from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows, rows_of
 from edge_transact.compiler.vector import cast, kernel_body, lanes_of, splat, store, tensor
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+from edge_transact.quantization import Quantization
 
 
 def kernel(matmul: Matmul, isa: InstructionSet, threads: int, *, rows: Rows) -> tirx.PrimFunc:
@@ -64,36 +64,39 @@ def supports(width: int, isa: InstructionSet, rows: Rows, *, gated: bool) -> boo
     return width >= max(least_width(isa, one_row=rows != "batch"), isa.lanes if gated else TILE_VECTORS * isa.lanes)
 
 
-def embed(scale_dtype: str) -> tirx.PrimFunc:
+def embed(quantization: Quantization) -> tirx.PrimFunc:
     """Rows of a packed NK matrix: ``ids [n], weight [rows, 4 G], scale [rows, G]`` to ``[n, K]``."""
+    size, dtype, per_word = quantization.group_size, quantization.model_dtype, quantization.values_per_word
     with kernel_body(PLAIN_LOOPS, private=True) as ib:
         n, rows, features = T.int64(), T.int64(), T.int64()
-        groups = (features + (GROUP_SIZE - 1)) // GROUP_SIZE
+        groups = (features + (size - 1)) // size
         ids = tensor("ids", (n,), "int32")
         weight_handle, scale_handle = T.arg("weight", T.handle()), T.arg("scale", T.handle())
-        out = tensor("out", (n, features), scale_dtype)
-        weight = T.match_buffer(weight_handle, (rows, groups * WORDS_PER_GROUP), "uint32")
-        scale = T.match_buffer(scale_handle, (rows, groups), scale_dtype)
+        out = tensor("out", (n, features), dtype)
+        weight = T.match_buffer(weight_handle, (rows, groups * quantization.words_per_group), "uint32")
+        scale = T.match_buffer(scale_handle, (rows, groups), dtype)
 
         def values(row: Expr, word: Expr, shifts: Expr) -> Expr:
             lanes = lanes_of(shifts)
             nibbles = T.bitwise_and(T.shift_right(splat(weight[row, word], lanes), shifts), splat(T.uint32(15), lanes))
-            signed = cast("float32", cast("int32", nibbles) - splat(T.int32(ZERO_POINT), lanes))
-            return cast(scale_dtype, signed * splat(cast("float32", scale[row, word // WORDS_PER_GROUP]), lanes))
+            signed = cast("float32", cast("int32", nibbles) - splat(T.int32(quantization.zero_point), lanes))
+            return cast(dtype, signed * splat(cast("float32", scale[row, word // quantization.words_per_group]), lanes))
 
         with T.serial(0, n) as i:
             row = T.bind(ids[i])
-            with T.serial(0, features // VALUES_PER_WORD) as word:
-                shifts = cast("uint32", T.ramp(T.int32(0), 4, VALUES_PER_WORD))
-                store(out, values(row, word, shifts), [i, word * VALUES_PER_WORD])
-            with T.serial(features // VALUES_PER_WORD * VALUES_PER_WORD, features) as k:
-                shift = cast("uint32", k % VALUES_PER_WORD * 4)
-                T.buffer_store(out, values(row, k // VALUES_PER_WORD, shift), [i, k])
+            with T.serial(0, features // per_word) as word:
+                shifts = cast("uint32", T.ramp(T.int32(0), 4, per_word))
+                store(out, values(row, word, shifts), [i, word * per_word])
+            with T.serial(features // per_word * per_word, features) as k:
+                shift = cast("uint32", k % per_word * 4)
+                T.buffer_store(out, values(row, k // per_word, shift), [i, k])
     return ib.get()
 
 
 class CPUKernels:
     """The CPU's kernels, for `passes.fuse_matmuls`, of a target's instruction set and ``num-cores``."""
+
+    embed = staticmethod(embed)
 
     def __init__(self, target: tvm.target.Target, max_batch_size: int) -> None:
         self.threads = int(target.attrs["num-cores"])
@@ -101,10 +104,6 @@ class CPUKernels:
         self._instructions = {
             (digits, rows): isa.select(target, digits, rows) for digits in (2, 3) for rows in get_args(Rows)
         }
-
-    def embed(self, scale_dtype: str) -> tirx.PrimFunc:
-        """The embedding's rows."""
-        return embed(scale_dtype)
 
     def takes_norm(self, x: Sequence[tirx.Expr], dtype: str) -> bool:
         """Whether the kernel applies the RMSNorm before its matmul: all do."""

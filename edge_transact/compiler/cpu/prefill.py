@@ -12,7 +12,6 @@ from edge_transact.compiler.cpu.buffers import MatmulBuffers, for_each_group, in
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.epilogue import finish
 from edge_transact.compiler.vector import cast, exp, lanes_of, load, splat, store
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
 
 TILE_VECTORS = 2
 """Vectors of columns of a tile and of a panel."""
@@ -44,7 +43,7 @@ class PrefillMatmul:
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet) -> None:
         self.matmul, self.buffers, self.isa = buffers.matmul, buffers, isa
         self.tiles = T.bind((buffers.rows + (isa.tile_rows - 1)) // isa.tile_rows)
-        self.products = isa.steps // isa.block_rows * WORDS_PER_GROUP
+        self.products = isa.steps // isa.block_rows * buffers.words_per_group
         self.lanes_per_product = isa.block_rows**2
         rows = (self.tiles, buffers.groups, isa.tile_rows)
         blocks = (self.tiles, buffers.groups, isa.tile_rows // isa.block_rows)
@@ -72,18 +71,18 @@ class PrefillMatmul:
             )
 
     def _packer(self, tile: Expr, r: Expr) -> Callable[[Expr, Expr], None]:
-        isa = self.isa
-        scale = T.alloc_buffer((WORDS_PER_GROUP,), "float32")
-        corrections = T.alloc_buffer((WORDS_PER_GROUP,), "int32")
+        isa, words = self.isa, self.buffers.words_per_group
+        scale = T.alloc_buffer((words,), "float32")
+        corrections = T.alloc_buffer((words,), "int32")
 
         def pack(group: Expr, x: Expr) -> None:
             if isa.quantizer is not None:
                 # Stored and loaded again: TVM's integer analysis would walk through everything they are computed from.
-                store(scale, splat(isa.quantizer.scale(x), WORDS_PER_GROUP), [0])
+                store(scale, splat(isa.quantizer.scale(x), words), [0])
                 T.buffer_store(self.activation_scales, scale[0], [tile, group, r])
-                x = T.bind(x * splat(T.float32(1) / scale[0], GROUP_SIZE))
+                x = T.bind(x * splat(T.float32(1) / scale[0], lanes_of(x)))
                 store(corrections, isa.zero_point_correction(x), [0])
-                correction = sum((corrections[i] for i in range(1, WORDS_PER_GROUP)), corrections[0])
+                correction = sum((corrections[i] for i in range(1, words)), corrections[0])
                 T.buffer_store(self.corrections, correction, [tile, group, r])
             block, row = r // isa.block_rows, r % isa.block_rows
             for digit, vectors in enumerate(isa.pack_for_panel(x)):
@@ -118,18 +117,19 @@ class _Panel:
 
     def __init__(self, buffers: MatmulBuffers, isa: InstructionSet, columns: list[Expr]) -> None:
         self.buffers, self.isa, self.columns = buffers, isa, columns
-        shape = (isa.steps // isa.block_rows * WORDS_PER_GROUP, TILE_VECTORS * isa.block_rows, isa.lanes)
+        shape = (isa.steps // isa.block_rows * buffers.words_per_group, TILE_VECTORS * isa.block_rows, isa.lanes)
         self.weights = T.alloc_buffer((buffers.groups, *shape), "int32")
         self.scales = T.alloc_buffer((buffers.groups, TILE_VECTORS, isa.lanes), "float32")
 
     def unpack(self) -> None:
         load_words = self._load_kn() if self.buffers.matmul.layout == "KN" else self._load_nk()
-        with T.serial(0, self.buffers.groups) as group, T.serial(0, WORDS_PER_GROUP) as word:
+        per_group = self.buffers.words_per_group
+        with T.serial(0, self.buffers.groups) as group, T.serial(0, per_group) as word:
             for v in range(TILE_VECTORS):
-                words = T.bind(load_words(group * WORDS_PER_GROUP + word, v))
+                words = T.bind(load_words(group * per_group + word, v))
                 for product, blocks in enumerate(self.isa.unpack_for_panel(words)):
                     for i, weights in enumerate(blocks):
-                        at = [group, product * WORDS_PER_GROUP + word, v * self.isa.block_rows + i, 0]
+                        at = [group, product * per_group + word, v * self.isa.block_rows + i, 0]
                         store(self.weights, weights, at)
 
     def _load_kn(self) -> Callable[[Expr, int], Expr]:

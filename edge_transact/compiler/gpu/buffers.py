@@ -12,7 +12,6 @@ from edge_transact.compiler.gpu.rotated import RotatedHeads
 from edge_transact.compiler.gpu.source import blocks, call, load_vector
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import Index, cast, tensor
-from edge_transact.quantization import GROUP_SIZE
 
 
 class MatmulBuffers:
@@ -56,7 +55,7 @@ class MatmulBuffers:
             T.arg("v_head_dim", v_head_dim)
         self.out = tensor("out", *tensors["out"])
         self.rows, self.features = (T.bind(cast("int32", size)) for size in (leading[0] * leading[1], k))
-        self.groups = T.bind(blocks(self.features, GROUP_SIZE))
+        self.groups = T.bind(blocks(self.features, matmul.quantization.group_size))
         if self.heads is not None:
             self.width, self.columns = self.heads.bind(), T.bind(cast("int32", n))
         else:

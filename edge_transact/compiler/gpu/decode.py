@@ -10,11 +10,10 @@ from tvm.script import tirx as T
 from tvm.tirx import Buffer, Expr
 
 from edge_transact.compiler.gpu.buffers import MatmulBuffers
-from edge_transact.compiler.gpu.source import C_NAMES, blocks, call, load_vector, store_vector, wait
+from edge_transact.compiler.gpu.source import C_NAMES, LANES, blocks, call, load_vector, store_vector, wait
 from edge_transact.compiler.lowering import SCHEDULED
 from edge_transact.compiler.matmul import Matmul
 from edge_transact.compiler.vector import cast, kernel_body, shuffle, splat
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD, WORDS_PER_GROUP
 
 SUMS = 16
 """The sums of a norm that are left after the first of two steps of adding up all threads' sums."""
@@ -33,11 +32,11 @@ class Activations:
         """Features `k` to ``k + 7``; `k` is a multiple of 8."""
         a = self.buffers
         if not self.ragged:
-            return load_vector(a.x, a.feature(0, k), VALUES_PER_WORD)
+            return load_vector(a.x, a.feature(0, k), LANES)
         # The last word again, times 0.
-        x = load_vector(a.x, a.feature(0, T.min(k, a.features - VALUES_PER_WORD)), VALUES_PER_WORD)
+        x = load_vector(a.x, a.feature(0, T.min(k, a.features - LANES)), LANES)
         factor = cast(a.matmul.dtype, T.Select(k < a.features, T.float32(1), T.float32(0)))
-        return T.bind(x * splat(factor, VALUES_PER_WORD))
+        return T.bind(x * splat(factor, LANES))
 
 
 class NormalizedActivations(Activations):
@@ -50,7 +49,8 @@ class NormalizedActivations(Activations):
         super().__init__(buffers, ragged=False)
         self.threads = threads
         # The last group is filled up with zeros.
-        padded = -(-features // GROUP_SIZE) * GROUP_SIZE
+        size = buffers.matmul.quantization.group_size
+        padded = blocks(features, size) * size
         self.normalized = T.alloc_buffer((padded,), buffers.matmul.dtype, scope="shared")
         self.partial = scratch
 
@@ -58,7 +58,7 @@ class NormalizedActivations(Activations):
         """Emit the norm."""
         a, partial = self.buffers, self.partial
         assert a.norm is not None
-        name, lanes = C_NAMES[a.matmul.dtype], VALUES_PER_WORD
+        name, lanes = C_NAMES[a.matmul.dtype], LANES
         turns = blocks(self.normalized.shape[0] // lanes, self.threads)
         total = T.alloc_buffer((1,), "float32", scope="local")
         T.buffer_store(total, T.float32(0), [0])
@@ -89,7 +89,7 @@ class NormalizedActivations(Activations):
         wait()
 
     def load(self, k: Expr) -> Expr:
-        return load_vector(self.normalized, [k], VALUES_PER_WORD)
+        return load_vector(self.normalized, [k], LANES)
 
 
 def _sum(partial: Buffer, first: Expr | int, count: int) -> Expr:
@@ -109,13 +109,13 @@ WAVE = 64
 """Threads that a GPU runs in step. Adreno's waves are this wide or twice as wide."""
 
 
-def threads_for(features: int | None) -> tuple[int, int]:
+def threads_for(features: int | None, group_size: int) -> tuple[int, int]:
     """Parts of K, and results at the same time, among which a work group's threads are divided.
 
     Chosen so that most threads are busy: with 18 groups of 32 features, 16 parts would mostly idle in the second turn,
     and 6 are busy for three. Without `features` (K), for many groups.
     """
-    groups = blocks(features, GROUP_SIZE) if features is not None else max(SIDES)
+    groups = blocks(features, group_size) if features is not None else max(SIDES)
 
     def shape(parts: int) -> tuple[int, int]:
         return parts, SIDES[min(most for most in SIDES if parts <= most)]
@@ -136,7 +136,7 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
     """
     with kernel_body(SCHEDULED) as ib:
         a = MatmulBuffers(matmul, columns if matmul.layout == "KN" else 1, one_row=True, features=features)
-        parts, side = threads_for(features)
+        parts, side = threads_for(features, matmul.quantization.group_size)
         results, threads = side * columns, parts * side
         with T.thread_binding(blocks(a.width, results), thread="blockIdx.x") as block:
             # Local memory of the work group. Norm and results share one array, because TVM might overlap two arrays
@@ -186,13 +186,14 @@ def decode(matmul: Matmul, columns: int, *, features: int | None = None, ragged:
 def _add_kn(
     a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, parts: int, starts: Sequence[Expr], columns: int
 ) -> None:
+    per_group = a.matmul.quantization.words_per_group
     with T.serial(0, _turns(a, part, parts)) as turn:
         group = T.bind(turn * parts + part)
         scales = [a.scales(group, start, columns) for start in starts]
         products = _Products(a.matmul.dtype, a.matmul.sections * columns)
-        for word in range(WORDS_PER_GROUP):
-            index = T.bind(group * WORDS_PER_GROUP + word)
-            x = row.load(index * VALUES_PER_WORD)
+        for word in range(per_group):
+            index = T.bind(group * per_group + word)
+            x = row.load(index * LANES)
             for section, start in enumerate(starts):
                 words = a.words(index, start, columns)
                 for i in range(columns):
@@ -202,13 +203,14 @@ def _add_kn(
 
 def _add_nk(a: MatmulBuffers, row: Activations, sums: T.Buffer, part: Expr, parts: int, rows: Sequence[Expr]) -> None:
     weights = [start for section in zip(*map(a.starts, rows), strict=True) for start in section]
+    per_group = a.matmul.quantization.words_per_group
     with T.serial(0, _turns(a, part, parts)) as turn:
         group = T.bind(turn * parts + part)
-        x = [row.load(group * GROUP_SIZE + word * VALUES_PER_WORD) for word in range(WORDS_PER_GROUP)]
+        x = [row.load(group * a.matmul.quantization.group_size + word * LANES) for word in range(per_group)]
         products = _Products(a.matmul.dtype, len(weights))
         for i, weight in enumerate(weights):
-            words = load_vector(a.weight, [0, (weight * a.groups + group) * WORDS_PER_GROUP], WORDS_PER_GROUP)
-            for word in range(WORDS_PER_GROUP):
+            words = load_vector(a.weight, [0, (weight * a.groups + group) * per_group], per_group)
+            for word in range(per_group):
                 products.add(i, x[word], _lane(words, word))
         products.add_to(sums, [T.bind(a.scale[0, weight * a.groups + group]) for weight in weights])
 

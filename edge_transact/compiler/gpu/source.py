@@ -15,6 +15,9 @@ from edge_transact.compiler.vector import Index
 
 Size = TypeVar("Size", int, Expr)
 
+LANES = 8
+"""Activations of a vector. The functions of ``w4.cl`` multiply them by the weights of a word."""
+
 C_NAMES = {"float16": "half", "float32": "float", "uint32": "uint"}
 """OpenCL's names of dtypes."""
 

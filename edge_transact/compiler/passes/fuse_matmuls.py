@@ -11,12 +11,9 @@ from tvm_ffi import structural_equal
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.gpu.kernels import MetalKernels, OpenCLKernels
-from edge_transact.compiler.matmul import EMBEDDING, MATMUL, Layout, Matmul, Rows, StoredWeight, weight_block
+from edge_transact.compiler.matmul import EMBEDDING, KERNEL_GRID, MATMUL, Matmul, Rows, StoredWeight, weight_block
 from edge_transact.compiler.passes.calls import bindings_of, count_readers, is_call_of, relax_functions
 from edge_transact.compiler.passes.chain_matmuls import chain_matmuls
-
-PACKED_BITS = 4
-"""Bits of the stored values that the kernels unpack."""
 
 CHAINED_ROWS: tuple[Rows, ...] = ("one", "batch")
 """The rows of matmuls that are chained on CPUs. Prefill's take so long that another launch hardly counts."""
@@ -94,11 +91,11 @@ class _Pattern:
                 return None
         return matched
 
-    def fused(self, matched: Match, function: _Bindings, layout: Layout) -> _FusedMatmul:
+    def fused(self, matched: Match, function: _Bindings, weight: StoredWeight) -> _FusedMatmul:
         matmul = Matmul(
-            layout,
+            weight.layout,
             dtype=str(matched[self.x].ty.dtype),
-            scale_dtype=str(matched[self.scale].ty.dtype),
+            quantization=weight.quantization,
             out_dtype=str(matched[self.matmul].ty.dtype),
             norm_eps=float(matched[self.norm].attrs.epsilon) if self.norm in matched else None,
             bias=self.bias in matched,
@@ -139,8 +136,8 @@ class _Fuser(relax.PyExprMutator):
         self.builder_.update_func(var, self.visit_expr(function))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        if self._packed(call, EMBEDDING):
-            return self._embed(call)
+        if embedding := self._packed(call, EMBEDDING):
+            return self._embed(call, embedding)
         fused = self.found.get(call)
         call = super().visit_call_(call)
         if fused is None:
@@ -156,10 +153,10 @@ class _Fuser(relax.PyExprMutator):
             self.specs[self.made[key].name_hint] = fused.matmul
         return relax.call_tir(self.made[key], [self.visit_expr(argument) for argument in fused.arguments], call.ty)
 
-    def _embed(self, call: relax.Call) -> relax.Expr:
+    def _embed(self, call: relax.Call, stored: StoredWeight) -> relax.Expr:
         ids, weight, scale = call.args[1].fields
         if EMBEDDING not in self.made:
-            self.made[EMBEDDING] = self.builder_.add_func(self.kernels.embed(str(scale.ty.dtype)), "w4_embed")
+            self.made[EMBEDDING] = self.builder_.add_func(self.kernels.embed(stored.quantization), "w4_embed")
         return relax.call_tir(self.made[EMBEDDING], [ids, weight, scale], call.ty)
 
     def _find(self, function: relax.Function) -> dict[relax.Expr, _FusedMatmul]:
@@ -174,7 +171,7 @@ class _Fuser(relax.PyExprMutator):
                 continue
             weight = self._packed(matched[pattern.matmul], MATMUL)
             if weight is not None:
-                found[value] = pattern.fused(matched, bindings, weight.layout)
+                found[value] = pattern.fused(matched, bindings, weight)
                 replaced.add(matched[pattern.matmul])
         return found
 
@@ -197,4 +194,5 @@ class _Fuser(relax.PyExprMutator):
             found = weight_block(s_tir.Schedule(self.mod[function]))
             self.weights[function] = found[1] if found else None
         weight = self.weights[function]
-        return weight if weight is not None and weight.op == op and weight.bits == PACKED_BITS else None
+        packed = weight is not None and weight.op == op and weight.quantization.grid == KERNEL_GRID
+        return weight if packed else None

@@ -15,10 +15,10 @@ from edge_transact.compiler.cpu import heads as cpu_heads
 from edge_transact.compiler.cpu.kernels import CPUKernels
 from edge_transact.compiler.gpu import heads as gpu_heads
 from edge_transact.compiler.gpu.kernels import OpenCLKernels
+from edge_transact.compiler.gpu.source import LANES
 from edge_transact.compiler.matmul import CacheHeads, Matmul
 from edge_transact.compiler.passes.calls import is_call_of, relax_functions
 from edge_transact.compiler.passes.fuse_matmuls import PREFIXES, Kernels
-from edge_transact.quantization import VALUES_PER_WORD
 
 FUNCTIONS = re.compile(r"(rope|without_padding)\d*")
 """Names of the definition's functions, which TVM numbers."""
@@ -78,7 +78,7 @@ class _Sharer(relax.PyExprMutator):
         producer = self._producer(x)
         if producer is None or _called(producer) != WITHOUT_PADDING:
             return call
-        if self.heads.head_dim % VALUES_PER_WORD:  # where a head begins, vectors of so many values aren't aligned
+        if self.heads.head_dim % LANES:  # where a head begins, vectors of so many values aren't aligned
             return call
         padded, v_head_dim = producer.args[1].fields
         kernel = self._matmul(replace(matmul, padded=True), x, call, int(v_head_dim.value))

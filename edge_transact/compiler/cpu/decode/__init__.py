@@ -21,7 +21,6 @@ from edge_transact.compiler.cpu.decode.nk import DecodeNK
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.matmul import Layout, Matmul
 from edge_transact.compiler.vector import align_stack
-from edge_transact.quantization import GROUP_SIZE
 
 _OF_ONE_ROW: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": DecodeNK}
 _OF_A_BATCH: dict[Layout, type[DecodeMatmul]] = {"KN": DecodeKN, "NK": BatchNK}
@@ -94,7 +93,7 @@ def _finish_parts(stages: Sequence[DecodeMatmul], number: int, thread: Expr) -> 
     if is_next_x and not read_later and stage.buffers.returned is None:
         # Only the groups that the thread multiplies next.
         first_group, end_group = following.groups(thread)
-        blocks_per_group = GROUP_SIZE // stage.columns
+        blocks_per_group = following.matmul.quantization.group_size // stage.columns
         first, end = first_group * blocks_per_group, T.min(end, end_group * blocks_per_group)
     stage.finish(thread, first, end)
     if stage.buffers.returned is not None:

@@ -15,8 +15,7 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.buffers import MatmulBuffers, for_each_group, inverse_rms
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import Index, exp, load, splat, store, sum_lanes
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP
+from edge_transact.compiler.vector import Index, exp, lanes_of, load, splat, store, sum_lanes
 
 ROWS_TOGETHER = 4
 """Rows that are multiplied together by weights that are unpacked once."""
@@ -168,12 +167,12 @@ class DecodeMatmul(ABC):
         isa, scratch = self.isa, self.scratch
 
         def pack(group: Expr, x: Expr) -> None:
-            copies = WORDS_PER_GROUP if self.spreads_groups else 1
+            copies = self.buffers.words_per_group if self.spreads_groups else 1
             of_group = [thread, row, group * copies]
             if isa.quantizer is not None and scratch.activation_scales is not None:
                 store(scratch.activation_scales, splat(isa.quantizer.scale(x), copies), of_group)
                 # Loaded again: TVM's integer analysis would walk through everything that it is computed from.
-                x = T.bind(x * splat(T.float32(1) / load(scratch.activation_scales, of_group, 1), GROUP_SIZE))
+                x = T.bind(x * splat(T.float32(1) / load(scratch.activation_scales, of_group, 1), lanes_of(x)))
             for digit, steps in enumerate(isa.pack(x)):
                 for step, activations in enumerate(steps):
                     store(scratch.activations, activations, [thread, row, self.place(group, digit, step)])

@@ -8,7 +8,6 @@ from tvm.tirx import Buffer, Expr
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetch, store, transpose
-from edge_transact.quantization import WORDS_PER_GROUP
 
 
 class BatchNK(DecodeColumns):
@@ -31,7 +30,7 @@ class BatchNK(DecodeColumns):
         first, end = self.share(thread)
         self.clear(thread, first, end)
         self.pack_activations(thread)
-        self.words = T.alloc_buffer((WORDS_PER_GROUP, self.columns), "uint32")
+        self.words = T.alloc_buffer((self.buffers.words_per_group, self.columns), "uint32")
         self.scales = T.alloc_buffer((self.buffers.groups, self.columns), "float32")
         with T.serial(first, end) as block:
             for section in range(self.matmul.sections):
@@ -48,12 +47,10 @@ class BatchNK(DecodeColumns):
         return T.bind(load(self.scales, [group, offset], self.isa.lanes))
 
     def _transpose(self, group: Expr, block: Expr, section: int) -> None:
-        first, lanes = self.column(block, section), self.isa.lanes
+        first, lanes, words = self.column(block, section), self.isa.lanes, self.buffers.words_per_group
         for offset in range(0, self.columns, lanes):
             at = [first + (offset + i) for i in range(lanes)]
-            columns = [
-                T.bind(load(self.buffers.weight, [column, group * WORDS_PER_GROUP], WORDS_PER_GROUP)) for column in at
-            ]
+            columns = [T.bind(load(self.buffers.weight, [column, group * words], words)) for column in at]
             for word, vector in enumerate(transpose(columns)):
                 store(self.words, vector, [word, offset])
 
@@ -72,7 +69,7 @@ class BatchNK(DecodeColumns):
 
     def _prefetch(self, block: Expr, group: Expr, section: int) -> None:
         """Prefetch the `group`-th part of a block, whose columns are contiguous in memory."""
-        lines = self.columns * WORDS_PER_GROUP // LINE_WORDS
+        lines = self.columns * self.buffers.words_per_group // LINE_WORDS
         for line in range(lines):
             place = [self.column(block, section), (group * lines + line) * LINE_WORDS]
             prefetch(self.buffers.weight, place, far=self.isa.prefetches_far)

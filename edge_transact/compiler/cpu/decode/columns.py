@@ -15,7 +15,6 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.decode.base import DecodeMatmul
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import Index, lanes_of, load, scalar_dtype, splat, store
-from edge_transact.quantization import WORDS_PER_GROUP
 
 _Products: TypeAlias = tuple[Expr, Expr]
 """The index in a thread's sums that products belong to, and the products: fp32 lanes."""
@@ -35,7 +34,7 @@ class DecodeColumns(DecodeMatmul):
         """The scales of a group of the vector of columns at `offset` in a block: fp32 lanes."""
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
-        return ((group * self.isa.digits + digit) * self.isa.steps + step) * WORDS_PER_GROUP
+        return ((group * self.isa.digits + digit) * self.isa.steps + step) * self.buffers.words_per_group
 
     def column(self, block: Expr, section: int) -> Expr:
         """The first column of a block in a section."""
@@ -101,11 +100,10 @@ class DecodeColumns(DecodeMatmul):
         self, thread: Expr, group: Expr, block: Expr, section: int, offset: int, start: Callable[[Expr], Expr]
     ) -> _Products:
         """A group's products for one row's sums of the vector of columns at `offset` in a block."""
-        row = T.int32(0)
-        words = [T.bind(self.load_word(group, block, section, offset, word)) for word in range(WORDS_PER_GROUP)]
+        row, each = T.int32(0), range(self.buffers.words_per_group)
+        words = [T.bind(self.load_word(group, block, section, offset, word)) for word in each]
         activations = [
-            [self._load_activations(thread, row, group, step, word) for step in range(self.isa.steps)]
-            for word in range(WORDS_PER_GROUP)
+            [self._load_activations(thread, row, group, step, word) for step in range(self.isa.steps)] for word in each
         ]
         products = self.isa.dot(start(row), words, activations)
         scales = self.load_scales(group, block, section, offset)
@@ -124,7 +122,7 @@ class DecodeColumns(DecodeMatmul):
         """Add a group's products to the sums of some rows and vectors of columns (offsets in a block)."""
         tile = _Tile(self.isa, [T.bind(start(row)) for row in rows], len(vectors))
         # Unrolled, LLVM would hoist so many loads that most of them are spilled.
-        with T.serial(0, WORDS_PER_GROUP) as word:
+        with T.serial(0, self.buffers.words_per_group) as word:
             words = [T.bind(self.load_word(group, block, section, offset, word)) for offset, _ in vectors]
             for step in range(self.isa.steps):
                 weights = [T.bind(self.isa.unpack(vector, step)) for vector in words]

@@ -14,7 +14,6 @@ from edge_transact.compiler.cpu.decode.base import Scratch
 from edge_transact.compiler.cpu.decode.columns import DecodeColumns
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.vector import LINE_WORDS, Index, cast, load, prefetch
-from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_BYTES = 16 << 10
 """How far ahead of the block in use decode prefetches, to the L2 cache if the instruction set prefetches far."""
@@ -67,7 +66,7 @@ class DecodeKN(DecodeColumns):
 
     def load_word(self, group: Expr, block: Expr, section: int, offset: Index, word: Index) -> Expr:
         column = self.column(block, section) + offset
-        return load(self.buffers.weight, [group * WORDS_PER_GROUP + word, column], self.isa.lanes)
+        return load(self.buffers.weight, [group * self.buffers.words_per_group + word, column], self.isa.lanes)
 
     def load_scales(self, group: Expr, block: Expr, section: int, offset: Index) -> Expr:
         column = self.column(block, section) + offset
@@ -86,7 +85,7 @@ class DecodeKN(DecodeColumns):
             with T.serial(0, 2) as after:
                 rows = T.bind(T.min(groups_ahead + after, strip.end_group - 1 - group) * self.matmul.sections)
                 columns = T.bind((blocks_ahead - after * strip.blocks) * self.columns)
-                T.buffer_store(ahead, rows * WORDS_PER_GROUP * self.buffers.width + columns, [0])
+                T.buffer_store(ahead, rows * self.buffers.words_per_group * self.buffers.width + columns, [0])
                 T.buffer_store(ahead, rows * self.buffers.width + columns, [1])
                 begin = T.bind(T.if_then_else(after == 0, first, turn))
                 with T.serial(begin, T.bind(T.if_then_else(after == 0, turn, end))) as block:
@@ -106,20 +105,22 @@ class DecodeKN(DecodeColumns):
     def _prefetch(self, group: Expr, block: Expr, section: int, words_ahead: Index, scales_ahead: Index) -> None:
         """Prefetch words and scales at these distances after those of a block in a group."""
         far, column = self.isa.prefetches_far, self.column(block, section)
-        column_of_words = T.bind(column + words_ahead)
+        first, column_of_words = group * self.buffers.words_per_group, T.bind(column + words_ahead)
         for word, line in self._lines():
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column_of_words + line], far=far)
+            prefetch(self.buffers.weight, [first + word, column_of_words + line], far=far)
         prefetch(self.buffers.scale, [group, column + scales_ahead], far=far)
 
     def _prefetch_near(self, group: Expr, block: Expr, section: int) -> None:
         """Prefetch words of the same group that the thread needs soon to the L1 cache."""
         column = self.column(block, section) + NEAR_BLOCKS * self.columns
         for word, line in self._lines():
-            prefetch(self.buffers.weight, [group * WORDS_PER_GROUP + word, column + line])
+            prefetch(self.buffers.weight, [group * self.buffers.words_per_group + word, column + line])
 
     def _lines(self) -> list[tuple[int, int]]:
         """The cache lines of a block's words of a group: word of the group, and column within the block."""
-        return [(word, line) for word in range(WORDS_PER_GROUP) for line in range(0, self.columns, LINE_WORDS)]
+        return [
+            (word, line) for word in range(self.buffers.words_per_group) for line in range(0, self.columns, LINE_WORDS)
+        ]
 
 
 class _Strip:

@@ -22,7 +22,6 @@ from edge_transact.compiler.vector import (
     store,
     sum_lanes,
 )
-from edge_transact.quantization import WORDS_PER_GROUP
 
 AHEAD_WORDS = 4096
 """How far ahead of the words in use decode prefetches: half of a small L1 cache."""
@@ -68,7 +67,7 @@ class DecodeNK(DecodeMatmul):
             columns.accumulate(vector)
         # The rest, less than a vector: a half of one, a fourth, ...
         held, word = lanes // 2, full
-        while held >= WORDS_PER_GROUP:
+        while held >= self.buffers.words_per_group:
             with T.If(T.bitwise_and(words, held) != 0), T.Then():
                 columns.accumulate_rest(word, held)
             held, word = held // 2, T.bind(word + T.bitwise_and(words, held))
@@ -76,7 +75,7 @@ class DecodeNK(DecodeMatmul):
             store(self.sums, columns.sums(section), [thread, self.sums_of(T.int32(0), block, section)])
 
     def place(self, group: Expr, digit: int, step: int) -> Expr:
-        return self.place_of_word(group * WORDS_PER_GROUP, digit, step)
+        return self.place_of_word(group * self.buffers.words_per_group, digit, step)
 
     def place_of_word(self, word: Expr, digit: int, step: int) -> Expr:
         """The index in a row of `Scratch.activations` of a word; later words follow."""
@@ -114,16 +113,17 @@ class _Columns:
 
     def accumulate_rest(self, word: Expr, held: int) -> None:
         """Add the products of `held` words from `word` on; a vector then holds those of several columns."""
-        together, groups = self.isa.lanes // held, held // WORDS_PER_GROUP
+        size = self.buffers.words_per_group
+        together, groups = self.isa.lanes // held, held // size
         activations = self._load_activations(word, held)
         for section, columns in enumerate(self.columns):
             loaded = [load(self.buffers.weight, [column, word], held) for column in columns]
             vectors = [join(loaded[i : i + together]) for i in range(0, len(columns), together)]
             totals = [T.bind(self.isa.total(self._multiply(vector, activations))) for vector in vectors]
             # From here on, those of a column follow each other.
-            products = sum_lanes(totals, WORDS_PER_GROUP)
-            scales = join([load(self.buffers.scale, [column, word // WORDS_PER_GROUP], groups) for column in columns])
-            order = [WORDS_PER_GROUP * i for i in range(groups)] * len(columns)
+            products = sum_lanes(totals, size)
+            scales = join([load(self.buffers.scale, [column, word // size], groups) for column in columns])
+            order = [size * i for i in range(groups)] * len(columns)
             sums = self._scaled(word, held, products, T.bind(cast("float32", scales)), order)
             store(self.rest, load(self.rest, [section, 0], len(columns)) + sum_lanes([sums], groups), [section, 0])
 
@@ -174,7 +174,7 @@ class _Columns:
 
     def _load_scales(self, columns: Sequence[Expr], word: Expr) -> Expr:
         """The columns' scales of a vector's groups, fp32: those of its first group, then of its second, ..."""
-        group, groups = T.bind(word // WORDS_PER_GROUP), self.isa.lanes // WORDS_PER_GROUP
+        group, groups = T.bind(word // self.buffers.words_per_group), self.isa.lanes // self.buffers.words_per_group
         loaded = [T.bind(load(self.buffers.scale, [column, group], groups)) for column in columns]
         order = [column * groups + i for i in range(groups) for column in range(len(columns))]
         return T.bind(cast("float32", shuffle(loaded, order)))

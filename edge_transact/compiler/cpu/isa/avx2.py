@@ -17,13 +17,12 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right
 from edge_transact.compiler.cpu.isa.byte_products import X86Bytes, multiply_words
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import add_quads, cast, lanes_of, shuffle, splat
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
 class Avx2Words(InstructionSet):
@@ -59,15 +58,13 @@ class Avx2Words(InstructionSet):
 
     def pack(self, x: Expr) -> list[list[Expr]]:
         # The lower halves of int32.
-        integers = T.bind(T.reinterpret(f"int16x{2 * GROUP_SIZE}", self.quantizer.round(x)))
+        halves = 2 * lanes_of(x)
+        integers = T.bind(T.reinterpret(f"int16x{halves}", self.quantizer.round(x)))
 
         def lane(step: int) -> Expr:
-            return T.reinterpret("int32x4", shuffle([integers], range(2 * step, 2 * GROUP_SIZE, 2 * self.steps)))
+            return T.reinterpret("int32x4", shuffle([integers], range(2 * step, halves, 2 * self.steps)))
 
         return [[lane(step) for step in range(self.steps)]]
-
-    def zero_point_correction(self, x: Expr) -> Expr:
-        return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(T.bind(self.quantizer.round(x)))
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
         """Products of int16, added to their neighbours': int32."""

@@ -12,11 +12,10 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import shift_right, take_from_words
+from edge_transact.compiler.cpu.isa.base import shift_right
 from edge_transact.compiler.cpu.isa.byte_products import X86Bytes
 from edge_transact.compiler.cpu.isa.fp32 import FloatProducts
 from edge_transact.compiler.matmul import Rows
-from edge_transact.quantization import ZERO_POINT
 
 
 class Avx512(FloatProducts):
@@ -32,7 +31,7 @@ class Avx512(FloatProducts):
         return cls()
 
     def unpack(self, words: Expr, step: int) -> Expr:
-        table = T.Cast("float32x16", T.ramp(T.int32(-ZERO_POINT), 1, 16))
+        table = T.Cast("float32x16", T.ramp(T.int32(-self.zero_point), 1, 16))
         index = T.reinterpret("int32x16", shift_right(words, 4 * step))
         return T.reinterpret("int32x16", self.look_up(table, index))
 
@@ -41,7 +40,7 @@ class Avx512(FloatProducts):
         return T.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table, index)
 
     def pack(self, x: Expr) -> list[list[Expr]]:
-        return [[T.reinterpret("int32x4", take_from_words(x, step)) for step in range(self.steps)]]
+        return [[T.reinterpret("int32x4", self.activations(x, step)) for step in range(self.steps)]]
 
 
 class Avx512Vnni(X86Bytes):

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.matmul import Rows
+from edge_transact.compiler.matmul import KERNEL_GRID, Rows
 from edge_transact.compiler.vector import add_quads, cast, lanes_of, shuffle, splat, sum_lanes
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
 
 if TYPE_CHECKING:
     from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
@@ -33,6 +33,7 @@ class InstructionSet(ABC):
     Attributes:
         name: A name for test ids and error messages.
         features: The CPU features that it needs, by LLVM's names.
+        values_per_word, zero_point: The packed weights', which are on `KERNEL_GRID`.
         removes_zero_point: Whether `unpack` subtracts it; else accumulators start from `zero_point_correction`.
         prefetches_far: Whether decode prefetches weights to the L2 cache before the L1 cache.
         batch_vectors: Vectors of columns that decode of several sequences multiplies at a time.
@@ -48,6 +49,8 @@ class InstructionSet(ABC):
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
     steps: ClassVar[int]
+    values_per_word: ClassVar[int] = 32 // KERNEL_GRID[0]
+    zero_point: ClassVar[int] = KERNEL_GRID[2]
     removes_zero_point: ClassVar[bool]
     lanes: int
     prefetches_far: ClassVar[bool] = True
@@ -99,12 +102,16 @@ class InstructionSet(ABC):
         """The same for `multiply_add_block`: int32, by digit; joined, `block_rows` lanes for each product."""
         return self.pack(x)
 
-    @abstractmethod
     def zero_point_correction(self, x: Expr) -> Expr:
         """The negated contribution of the zero point to each word's products, for `pack`'s `x`.
 
         `accumulator_dtype`, one lane per word.
         """
+        if self.quantizer is not None:
+            x = T.bind(self.quantizer.round(x))
+        firsts, size = range(0, lanes_of(x), self.values_per_word), self.values_per_word
+        minus = splat(tirx.const(-self.zero_point, self.accumulator_dtype), len(firsts))
+        return minus * sum_lanes([shuffle([x], range(first, first + size)) for first in firsts])
 
     @abstractmethod
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
@@ -150,16 +157,6 @@ class InstructionSet(ABC):
             weights = T.bind(self.unpack(vector, step))
             accumulators = [T.bind(each) for each in self.add(accumulators, weights, of_vector[step], step)]
         return accumulators
-
-
-def take_from_words(x: Expr, i: int) -> Expr:
-    """Activation `i` of each word of a group."""
-    return shuffle([x], range(i, GROUP_SIZE, VALUES_PER_WORD))
-
-
-def sum_words(x: Expr) -> Expr:
-    """The sum of the activations of each word of a group."""
-    return sum_lanes([shuffle([x], range(i, i + VALUES_PER_WORD)) for i in range(0, GROUP_SIZE, VALUES_PER_WORD)])
 
 
 def shift_right(words: Expr, bits: int) -> Expr:

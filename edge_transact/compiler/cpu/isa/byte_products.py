@@ -9,11 +9,10 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right
 from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 from edge_transact.compiler.matmul import Rows
 from edge_transact.compiler.vector import add_neighbours, lanes_of, splat
-from edge_transact.quantization import GROUP_SIZE, WORDS_PER_GROUP, ZERO_POINT
 
 
 class ByteProducts(InstructionSet):
@@ -42,12 +41,9 @@ class ByteProducts(InstructionSet):
         digits = T.bind(self.quantizer.split(x))
 
         def lane(digit: int, step: int) -> Expr:
-            return T.reinterpret("int32x4", self.quantizer.select(digits, digit, range(step, GROUP_SIZE, self.steps)))
+            return T.reinterpret("int32x4", self.quantizer.select(digits, digit, range(step, lanes_of(x), self.steps)))
 
         return [[lane(digit, step) for step in range(self.steps)] for digit in reversed(range(self.digits))]
-
-    def zero_point_correction(self, x: Expr) -> Expr:
-        return splat(T.int32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(T.bind(self.quantizer.round(x)))
 
     def begin(self, start: Expr) -> list[Expr]:
         return [splat(T.int32(0), lanes_of(start))] * (self.digits - 1) + [start]

@@ -12,19 +12,19 @@ from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import Expr
 
-from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right, sum_words, take_from_words
+from edge_transact.compiler.cpu.isa.base import InstructionSet, shift_right
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import cast, lanes_of, splat
-from edge_transact.quantization import VALUES_PER_WORD, WORDS_PER_GROUP, ZERO_POINT
+from edge_transact.compiler.vector import cast, lanes_of, shuffle, splat
 
 
 class FloatProducts(InstructionSet):
     """One weight and one activation per lane, both fp32; eight steps per word."""
 
-    steps = VALUES_PER_WORD
+    steps = InstructionSet.values_per_word
 
-    def zero_point_correction(self, x: Expr) -> Expr:
-        return splat(T.float32(-ZERO_POINT), WORDS_PER_GROUP) * sum_words(x)
+    def activations(self, x: Expr, step: int) -> Expr:
+        """Those of a group that a step multiplies, one of each word."""
+        return shuffle([x], range(step, lanes_of(x), self.steps))
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         dtype = f"float32x{lanes_of(accumulator)}"
@@ -75,14 +75,15 @@ class Fp32(FloatProducts):
 
         def weights(step: int) -> Expr:
             nibbles = T.reinterpret(f"float32x{lanes}", self.unpack(words, step))
-            return T.reinterpret(f"int32x{lanes}", nibbles - splat(T.float32(ZERO_POINT * PLACE_VALUES[step]), lanes))
+            zero = splat(T.float32(self.zero_point * PLACE_VALUES[step]), lanes)
+            return T.reinterpret(f"int32x{lanes}", nibbles - zero)
 
         return [[weights(step)] for step in range(self.steps)]
 
     def pack(self, x: Expr) -> list[list[Expr]]:
         return [
             [
-                T.reinterpret("int32x4", take_from_words(x, step) * splat(T.float32(1 / place), WORDS_PER_GROUP))
+                T.reinterpret("int32x4", self.activations(x, step) * splat(T.float32(1 / place), 4))
                 for step, place in enumerate(PLACE_VALUES)
             ]
         ]

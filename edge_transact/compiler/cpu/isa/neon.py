@@ -16,8 +16,7 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import shuffle
-from edge_transact.quantization import GROUP_SIZE, VALUES_PER_WORD
+from edge_transact.compiler.vector import lanes_of, shuffle
 from edge_transact.system.cpu import I8MM_AT_RUN_TIME
 
 AT_HWCAP2 = 26
@@ -68,18 +67,18 @@ class NeonI8mm(NeonDot):
         even, odd = (T.bind(T.reinterpret("int8x16", self.unpack(words, step))) for step in range(self.steps))
 
         def block(first: int) -> Expr:
-            nibbles = [byte for i in range(first, first + VALUES_PER_WORD) for byte in (i, 16 + i)]
+            nibbles = [byte for i in range(first, first + self.values_per_word) for byte in (i, 16 + i)]
             return T.reinterpret("int32x4", shuffle([even, odd], nibbles))
 
-        return [[block(0), block(VALUES_PER_WORD)]]
+        return [[block(0), block(self.values_per_word)]]
 
     def pack_for_panel(self, x: Expr) -> list[list[Expr]]:
-        digits = T.bind(self.quantizer.split(x))
+        digits, size = T.bind(self.quantizer.split(x)), self.values_per_word
 
         def word(digit: int, first: int) -> Expr:
-            return T.reinterpret("int32x2", self.quantizer.select(digits, digit, range(first, first + VALUES_PER_WORD)))
+            return T.reinterpret("int32x2", self.quantizer.select(digits, digit, range(first, first + size)))
 
-        firsts = range(0, GROUP_SIZE, VALUES_PER_WORD)
+        firsts = range(0, lanes_of(x), size)
         return [[word(digit, first) for first in firsts] for digit in reversed(range(self.digits))]
 
     def multiply_add_block(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:

@@ -6,7 +6,6 @@ from tvm.script import tirx as T
 from tvm.tirx import Expr
 
 from edge_transact.compiler.vector import cast, lanes_of, max_magnitude, shuffle, splat
-from edge_transact.quantization import GROUP_SIZE
 
 
 class ActivationQuantizer:
@@ -32,7 +31,7 @@ class ActivationQuantizer:
     def split(self, x: Expr) -> Expr:
         """The digits of a group's activations, in multiples of their scale: four int8 each, the lowest digit first."""
         # Adding 128 to each digit avoids borrows; flipping its top bit takes the 128 away again.
-        halves = splat(T.int32(128 * sum(256**i for i in range(self.digits))), GROUP_SIZE)
+        halves = splat(T.int32(128 * sum(256**i for i in range(self.digits))), lanes_of(x))
         return T.reinterpret("int8x128", T.bitwise_xor(self.round(x) + halves, halves))
 
     def select(self, digits: Expr, digit: int, activations: range) -> Expr:
