@@ -40,7 +40,7 @@ def _llama_cpp(plan: WidthPlan) -> str | None:
 
 
 def vllm(plan: WidthPlan) -> str | None:
-    """Why vLLM can't load a plan as a stock LLaMA or as ``nemotron-nas``; `None` if it can."""
+    """Why vLLM can't load a plan under its family's own name or as ``nemotron-nas``; `None` if it can."""
     return None if plan.is_stock else nemotron_nas(plan)
 
 
@@ -50,6 +50,8 @@ def nemotron_nas(plan: WidthPlan) -> str | None:
     Its layers have KV groups and an MLP size of their own, as a number of query heads that share a KV head, of one
     number for all layers, and as a factor of the hidden size.
     """
+    if not plan.is_llama:
+        return "its layers are LLaMA's, and this model's norms, biases or rotations differ: only equal widths fit"
     if lost := _lost_dims(plan):
         return lost
     heads = sorted({layer.num_attention_heads for layer in plan.layers})

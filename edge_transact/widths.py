@@ -194,19 +194,26 @@ class WidthPlan:
     @property
     def rotates_in_model(self) -> bool:
         """Whether the model applies RoPE, and not the KV cache, which knows one rotation for all dims and layers."""
-        is_plain = self.rope_type in ("default", "llama3") and self.rotary_dim == self.head_dim
-        return self.has_own_head_dims or bool(self.nope_layers) or not is_plain
+        return self.has_own_head_dims or not self._has_plain_rope
 
     @property
     def is_stock(self) -> bool:
-        """Whether a stock LLaMA's configuration can state all widths: layers are alike, and heads have all their dims.
+        """Whether the family's own configuration can state all widths: layers are alike, heads have all their dims.
 
         transformers takes only numbers of query heads that divide the hidden size.
         """
         is_uniform = len(set(self.layers)) == 1 and not self.has_own_head_dims
-        has_llamas_rope = not self.nope_layers and self.rotary_dim == self.head_dim
-        is_llama = has_llamas_rope and not self.use_qk_norm and self.attention_out_bias == self.attention_bias
-        return is_llama and is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
+        return is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
+
+    @property
+    def is_llama(self) -> bool:
+        """Whether layers compute what LLaMA's do."""
+        return self._has_plain_rope and not self.use_qk_norm and self.attention_out_bias == self.attention_bias
+
+    @property
+    def _has_plain_rope(self) -> bool:
+        is_whole = self.rotary_dim == self.head_dim and not self.nope_layers
+        return is_whole and self.rope_type in ("default", "llama3")
 
     @property
     def cache_head_dim(self) -> int:

@@ -20,6 +20,7 @@ class Family:
 
     Attributes:
         title: What people call it.
+        architecture: transformers' class of its language models.
         fixed: Fields of ``edge_llama``'s configuration whose values its code has, or a value by the name of its field.
         defaults: What transformers has where ``config.json`` leaves a field out.
         dropped: Fields that ``edge_llama`` doesn't have, because they change nothing here.
@@ -31,6 +32,7 @@ class Family:
 
     model_type: str
     title: str
+    architecture: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
@@ -46,11 +48,19 @@ _WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_t
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llama", "LLaMA"),
-        Family("mistral", "Mistral", fixed=_NO_BIASES, dropped=_WINDOW, defaults={"sliding_window": 4096}),
+        Family("llama", "LLaMA", "LlamaForCausalLM"),
+        Family(
+            "mistral",
+            "Mistral",
+            "MistralForCausalLM",
+            fixed=_NO_BIASES,
+            dropped=_WINDOW,
+            defaults={"sliding_window": 4096},
+        ),
         Family(
             "qwen2",
             "Qwen2",
+            "Qwen2ForCausalLM",
             fixed={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False},
             dropped=_WINDOW,
             has_window="use_sliding_window",
@@ -59,6 +69,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "qwen3",
             "Qwen3",
+            "Qwen3ForCausalLM",
             fixed={"mlp_bias": False, "use_qk_norm": True},
             defaults={"head_dim": 128},
             dropped=_WINDOW,
@@ -69,6 +80,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "smollm3",
             "SmolLM3",
+            "SmolLM3ForCausalLM",
             defaults={"no_rope_layer_interval": 4, "rope_theta": 2000000.0, "tie_word_embeddings": True},
             dropped=(*_WINDOW, "no_rope_layer_interval"),
             has_window="use_sliding_window",
@@ -77,6 +89,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "phi3",
             "Phi-3",
+            "Phi3ForCausalLM",
             fixed=_NO_BIASES,
             defaults={"original_max_position_embeddings": 4096},
             dropped=(*_WINDOW, "embd_pdrop", "resid_pdrop"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact import costs
+from edge_transact.architecture.families import SOURCE_TYPE, family_of
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
@@ -135,16 +136,18 @@ def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dt
 
 
 def stock_config(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, Any]:
-    """The ``config.json`` of a stock LLaMA, which everything reads; `plan` must be `WidthPlan.is_stock`.
+    """The ``config.json`` of the model's own family, which everything reads; `plan` must be `WidthPlan.is_stock`.
 
     Everything that isn't a width comes from `config`, another ``config.json``.
     """
     (layer,) = set(plan.layers)
-    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim")
+    family = family_of(config)
+    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim", SOURCE_TYPE, *family.fixed)
     return {
         **{key: value for key, value in config.items() if key not in own},
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **({"sliding_window": None} if "sliding_window" in family.dropped else {}),
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "num_attention_heads": layer.num_attention_heads,
         "num_key_value_heads": layer.num_key_value_heads,
         "head_dim": plan.head_dim,

@@ -1,6 +1,6 @@
 """Writes a checkpoint as ``nemotron-nas`` for vLLM and mlx-lm: a LLaMA whose MLPs differ in size.
 
-Tensors stay. ``config.json`` gets a block for each layer, or is a stock LLaMA's if layers are alike.
+Tensors stay. ``config.json`` gets a block for each layer, or is that of the model's own family if layers are alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from edge_transact.architecture.families import Family, family_of
 from edge_transact.artifacts.manifest import MANIFEST
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
@@ -46,14 +49,28 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
     refuse_existing(output, force, apart_from=[model])
     plan = checkpoint.plan
     config = stock_config(checkpoint.config, plan) if plan.is_stock else nemotron_nas_config(checkpoint)
+    parts = stored_parts(plan, family_of(checkpoint.config))
+    shapes = {name: (sum(checkpoint.shape(each)[0] for each in of), *checkpoint.shape(of[0])[1:]) for name, of in parts}
     with new_directory(output, force=force) as directory:
-        tensors = ((name, checkpoint.tensor(name)) for name in checkpoint.tensor_names())
-        write_shards(directory, tensor_shapes(plan), tensors)
+        tensors = ((name, torch.cat([checkpoint.tensor(each) for each in of])) for name, of in parts)
+        write_shards(directory, shapes, tensors)
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in (*COPIED_FILES, PROVENANCE_FILE):
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
     return {"output": str(output), "format": config["model_type"], "widths": plan.to_list()}
+
+
+def stored_parts(plan: WidthPlan, family: Family) -> list[tuple[str, list[str]]]:
+    """The tensors of a family's own checkpoint, and ours that each is made of, one below the other."""
+    whole = {matrix.name: name for name, matrices in family.fused.items() for matrix in matrices}
+    parts: dict[str, list[str]] = {}
+    for name in tensor_shapes(plan):
+        fused = name
+        for own, theirs in whole.items():
+            fused = fused.replace(own, theirs)
+        parts.setdefault(fused, []).append(name)
+    return list(parts.items())
 
 
 def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:

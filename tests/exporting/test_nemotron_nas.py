@@ -7,16 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+from edge_transact.checkpoint.writer import write_checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.exporting.nemotron_nas import export_nemotron_nas
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from edge_transact.runtimes import RUNTIMES, misfits, nemotron_nas
 from edge_transact.widths import LayerWidths, WidthPlan
+from tests.support.checkpoints import FAMILIES
 from tests.support.command import said
 from tests.support.odd_models import CONFIG, make_source
 
@@ -56,6 +58,22 @@ def test_layers_that_are_alike_are_a_stock_llama(tmp_path):
         ours = EdgeLlamaForCausalLM.from_pretrained(path)(ids).logits
         stock = LlamaForCausalLM.from_pretrained(tmp_path / "llama")(ids).logits
     torch.testing.assert_close(stock, ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_are_written_as_their_own_class(make_llama, family, tmp_path):
+    """From a checkpoint of ours, as pruning to equal widths leaves one."""
+    path = make_llama(**FAMILIES[family] | {"num_attention_heads": 6, "num_key_value_heads": 3})
+    source = Checkpoint.open(path)
+    pruned = write_checkpoint(
+        source, source.plan, ((name, source.tensor(name)) for name in source.tensor_names()), {}, tmp_path / "pruned"
+    )
+    assert pruned.config["model_type"] == "edge_llama"
+    assert export_nemotron_nas(str(pruned.path), tmp_path / "own")["format"] == FAMILIES[family]["model_type"]
+    ids = torch.tensor([[(37 * i + 5) % 96 for i in range(24)]])
+    with torch.inference_mode():
+        ours, own = (AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (path, tmp_path / "own"))
+    torch.testing.assert_close(own, ours)
 
 
 def in_layer(**widths) -> WidthPlan:
