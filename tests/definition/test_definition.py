@@ -1,6 +1,7 @@
 """The emitted definition: readable, in MLC's idiom, and the same widths as the plan's."""
 
 import ast
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from tests.support.definitions import config_of
 from tests.support.definitions import emit as emit_with
 
 
-def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False) -> WidthPlan:
-    """`own_dims`: `qk_head_dim` and `v_head_dim` of the first layer."""
+def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False, **others) -> WidthPlan:
+    """`own_dims`: `qk_head_dim` and `v_head_dim` of the first layer; `others`: what other families than LLaMA have."""
     dims = [own_dims or (head_dim, head_dim)] + [(head_dim, head_dim)] * len(groups)
     layers = tuple(
         LayerWidths(n * q_per_kv, n, *qk_v, m) for n, qk_v, m in zip(groups, dims, intermediates, strict=False)
     )
-    return WidthPlan(32, 50, tied, bias, bias, layers, head_dim)
+    return WidthPlan(32, 50, tied, bias, bias, layers, head_dim, **others)
 
 
 def emit(directory, plan: WidthPlan, **other):
@@ -73,6 +74,10 @@ plans = st.builds(
     own_dims=st.none() | st.tuples(st.sampled_from([2, 4, 6, 8]), st.integers(1, 8)),
     tied=st.booleans(),
     bias=st.booleans(),
+    attention_out_bias=st.none() | st.booleans(),
+)
+plans |= plans.filter(lambda plan: plan.layers[0].qk_head_dim == plan.head_dim).map(
+    lambda plan: replace(plan, use_qk_norm=True)
 )
 
 
