@@ -7,7 +7,7 @@ import pytest
 
 from edge_transact.compiler import library
 from edge_transact.compiler.targets import get_target, library_name
-from tests.support.odd_models import CONFIG, MODEL_LIB, OWN_DIMS, Archive, Source, make_source
+from tests.support.odd_models import CONFIG, MODEL_LIB, NORMED, NORMED_OWN_DIMS, OWN_DIMS, Archive, Source, make_source
 from tests.support.opencl import executed_here
 from tests.support.traffic import planned
 
@@ -27,6 +27,18 @@ def uniform(tmp_path_factory) -> Source:
 def own_dims(tmp_path_factory) -> Source:
     """The same, and heads of all but one layer lost dims, of q and k or of v."""
     return make_source(tmp_path_factory.mktemp("own-dims"), OWN_DIMS)
+
+
+@pytest.fixture(scope="session")
+def normed(tmp_path_factory) -> Source:
+    """The odd plan with a norm of every query and key head, and without a bias after attention."""
+    return make_source(tmp_path_factory.mktemp("normed"), CONFIG | NORMED)
+
+
+@pytest.fixture(scope="session")
+def normed_own_dims(tmp_path_factory) -> Source:
+    """The same, and values lost dims."""
+    return make_source(tmp_path_factory.mktemp("normed-own-dims"), NORMED_OWN_DIMS)
 
 
 @pytest.fixture(scope="session")

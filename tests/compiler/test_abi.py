@@ -30,9 +30,13 @@ pytestmark = pytest.mark.slow
 CASES = {
     "host": ("source", "q4f32_1", 1e-4),
     "host, cut heads": ("own_dims", "q0f32", 1e-4),
+    "host, normed heads": ("normed", "q4f32_1", 1e-4),
+    "host, normed and cut heads": ("normed_own_dims", "q0f32", 1e-4),
     "phone, uniform": ("uniform", "q4f16_1", 1e-2),
     "phone": ("source", "q4f32_1", 1e-5),
     "phone, cut heads": ("own_dims", "q4f16_0", 1e-2),
+    "phone, normed heads": ("normed", "q4f16_1", 1e-2),
+    "phone, normed and cut heads": ("normed_own_dims", "q4f16_0", 1e-2),
     "phone, cut heads in 16 bits": ("own_dims", "q0f16", 1e-2),
 }
 """Device, plan, quantization, and how far logits may be from torch's, relative to the largest.
@@ -366,7 +370,8 @@ def test_kernels_that_the_engine_calls_check_their_arguments(model):
 def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(library, model):
     """Two beside them, for the embedding and the logits; norms are part of the matmuls, and so is what cut heads need.
 
-    Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one.
+    Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one. Norms
+    of heads have a launch, and RoPE after them one for each layer of the cache.
     """
     model.reset()
     model.prefill([1, 2, 3])
@@ -374,14 +379,16 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
         model.decode(4)
     virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
     layers = library.source.checkpoint.plan.num_hidden_layers
-    cut = "rotation_kernel" in launches
+    cut, normed = "rotation_kernel" in launches, library.source.checkpoint.plan.use_qk_norm
     ours = sum(count for name, count in launches.items() if name.startswith("w4_"))
-    assert ours == 3 * layers + (virtual_layers if cut else layers) + 2
+    assert ours == 3 * layers + (virtual_layers if cut and not normed else layers) + 2
     of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
     assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
     assert launches["rotation_kernel"] == cut
     # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
-    others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation"))}
+    norms = {name: count for name, count in launches.items() if name.startswith(("norm_heads", "rope_of_all"))}
+    assert sum(norms.values()) == normed * (layers + cut * virtual_layers)
+    others = {name for name in launches if not name.startswith(("w4_", *of_the_cache, "rotation", *norms))}
     assert all("concatenate" in name or "split" in name for name in others), others
     # As many as `tests.support.traffic` finds in the module.
     expected = DecodedToken(library.planned, 4).run("embed", "decode").kernels

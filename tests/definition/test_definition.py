@@ -16,7 +16,9 @@ from tests.support.definitions import config_of
 from tests.support.definitions import emit as emit_with
 
 
-def a_plan(groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False, **others) -> WidthPlan:
+def a_plan(
+    groups, intermediates, *, q_per_kv=2, head_dim=8, own_dims=None, tied=False, bias=False, **others
+) -> WidthPlan:
     """`own_dims`: `qk_head_dim` and `v_head_dim` of the first layer; `others`: what other families than LLaMA have."""
     dims = [own_dims or (head_dim, head_dim)] + [(head_dim, head_dim)] * len(groups)
     layers = tuple(

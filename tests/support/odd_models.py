@@ -40,6 +40,17 @@ OWN_DIMS = {
     "qk_head_dim": 16,
     "v_head_dim": 13,
 }
+NORMED = {"use_qk_norm": True, "attention_out_bias": False, "mlp_bias": False}
+"""What Qwen3 adds to LLaMA, and the biases of Qwen2."""
+NORMED_OWN_DIMS = {
+    **OWN_DIMS,
+    **NORMED,
+    "head_dim": 16,
+    "per_layer_config": {
+        index: {name: size for name, size in layer.items() if name != "qk_head_dim"}
+        for index, layer in OWN_DIMS["per_layer_config"].items()
+    },
+}
 SIZES = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 4}
 
 
@@ -75,6 +86,8 @@ def make_source(directory: Path, config: dict) -> Source:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.uniform_(parameter, 0.5, 2)
     for name, buffer in model.named_buffers():
         if name.endswith("rope_pairs"):
             for row in buffer:
