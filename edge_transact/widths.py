@@ -65,6 +65,8 @@ class LayerWidths:
 CACHE_HEAD_DIM_MULTIPLE = 16
 """What attention kernels are fast on: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
 
+PAIRS_ARE_NORMED = "an RMSNorm reads all dims of a query or key head, so that none of them can go"
+
 WIDTH_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(LayerWidths))
 
 
@@ -89,7 +91,7 @@ class WidthPlan:
 
     Raises:
         UsageError: A size is not a positive integer, there are no layers, their q-per-kv ratios differ, or a
-            `qk_head_dim` is above `head_dim`.
+            `qk_head_dim` is above `head_dim`, or below it with `use_qk_norm`.
     """
 
     hidden_size: int
@@ -132,6 +134,8 @@ class WidthPlan:
                 f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
                 fix="RoPE has no frequencies beyond head_dim: use head_dim or less.",
             )
+        if self.use_qk_norm and any(layer.qk_head_dim < self.head_dim for layer in self.layers):
+            raise UsageError(f"qk_head_dim is less than {self.head_dim}: {PAIRS_ARE_NORMED}", fix="Leave it as it is.")
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> WidthPlan:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, MLP_INPUTS, Matrix
+from edge_transact.widths import PAIRS_ARE_NORMED
 
 SOURCE_TYPE = "source_model_type"
 """The field of a pruned model's ``config.json`` that names the family it comes from, if that isn't LLaMA."""
-
-PAIRS_ARE_NORMED = "an RMSNorm reads all dims of a query or key head, so that none of them can go"
 
 
 @dataclass(frozen=True)

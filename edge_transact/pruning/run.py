@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edge_transact import costs
+from edge_transact.architecture.families import Family, family_of
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
@@ -34,7 +35,7 @@ from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.units import DEFAULT_UNITS
+from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
 from edge_transact.runtimes import RUNTIMES
 from edge_transact.system.computation import compute_device
@@ -155,6 +156,7 @@ def prune(
     if finish is None:
         refuse_existing(output, force, apart_from=[model])
     source = Checkpoint.open(resolve_model(model))
+    options = _for_family(options, family_of(source.config))
     check_reachable(options, source.plan)
     check_chats(source.path)
     processes = trainer.processes if trainer else None
@@ -256,6 +258,19 @@ def resolved(options: PruneOptions) -> PruneOptions:
             )
     compensate = scoring.compensates if options.compensate is None else options.compensate
     return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})
+
+
+def _for_family(options: PruneOptions, family: Family) -> PruneOptions:
+    """Resolved options for a model of this family, some of whose units may have to stay."""
+    for unit in options.units:
+        if unit in family.uncut:
+            raise UsageError(
+                f"--units {unit} is not for {family.title}: {family.uncut[unit]}",
+                fix=f"Give some of {', '.join(name for name in UNITS if name not in family.uncut)}, or leave it out.",
+            )
+    if options.allocation != "budgeted" or options.units or not family.uncut:
+        return options
+    return options.model_copy(update={"units": [unit for unit in DEFAULT_UNITS if unit not in family.uncut]})
 
 
 def _for_runtime(options: PruneOptions) -> PruneOptions:

@@ -12,7 +12,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layers import load_layer
 from edge_transact.pruning.cut.selection import LayerSelection, top_indices
 from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
-from edge_transact.widths import LayerWidths
+from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.checkpoints import FAMILIES, LLAMA3, TINY, save_llama
 
 SHAPES = {
@@ -24,7 +24,7 @@ SHAPES = {
     "tied": {"tie_word_embeddings": True},
     "narrow heads": {"head_dim": 4},
     "llama3": {"head_dim": 16, "rope_parameters": LLAMA3},
-    **{name: FAMILIES[name] for name in ("smollm3", "phi3")},
+    **FAMILIES,
 }
 
 
@@ -39,8 +39,9 @@ def source(request, tmp_path_factory) -> Checkpoint:
 
 
 @st.composite
-def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]:
+def selections_of(draw, plan: WidthPlan) -> list[LayerSelection]:
     """A random selection of every layer; all keep the same number of query heads per group."""
+    layers = plan.layers
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     queries = draw(st.integers(1, layers[0].q_per_kv))
 
@@ -49,7 +50,8 @@ def selections_of(draw, layers: tuple[LayerWidths, ...]) -> list[LayerSelection]
 
     def select(layer: LayerWidths) -> LayerSelection:
         groups = some_of(layer.num_key_value_heads, draw(st.integers(1, layer.num_key_value_heads)))
-        pairs, v_dims = draw(st.integers(1, layer.qk_head_dim // 2)), draw(st.integers(1, layer.v_head_dim))
+        pairs, v_dims = layer.qk_head_dim // 2, draw(st.integers(1, layer.v_head_dim))
+        pairs = pairs if plan.use_qk_norm else draw(st.integers(1, pairs))
         return LayerSelection(
             groups=groups,
             queries=torch.stack([some_of(layer.q_per_kv, queries) for _ in groups]),
@@ -100,9 +102,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 @given(data=st.data())
 def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
     """Pruned once and twice: dims keep their RoPE frequencies, and the softmax keeps its scale."""
-    first = data.draw(selections_of(source.plan.layers))
+    first = data.draw(selections_of(source.plan))
     once = prune(source, first, tmp_path_factory.mktemp("once"))
-    second = data.draw(selections_of(once.plan.layers))
+    second = data.draw(selections_of(once.plan))
     twice = prune(once, second, tmp_path_factory.mktemp("twice"))
     both = [kept.then(fewer) for kept, fewer in zip(first, second, strict=True)]
     for pruned, selections in ((once, first), (twice, both)):
@@ -118,7 +120,7 @@ def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_fa
 @settings(max_examples=2, deadline=None)
 @given(data=st.data())
 def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
-    selections = data.draw(selections_of(source.plan.layers))
+    selections = data.draw(selections_of(source.plan))
     pruned = prune(source, selections, tmp_path_factory.mktemp("pruned"))
     model = AutoModelForCausalLM.from_pretrained(pruned.path)
     hidden = torch.randn(2, 11, source.plan.hidden_size)
