@@ -1,8 +1,7 @@
 """Progress: which step a run is in, how far it is, and how long the rest takes.
 
-Whatever works on a step opens a bar of the step's name (`bar`, `track`, `working`). A long command is a `running`: it
-numbers its steps as they begin, and takes their times. Where no bars can be drawn, in a terminal or notebook, their
-descriptions are logged instead.
+What works on a step opens a bar of its name (`bar`, `track`, `working`). A long command is a `running`, which numbers
+and times its steps. Where there is no terminal or notebook to draw bars on, their descriptions are logged.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
@@ -156,10 +155,7 @@ _shown: Progress | None = None
 
 
 def drawable() -> Console | None:
-    """The terminal or notebook to draw on, if there is one. Ask before letting another library draw bars of its own.
-
-    In a run, or while a bar of ours is open, the terminal is taken.
-    """
+    """The terminal or notebook where another library may draw bars of its own: one that has none of ours."""
     return _terminal() if _run is None and _shown is None else None
 
 
@@ -198,17 +194,12 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
             advance(1)
 
 
-def working(description: str) -> AbstractContextManager[object]:
-    """A bar of this description that moves while the body does work that can't be counted."""
-    return bar(description, None)
-
-
 @contextmanager
-def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Advance]:
-    """A progress bar that the body advances: ``with bar("shards", n) as advance: advance(1)``.
+def bar(description: str, total: float | None = None, done: float = 0.0) -> Iterator[Advance]:
+    """A progress bar that the body advances, and a step of the run, unless it is opened inside a step that is counted.
 
-    In a run it is a step, unless it is opened inside a step that is counted. `total` is `None` if the work can't be
-    counted, and `done` is what an interrupted run has done of it.
+    ``with bar("shards", n) as advance: advance(1)``. Without a `total`, the work can't be counted; an interrupted run
+    has `done` a part of it.
     """
     run, reached = _run, done
     if run is None or run._open[-1].is_counted:
@@ -230,6 +221,10 @@ def bar(description: str, total: float | None, done: float = 0.0) -> Iterator[Ad
     finally:
         run.leave(step)
         logger.debug(f"{step.name}: {step.seconds:.1f} s")
+
+
+working = bar
+"""The same, for work that can't be counted."""
 
 
 @contextmanager

@@ -129,12 +129,13 @@ def show_requirements(requirements: Requirements, history: History, as_json: boo
         console.print(table)
         console.print(described(requirements, history), soft_wrap=True)
 
-    show(asdict(requirements) | {"steps": steps, "seconds": history.seconds()}, as_json, text)
+    seconds = sum(step["seconds"] or 0.0 for step in steps) or None
+    show(asdict(requirements) | {"steps": steps, "seconds": seconds}, as_json, text)
 
 
 def described(requirements: Requirements, history: History) -> str:
     """What a command needs, in a line, with the time of an earlier run."""
-    seconds = history.seconds()
+    seconds = sum(step.seconds for step in history.steps())
     return f"{requirements}" + (f"; about {duration(seconds)}, by the last run" if seconds else "")
 
 

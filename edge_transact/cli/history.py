@@ -67,10 +67,6 @@ class History:
         kept = [each for each in _read().get(self._key, []) if not _is_cached(each)]
         return [Step(_renamed(name, _OUTPUT, self._output), makes, seconds) for name, makes, seconds in kept]
 
-    def seconds(self) -> float | None:
-        """What they took together; `None` if there was no run."""
-        return sum(step.seconds for step in self.steps()) or None
-
     @contextmanager
     def running(self, *, keep: bool = True) -> Iterator[None]:
         """The body is a run of the command. With `keep`, its times are kept if it does all the work and ends well."""
@@ -105,8 +101,7 @@ def _renamed(step: str, old: str, new: str) -> str:
 
 
 def _is_cached(step: _Kept) -> bool:
-    _, makes, _ = step
-    return bool(makes) and cache.enabled and (cache.cache_directory() / makes / cache.RECORD).is_file()
+    return bool(step[1]) and cache.enabled and (cache.cache_directory() / step[1] / cache.RECORD).is_file()
 
 
 def _entry() -> Path:

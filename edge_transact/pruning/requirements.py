@@ -46,17 +46,13 @@ def requirements(
     ]
     wants_losses = options.allocation != "uniform" and bool(limits_of(options, plan))
     steps = list(_steps(options, wants_losses, trainings))
-    window, itemsize = (
-        window_of(source, options.calibration_window),
-        computation_dtype(stored, compute_device()).itemsize,
-    )
+    window = window_of(source, options.calibration_window)
+    itemsize = computation_dtype(stored, compute_device()).itemsize
     tokens = options.calibration_tokens // window * window
     matrices = 8 if wants_losses else 4 if options.compensate else 0
-    in_shots = max(
-        text_bytes(options.calibration),
-        memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS),
-    )
-    resident = [memory.PACKAGES_BYTES + in_shots, *(each.memory_bytes for each in trainings)]
+    in_shots = memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS)
+    resident = [memory.PACKAGES_BYTES + max(text_bytes(options.calibration), in_shots)]
+    resident += [each.memory_bytes for each in trainings]
     if report_of:
         steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
         resident.append(memory.perplexity_bytes(plan))
