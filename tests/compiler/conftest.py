@@ -7,7 +7,18 @@ import pytest
 
 from edge_transact.compiler import library
 from edge_transact.compiler.targets import get_target, library_name
-from tests.support.odd_models import CONFIG, MODEL_LIB, NORMED, NORMED_OWN_DIMS, OWN_DIMS, Archive, Source, make_source
+from tests.support.odd_models import (
+    CONFIG,
+    MODEL_LIB,
+    NOPE,
+    NORMED,
+    NORMED_OWN_DIMS,
+    OWN_DIMS,
+    PARTIAL_OWN_DIMS,
+    Archive,
+    Source,
+    make_source,
+)
 from tests.support.opencl import executed_here
 from tests.support.traffic import planned
 
@@ -39,6 +50,18 @@ def normed(tmp_path_factory) -> Source:
 def normed_own_dims(tmp_path_factory) -> Source:
     """The same, and values lost dims."""
     return make_source(tmp_path_factory.mktemp("normed-own-dims"), NORMED_OWN_DIMS)
+
+
+@pytest.fixture(scope="session")
+def nope(tmp_path_factory) -> Source:
+    """The odd plan with a layer without RoPE, and scaled RoPE."""
+    return make_source(tmp_path_factory.mktemp("nope"), CONFIG | NOPE)
+
+
+@pytest.fixture(scope="session")
+def partial_own_dims(tmp_path_factory) -> Source:
+    """Heads of which RoPE rotates a part, and which lost dims."""
+    return make_source(tmp_path_factory.mktemp("partial-own-dims"), PARTIAL_OWN_DIMS)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,10 @@ CASES = {
     "host, cut heads": ("own_dims", "q0f32", 1e-4),
     "host, normed heads": ("normed", "q4f32_1", 1e-4),
     "host, normed and cut heads": ("normed_own_dims", "q0f32", 1e-4),
+    "host, a layer without RoPE": ("nope", "q4f32_1", 1e-4),
+    "host, partial RoPE and cut heads": ("partial_own_dims", "q0f32", 1e-4),
+    "phone, a layer without RoPE": ("nope", "q4f16_1", 1e-2),
+    "phone, partial RoPE and cut heads": ("partial_own_dims", "q4f32_1", 1e-5),
     "phone, uniform": ("uniform", "q4f16_1", 1e-2),
     "phone": ("source", "q4f32_1", 1e-5),
     "phone, cut heads": ("own_dims", "q4f16_0", 1e-2),
@@ -370,21 +374,22 @@ def test_kernels_that_the_engine_calls_check_their_arguments(model):
 def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(library, model):
     """Two beside them, for the embedding and the logits; norms are part of the matmuls, and so is what cut heads need.
 
-    Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one. Norms
-    of heads have a launch, and RoPE after them one for each layer of the cache.
+    Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one, as have
+    those of layers without it. Norms of heads have a launch, and RoPE after them one for each layer of the cache.
     """
     model.reset()
     model.prefill([1, 2, 3])
     with counted() as launches:
         model.decode(4)
     virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
-    layers = library.source.checkpoint.plan.num_hidden_layers
-    cut, normed = "rotation_kernel" in launches, library.source.checkpoint.plan.use_qk_norm
+    plan = library.source.checkpoint.plan
+    layers, normed = plan.num_hidden_layers, plan.use_qk_norm
+    cut = "rotation_kernel" in launches
     ours = sum(count for name, count in launches.items() if name.startswith("w4_"))
     assert ours == 3 * layers + (virtual_layers if cut and not normed else layers) + 2
     of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
     assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
-    assert launches["rotation_kernel"] == cut
+    assert launches["rotation_kernel"] == cut * (2 if plan.nope_layers else 1)
     # Layers of several layers of the cache split q, k and v, and put the outputs of attention next to each other.
     norms = {name: count for name, count in launches.items() if name.startswith(("norm_heads", "rope_of_all"))}
     assert sum(norms.values()) == normed * (layers + cut * virtual_layers)

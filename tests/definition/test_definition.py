@@ -64,6 +64,8 @@ def test_without_cut_head_dims_the_cache_applies_rope():
     assert "RopeMode.NORMAL" in text and "rope_pairs" not in text and "qk_head_dim:" not in text
     text = render(a_plan([2, 1], [24, 40], own_dims=(6, 8)))["edge_llama_model.py"]
     assert "RopeMode.NONE" in text and "rope_pairs" in text
+    for others in ({"nope_layers": (1,)}, {"rope_type": "yarn"}, {"rotary_dim": 6}):
+        assert "RopeMode.NONE" in render(a_plan([2, 1], [24, 40], **others))["edge_llama_model.py"]
 
 
 plans = st.builds(
@@ -77,6 +79,7 @@ plans = st.builds(
     tied=st.booleans(),
     bias=st.booleans(),
     attention_out_bias=st.none() | st.booleans(),
+    nope_layers=st.sampled_from([(), (0,)]),
 )
 plans |= plans.filter(lambda plan: plan.layers[0].qk_head_dim == plan.head_dim).map(
     lambda plan: replace(plan, use_qk_norm=True)
@@ -114,21 +117,40 @@ def test_qkv_rows_are_grouped_by_virtual_layer(tmp_path):
     assert join(q[:, None], k[:, None], v[:, None])[:, 0].tolist() == expected
 
 
-def test_rope_frequencies_equal_those_of_transformers(tmp_path):
-    from transformers import LlamaConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+SCALED = {
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {"factor": 4.0},
+    "yarn, all fields": {
+        "factor": 40, "beta_fast": 20, "beta_slow": 2, "mscale": 0.7, "mscale_all_dim": 1.0, "truncate": False,
+    },
+    "yarn, one pair": {"factor": 2.0, "beta_fast": 5, "beta_slow": 5, "attention_factor": 0.9},
+    "longrope": {"factor": 16.0, "short_factor": [1.0 + i / 9 for i in range(32)], "long_factor": [*range(1, 33)]},
+}  # fmt: skip
 
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    scaling["original_max_position_embeddings"] = 512
-    plan = a_plan([2, 1], [24, 40], head_dim=64, own_dims=(6, 5))
-    for rope_scaling in (None, scaling):
-        rope = {"rope_type": "default", **(rope_scaling or {}), "rope_theta": 1e5}
-        config = LlamaConfig(hidden_size=512, num_attention_heads=8, rope_parameters=rope)
-        want = 1e5 ** -(np.arange(0, 64, 2) / 64)
-        if rope_scaling:
-            want = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
-        definition = emit(tmp_path / "d", plan, rope_theta=1e5, rope_scaling=rope_scaling)
+
+@pytest.mark.parametrize("partial", [1.0, 0.75])
+@pytest.mark.parametrize("scaled", [None, *SCALED])
+def test_rope_frequencies_equal_those_of_transformers(tmp_path, scaled, partial):
+    from transformers import Phi3Config
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+
+    rope_type, rotary_dim = (scaled or "default").split(",")[0], int(64 * partial)
+    scaling = {"rope_type": rope_type, "original_max_position_embeddings": 512, **SCALED[scaled]} if scaled else None
+    for name in ("short_factor", "long_factor") if rope_type == "longrope" else ():
+        scaling[name] = scaling[name][: rotary_dim // 2]
+    config = Phi3Config(hidden_size=512, num_attention_heads=8, original_max_position_embeddings=512)
+    config.rope_parameters |= {**(scaling or {}), "rope_theta": 1e5, "partial_rotary_factor": partial}
+    formula = ROPE_INIT_FUNCTIONS.get(rope_type, Phi3RotaryEmbedding.compute_default_rope_parameters)
+    plan = a_plan([2, 1], [24, 40], head_dim=64, own_dims=(6, 5), rope_type=rope_type, rotary_dim=rotary_dim)
+    for context in (512, 513):
+        definition = emit(tmp_path / "d", plan, rope_theta=1e5, rope_scaling=scaling, context_window_size=context)
+        want, factor = formula(config, "cpu", seq_len=context)
+        want = np.pad(want.numpy(), (0, 32 - len(want)))
         np.testing.assert_allclose(definition.config.rope_frequencies, want, rtol=1e-6)
+        rope = definition.model().model.rope
+        factors = np.where(want > 0, factor, 1)
+        np.testing.assert_allclose(getattr(rope, "factors", np.ones(32)), factors, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

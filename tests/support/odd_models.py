@@ -51,6 +51,22 @@ NORMED_OWN_DIMS = {
         for index, layer in OWN_DIMS["per_layer_config"].items()
     },
 }
+NOPE = {
+    "no_rope_layers": [1, 0, 1],
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64,
+    },
+}  # fmt: skip
+"""What SmolLM3 adds to LLaMA."""
+PARTIAL_OWN_DIMS = {
+    **OWN_DIMS,
+    "no_rope_layers": [1, 1, 0],
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 5000.0, "original_max_position_embeddings": 64,
+        "partial_rotary_factor": 0.6, "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0], "long_factor": [2.0] * 6,
+    },
+}  # fmt: skip
+"""With the RoPE of Phi-3, a layer without it, and heads that lost dims."""
 SIZES = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 4}
 
 
