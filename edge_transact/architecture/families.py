@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, MLP_INPUTS, Matrix
-from edge_transact.widths import PAIRS_ARE_NORMED
+from edge_transact.widths import PAIRS_ARE_NORMED, WidthPlan
 
 SOURCE_TYPE = "source_model_type"
 """The field of a pruned model's ``config.json`` that names the family it comes from, if that isn't LLaMA."""
@@ -153,3 +153,14 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
         if rope["rope_type"] == "longrope" and rope.get("factor") is None and length:
             rope["factor"] = length / rope[_ORIGINAL]
     return rope
+
+
+def order_in_heads(plan: WidthPlan) -> tuple[int, ...]:
+    """Which dim of a family's query and key heads each of ours is; empty if all are in order.
+
+    Where RoPE rotates the first ``r`` of a head's ``d`` dims, in pairs ``(i, i + r / 2)``, all dims become pairs
+    ``(i, i + d / 2)``, of which the first ``r / 2`` rotate. Queries and keys have one order, so their products stay.
+    """
+    rotated, still = plan.rotary_dim // 2, (plan.head_dim - plan.rotary_dim) // 2
+    firsts = [*range(rotated), *range(2 * rotated, 2 * rotated + still)]
+    return (*firsts, *(dim + (rotated if dim < rotated else still) for dim in firsts)) if still else ()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from edge_transact import costs
-from edge_transact.architecture.families import FAMILIES, rope_parameters, translated
+from edge_transact.architecture.families import FAMILIES, order_in_heads, rope_parameters, translated
 from edge_transact.architecture.matrices import KEY, QUERY
 from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
@@ -220,18 +220,11 @@ def _check_shape(path: Path, stored: Mapping[str, _StoredTensor], name: str, sha
 def _translated_tensors(
     path: Path, stored: Mapping[str, _StoredTensor], plan: WidthPlan, model_type: str
 ) -> dict[str, _StoredTensor]:
-    """The tensors of a family's checkpoint with the names and the order of rows of ``edge_llama``.
-
-    Where RoPE rotates the first ``r`` of a head's ``d`` dims, in pairs ``(i, i + r / 2)``, all dims become pairs
-    ``(i, i + d / 2)``, of which the first ``r / 2`` rotate. Queries and keys have one order, so their products stay.
-    """
+    """The tensors of a family's checkpoint with the names and the order of rows of ``edge_llama``."""
     found = dict(stored)
     if model_type not in FAMILIES:
         return found
-    half, rotated = plan.head_dim // 2, plan.rotary_dim // 2
-    still = half - rotated
-    firsts = [*range(rotated), *range(2 * rotated, 2 * rotated + still)]
-    order = (*firsts, *(dim + (rotated if dim < rotated else still) for dim in firsts)) if still else ()
+    order = order_in_heads(plan)
     for index, layer in enumerate(plan.layers):
         prefix = f"model.layers.{index}."
         for fused, parts in FAMILIES[model_type].fused.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact import costs
-from edge_transact.architecture.families import SOURCE_TYPE, family_of
+from edge_transact.architecture.families import SOURCE_TYPE, family_of, rope_parameters
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
@@ -145,6 +145,7 @@ def stock_config(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, Any]:
     own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim", SOURCE_TYPE, *family.fixed)
     return {
         **{key: value for key, value in config.items() if key not in own},
+        **{name: value for name, value in rope_parameters(config).items() if name in family.defaults},
         **({"sliding_window": None} if "sliding_window" in family.dropped else {}),
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from edge_transact.architecture.families import Family, family_of
+from edge_transact.architecture.families import Family, family_of, order_in_heads
+from edge_transact.architecture.matrices import KEY, QUERY
 from edge_transact.artifacts.manifest import MANIFEST
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
@@ -52,7 +53,7 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
     parts = stored_parts(plan, family_of(checkpoint.config))
     shapes = {name: (sum(checkpoint.shape(each)[0] for each in of), *checkpoint.shape(of[0])[1:]) for name, of in parts}
     with new_directory(output, force=force) as directory:
-        tensors = ((name, torch.cat([checkpoint.tensor(each) for each in of])) for name, of in parts)
+        tensors = ((name, torch.cat([_as_stored(checkpoint, each) for each in of])) for name, of in parts)
         write_shards(directory, shapes, tensors)
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in (*COPIED_FILES, PROVENANCE_FILE):
@@ -71,6 +72,14 @@ def stored_parts(plan: WidthPlan, family: Family) -> list[tuple[str, list[str]]]
             fused = fused.replace(own, theirs)
         parts.setdefault(fused, []).append(name)
     return list(parts.items())
+
+
+def _as_stored(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """A tensor with the rows of query and key heads in the order of its family's own checkpoints."""
+    tensor, order = checkpoint.tensor(name), order_in_heads(checkpoint.plan)
+    if order and any(matrix.name in name for matrix in (QUERY, KEY)):
+        tensor = tensor.unflatten(0, (-1, len(order)))[:, torch.tensor(order).argsort()].flatten(0, 1)
+    return tensor
 
 
 def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:
