@@ -37,7 +37,7 @@ TRAIN_TOKENS = 16384
 
 WINDOWS = 16
 
-AGAIN = {"prune": ["--force"], "build": ["--force"], "heal": ["--force"], "eval": [], "bench": []}
+AGAIN = {"prune": ["--force"], "build": ["--force"], "heal": ["--force"], "eval": [], "bench": ["--fresh"]}
 """What the second call of a command needs besides."""
 
 IN_WALL_S = ("bench",)
