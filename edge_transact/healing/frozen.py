@@ -3,16 +3,18 @@ in their dtype, so it may be larger than memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from edge_transact.checkpoint import Checkpoint, causal_attention
-from edge_transact.checkpoint.auto_classes import register
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+from edge_transact.checkpoint.writer import model_config
 from edge_transact.healing.lean import make_lean
 
 
@@ -45,18 +47,22 @@ class FrozenLinear(nn.Linear):
         return _Linear.apply(inputs.to(dtype), self.weight, self.bias)
 
 
+def load_whole(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """A model of transformers on the CPU whose weights are `tensors`, by their names in the checkpoint."""
+    config = model_config(checkpoint.config, checkpoint.plan, attn_implementation=causal_attention.NAME)
+    with init_empty_weights(include_buffers=False):
+        model = EdgeLlamaForCausalLM(config)
+    model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    return model
+
+
 def load_frozen(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """A checkpoint, whose files must stay, as a lean model of transformers on the CPU, without gradients.
 
     `dtype` is that of hidden states.
     """
-    register()
-    config = AutoConfig.from_pretrained(checkpoint.path, attn_implementation=causal_attention.NAME)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config)
-    tensors = {name: checkpoint.tensor(name) for name in checkpoint.tensor_names()}
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+    model = load_whole(checkpoint, {name: checkpoint.tensor(name) for name in checkpoint.tensor_names()})
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Linear:

@@ -7,17 +7,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
 from edge_transact.architecture.matrices import MATRICES
 from edge_transact.cache.journal import whole
-from edge_transact.checkpoint import Checkpoint, causal_attention
-from edge_transact.checkpoint.auto_classes import register
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.errors import EdgeTransactError
-from edge_transact.healing.frozen import load_frozen
+from edge_transact.healing.frozen import load_frozen, load_whole
 from edge_transact.healing.lean import make_lean
 from edge_transact.healing.losses import Predictions, head_loss
 from edge_transact.healing.options import HealOptions
@@ -31,10 +29,10 @@ def load(checkpoint: Checkpoint, options: HealOptions) -> PreTrainedModel:
     """A checkpoint to train as a lean model of transformers on the CPU, in fp32 except weights under LoRA."""
     if options.lora is not None:
         return load_frozen(checkpoint, torch.float32)
-    disable_progress_bar()
-    register()
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path, dtype=torch.float32, attn_implementation=causal_attention.NAME
+    tensors = {name: checkpoint.tensor(name) for name in checkpoint.tensor_names()}
+    model = load_whole(
+        checkpoint,
+        {name: t.to(torch.float32, copy=True) if t.is_floating_point() else t for name, t in tensors.items()},
     )
     make_lean(model)
     return model
