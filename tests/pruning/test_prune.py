@@ -11,12 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.texts import read_text
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
+from tests.support.checkpoints import FAMILIES
 from tests.support.command import edge_transact
 from tests.support.pruning import weights_of
 
@@ -167,3 +168,12 @@ def test_smollm2_without_a_third(tmp_path: Path) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     # Near the dense model's; a wrong cut gives thousands.
     assert perplexity(pruned, tokenizer, text, max_windows=2).perplexity < 80
+
+
+def test_pairs_under_a_norm_stay(make_llama, tmp_path: Path) -> None:
+    model = make_llama(**FAMILIES["qwen3"])
+    with pytest.raises(UsageError, match=r"--units queries-keys is not for Qwen3: an RMSNorm reads all dims"):
+        prune(str(model), tmp_path / "out", PruneOptions(ratio=0.3, units=["mlp", "queries-keys"]))
+    (tmp_path / "widths.json").write_text(json.dumps([{"qk_head_dim": 8}, {}, {}]))
+    with pytest.raises(UsageError, match="qk_head_dim is less than 16: an RMSNorm reads all dims"):
+        prune(str(model), tmp_path / "out", PruneOptions(widths=tmp_path / "widths.json"))
