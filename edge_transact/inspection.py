@@ -154,6 +154,11 @@ def inspect_model(model: str, options: InspectOptions) -> Inspection:
     )
 
 
+def picture_begins(path: Path) -> bytes:
+    """How a picture with this name begins."""
+    return {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}.get(path.suffix.lower(), b"")
+
+
 def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
     """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
 
@@ -173,7 +178,7 @@ def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path:
         axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
         axes.legend()
     try:
-        with new_file(path, force=force) as fresh:
+        with new_file(path, picture_begins(path), force=force) as fresh:
             figure.savefig(fresh, format=path.suffix[1:])
     except ValueError as error:
         raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error

@@ -1,21 +1,44 @@
-"""Outputs: complete or absent, and never overwritten without ``--force``."""
+"""Outputs: complete or absent, and only what this package wrote is replaced, with ``--force``."""
 
 from __future__ import annotations
 
-import glob
+import hashlib
+import json
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError, UsageError
 
 WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
+
+_REPORT = ("*.svg", "metrics.jsonl", "tensorboard/*")
+
+OURS: dict[tuple[str, ...], tuple[str, ...]] = {
+    (MANIFEST, CHAT_CONFIG): ("*/__pycache__/*",),
+    ("bundle.json", "settings.gradle"): (
+        "*build/*", "dist/*", "logs/*", ".gradle/*", ".idea/*", ".kotlin/*", "*.cxx/*", "local.properties",
+    ),
+    ("edge_transact.json", "config.json"): (
+        "generation_config.json", "README.md", "*.safetensors", "model.safetensors.index.json",
+        "configuration_edge_llama.py", "modeling_edge_llama.py", *TOKENIZER_FILES,
+    ),
+    ("report.json", "index.html"): _REPORT,
+    ("results.json", "index.html"): _REPORT,
+    ("comparison.json", "index.html"): _REPORT,
+}  # fmt: skip
+"""What the commands write: files that every output of a kind has, and others beside those that the first one lists."""
 
 
 def refuse_existing(
@@ -24,62 +47,139 @@ def refuse_existing(
     fix: str = "Choose another output, or replace it with --force.",
     *,
     apart_from: Iterable[str | Path | None] = (),
+    begins: bytes | None = None,
 ) -> None:
     """Fails before the work if the output can't be written after it, or would replace more than an output.
 
     Args:
         apart_from: Inputs and other outputs of the work, which stay even with `force`. Names on the hub do no harm.
+        begins: How the file begins that is to be written; `None` for a directory.
 
     Raises:
         UsageError: `path` is, or is above, one of `apart_from` or the working directory.
-        EdgeTransactError: `path` exists and `force` is off, or a parent of `path` is a file.
+        EdgeTransactError: `path` exists, and `force` is off or it isn't an output of that kind and nothing else; or it
+            can't be written.
     """
     replaced = path.resolve()
     for other in (*apart_from, Path.cwd()):
         if other is None:
             continue
-        kept = Path(other).resolve()
+        kept = Path(other).expanduser().resolve()
         if replaced == kept or replaced in kept.parents:
             raise UsageError(f"{path} would replace {other}", fix="Choose another output.")
-    if os.path.lexists(path) and not force:
-        raise EdgeTransactError(f"{path} exists", fix=fix)
-    for parent in path.absolute().parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise EdgeTransactError(f"{parent} is not a directory", fix="Choose another output.")
-            break
+    if os.path.lexists(path):
+        if not force:
+            raise EdgeTransactError(f"{path} exists", fix=fix)
+        _require_ours(path, begins)
+    _require_writable(path)
+
+
+def _require_ours(path: Path, begins: bytes | None) -> None:
+    """Raises an `EdgeTransactError` unless there is an earlier output, which holds nothing else."""
+    mode, another = path.lstat().st_mode, "Move it away, or choose another output."
+    if stat.S_ISLNK(mode):
+        raise EdgeTransactError(f"{path} is a link to {os.readlink(path)}, which stays", fix=another)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise EdgeTransactError(f"{path} is neither a file nor a directory", fix=another)
+    if begins is None and not stat.S_ISDIR(mode):
+        raise EdgeTransactError(f"{path} is a file, and the output is a directory", fix=another)
+    if begins is None:
+        if strangers := _strangers(path):
+            raise EdgeTransactError(
+                f"{path} holds {', '.join(strangers)}, which edge-transact didn't write",
+                fix="--force replaces earlier outputs alone: move it away, or choose another output.",
+            )
+    elif stat.S_ISDIR(mode):
+        raise EdgeTransactError(f"{path} is a directory, and the output is a file", fix=another)
+    else:
+        with path.open("rb") as file:
+            if file.read(len(begins)) not in (begins, b""):
+                raise EdgeTransactError(f"{path} is another kind of file, which stays", fix=another)
+
+
+def _strangers(directory: Path) -> list[str]:
+    """The first files in a directory that aren't an output's, at most three; none if it is an output or empty."""
+    kind = next((names for names in OURS if all((directory / name).is_file() for name in names)), ())
+    listed = set(kind)
+    if kind:
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            listed |= set(json.loads((directory / kind[0]).read_text()).get("files", ()))
+    strangers: list[str] = []
+    for root, directories, files in os.walk(directory):
+        links = [name for name in directories if os.path.islink(os.path.join(root, name))]
+        for name in sorted([*files, *links]):
+            place = Path(root, name)
+            path = place.relative_to(directory).as_posix()
+            known = path in listed or any(_fits(path, pattern) for pattern in OURS.get(kind, ()))
+            if not known or place.is_symlink():
+                strangers.append(path)
+        if len(strangers) > 3:
+            return [*strangers[:3], "others"]
+    return strangers
+
+
+def _fits(path: str, pattern: str) -> bool:
+    # A pattern of a name alone is of this directory, and not of those in it.
+    return fnmatch(path, pattern) and ("/" in pattern or "/" not in path)
+
+
+def _require_writable(path: Path) -> None:
+    """Tries, before hours of work, what is done after it: a directory beside the output."""
+    if ".." in path.parts and not path.parent.exists():
+        raise EdgeTransactError(f"{path.parent} does not exist", fix="Write the output's path without `..`.")
+    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not parent.is_dir():
+        raise EdgeTransactError(f"{parent} is not a directory", fix="Choose another output.")
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()
+        with tempfile.TemporaryDirectory(prefix=".", suffix=WORKSPACE, dir=parent):
+            pass
+    except OSError as error:
+        raise EdgeTransactError(f"{path} can't be written: {error.strerror}", fix="Choose another output.") from error
 
 
 @contextmanager
-def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, *, force: bool = False, own: bool = False) -> Iterator[Path]:
     """A directory to fill. It is next to `path`, and renamed to it when the body ends without an error.
 
-    The remains of killed runs with the same output are removed first.
+    The remains of killed runs with the same output are removed first. With `own`, whatever there is was written by the
+    caller and is replaced.
 
     Raises:
         UsageError, EdgeTransactError: See `refuse_existing`.
     """
-    with new_file(path, force=force) as fresh:
+    with _fresh(path, force, None, own) as fresh:
         fresh.mkdir()
         yield fresh
 
 
 @contextmanager
-def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A file to write, like `new_directory`: next to `path`, and renamed to it when the body ends without an error."""
+def new_file(path: Path, begins: bytes, *, force: bool = False, own: bool = False) -> Iterator[Path]:
+    """A file to write that `begins` so, like `new_directory`."""
+    with _fresh(path, force, begins, own) as fresh:
+        yield fresh
+
+
+@contextmanager
+def _fresh(path: Path, force: bool, begins: bytes | None, own: bool) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     _sweep(path)
-    refuse_existing(path, force)
+    if not own:
+        refuse_existing(path, force, begins=begins)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=WORKSPACE, dir=path.parent))
-    lock = FileLock(workspace / "lock")
+    begun = Path(tempfile.mkdtemp(prefix=f".{_stem(path)}-", suffix=f"{WORKSPACE}.begun", dir=path.parent))
+    lock = FileLock(begun / "lock")
     lock.acquire()
+    # Another run may sweep from now on, and finds it locked.
+    workspace = begun.rename(begun.with_suffix(""))
     try:
         fresh = workspace / "new"
         yield fresh
         if os.path.lexists(path):
             # A directory can't be renamed over another: the old output is moved away first, and back on failure.
-            refuse_existing(path, force)
+            if not own:
+                refuse_existing(path, force, begins=begins)
             os.replace(path, workspace / "old")
         try:
             os.replace(fresh, path)
@@ -92,13 +192,24 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         lock.release()
 
 
+def _stem(path: Path) -> str:
+    """An output's name in those of its workspaces, which may be no longer than 255 bytes."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) < 200 else hashlib.sha256(name).hexdigest()
+
+
 def _sweep(path: Path) -> None:
     """Removes workspaces that no process holds, and moves back an old output that a killed run had moved away."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}-*{WORKSPACE}"):
+    pattern = re.compile(rf"\.{re.escape(_stem(path))}-[a-z0-9_]{{8}}{re.escape(WORKSPACE)}(\.begun)?")
+    found = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    for left in (left for left in found if pattern.fullmatch(left.name) and not left.is_symlink()):
         try:
+            of_another = left.stat().st_uid != os.getuid()
+            if of_another or (left.suffix == ".begun" and time.time() - left.stat().st_mtime < 60):
+                continue
             with FileLock(left / "lock", timeout=0):
                 if (left / "old").exists() and not os.path.lexists(path):
                     os.replace(left / "old", path)
                 shutil.rmtree(left, ignore_errors=True)
         except (Timeout, OSError):
-            continue  # another process is writing there, or the directory belongs to another user
+            continue  # another process is writing there

@@ -92,10 +92,10 @@ def bench_models(
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
     replace = False
     if report is not None:
-        from edge_transact.benchmarking.analysis.report import is_report, write_report
+        from edge_transact.benchmarking.analysis.report import write_report
 
         # The report of a log is written again as the log grows.
-        replace = log.exists() and is_report(report)
+        replace = log.exists()
         refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
     models = _models(dists, options)
     if llama_bench is None:  # its models are named by their files

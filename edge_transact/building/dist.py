@@ -34,6 +34,7 @@ from edge_transact.evaluation.report_text import prepare_report
 from edge_transact.formatting import megabytes
 from edge_transact.healing.options import HealOptions
 from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.shares import names_of
 from edge_transact.inputs.source import pruned_from
 from edge_transact.mlc.chat_config import chat_config
 from edge_transact.mlc.conversation import plain_note
@@ -141,7 +142,8 @@ def build(
     names = list(dict.fromkeys(options.target))
     targets = [get_target(name, options.device_profile, options.cpu) for name in names]
     kind = get_quantization(options.quant or default_quantization(names))
-    refuse_existing(output, force, apart_from=[model])
+    texts = [*names_of(pruning.calibration if pruning else []), *names_of(healing.texts if healing else [])]
+    refuse_existing(output, force, apart_from=[model, dump, *texts])
     rounding_name = _rounding_name(options, kind, report)
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     if options.engine == "mlc":

@@ -120,7 +120,8 @@ def bundle(
         assets.parent.mkdir(parents=True, exist_ok=True)
         assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
         names = {"application_id": application_id, "app_name": app_name}
-        record = {"edge_transact": __version__, **names, "digest": digest}
+        files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+        record = {"edge_transact": __version__, **names, "digest": digest, "files": files}
         (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return Project(output, application_id, models, digest)
 

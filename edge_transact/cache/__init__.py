@@ -232,7 +232,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
 
 def _make(recipe: Recipe) -> Record:
     started = time.perf_counter()
-    with new_directory(recipe.entry, force=True) as fresh:
+    with new_directory(recipe.entry, own=True) as fresh:
         content = fresh / recipe.name
         content.mkdir()
         token = making.set(f"{recipe.kind}/{recipe.entry.name}")

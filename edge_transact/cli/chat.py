@@ -155,7 +155,7 @@ class Chat:
         path = Path(os.path.expanduser(name)).absolute()
         if os.path.lexists(path) and path not in self._saved:
             raise EdgeTransactError(f"{path} exists", fix="Name another file.")
-        with new_file(path, force=True) as fresh:
+        with new_file(path, b"[", own=True) as fresh:
             fresh.write_text(json.dumps(self._session.messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self._saved.add(path)
         self._dim(f"Saved {_count(len(self._session.messages), 'message')} in {path}")

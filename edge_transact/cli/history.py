@@ -89,7 +89,7 @@ class History:
         runs[self._key] = [*merged, *filter(_is_cached, before)]
         record = cache.Record(what="how long steps took", ingredients={"machine": machine_name()}, files={})
         try:
-            with new_directory(_entry(), force=True) as fresh:
+            with new_directory(_entry(), own=True) as fresh:
                 (fresh / FILE).write_bytes(_RUNS.dump_json(dict(list(runs.items())[-MOST_RUNS:]), indent=1))
                 (fresh / cache.RECORD).write_text(record.model_dump_json(indent=2) + "\n")
         except (OSError, EdgeTransactError) as error:

@@ -10,7 +10,7 @@ import typer
 
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
 from edge_transact.formatting import megabytes
-from edge_transact.inspection import InspectOptions, inspect_model, plot_flops
+from edge_transact.inspection import InspectOptions, inspect_model, picture_begins, plot_flops
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def inspect(
     from edge_transact.artifacts.outputs import refuse_existing
 
     if plot:
-        refuse_existing(plot, force, apart_from=models)
+        refuse_existing(plot, force, apart_from=models, begins=picture_begins(plot))
     inspections = [inspect_model(model, options) for model in models]
     results = [inspection.to_dict() for inspection in inspections]
     if plot:

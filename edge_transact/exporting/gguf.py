@@ -22,6 +22,9 @@ from edge_transact.gguf import layout
 from edge_transact.progress import track
 from edge_transact.system.disk import require_space
 
+MAGIC = b"GGUF"
+"""How every GGUF file begins."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -69,8 +72,8 @@ def export_gguf(
         EdgeTransactError: The model can't be read or doesn't fit `kind`, `output` exists, its disk is full, or GGUF has
             no name for the tokenizer.
     """
-    refuse_existing(output, force, apart_from=[model])
-    with open_model(model, kind) as source, new_file(output, force=force) as fresh:
+    refuse_existing(output, force, apart_from=[model], begins=MAGIC)
+    with open_model(model, kind) as source, new_file(output, MAGIC, force=force) as fresh:
         return _write(source, fresh, output, pre)
 
 

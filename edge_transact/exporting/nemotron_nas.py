@@ -22,7 +22,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.checkpoint.writer import COPIED_FILES, PROVENANCE_FILE, stock_config
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.models import resolve_model, source_name
 from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
 from edge_transact.widths import WidthPlan
 
@@ -59,6 +59,8 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
         for name in (*COPIED_FILES, PROVENANCE_FILE):
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
+        if not (directory / PROVENANCE_FILE).exists():
+            (directory / PROVENANCE_FILE).write_text(json.dumps({"source": source_name(model)}, indent=2) + "\n")
     return {"output": str(output), "format": config["model_type"], "widths": plan.to_list()}
 
 

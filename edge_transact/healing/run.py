@@ -33,6 +33,7 @@ from edge_transact.healing.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.healing.text import TrainingText
 from edge_transact.healing.train import NotFiniteError, Trained, Training
 from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.inputs.shares import names_of
 from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
@@ -132,7 +133,7 @@ def heal(
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
-    refuse_existing(output, force, apart_from=[model, options.teacher])
+    refuse_existing(output, force, apart_from=[model, options.teacher, *names_of(options.texts)])
     source = Checkpoint.open(resolve_model(model))
     check_chats(source.path)
     parent, parent_name = teacher_of(source, options)

@@ -48,6 +48,11 @@ def shares_of(texts: str | Iterable[str]) -> list[Share]:
     return shares
 
 
+def names_of(texts: str | Iterable[str]) -> list[str]:
+    """The texts without their weights."""
+    return [share.text for share in shares_of(texts)]
+
+
 def dealt(available: Sequence[float], weights: Sequence[float], wanted: int) -> list[int]:
     """How many of `wanted` items each text gives: dealt out one at a time, to the text that is furthest behind its
     weight.

@@ -25,6 +25,7 @@ from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.inputs.shares import names_of
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.progress import working
@@ -153,8 +154,14 @@ def prune(
     options, scoring = resolved(options), find_method(options.method)
     if options.runtime:
         logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
+    inputs = [
+        model,
+        options.widths,
+        *names_of(options.calibration),
+        *names_of(trainer.training.texts if trainer else []),
+    ]
     if finish is None:
-        refuse_existing(output, force, apart_from=[model])
+        refuse_existing(output, force, apart_from=inputs)
     source = Checkpoint.open(resolve_model(model))
     options = _for_family(options, family_of(source.config))
     check_reachable(options, source.plan)
@@ -170,7 +177,7 @@ def prune(
         # A process that was waited for, or an earlier run without its last step, may have written it.
         written = is_main and _is_written(journal, output)
         if is_main and not written:
-            refuse_existing(output, force, apart_from=[model])
+            refuse_existing(output, force, apart_from=inputs)
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
         cut = trainer.cut(run, options, provenance) if trainer else _cut(run, options, provenance)
         if is_main:

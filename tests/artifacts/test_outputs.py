@@ -1,12 +1,14 @@
 """Output directories: complete or absent, whatever ends the run that writes them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.artifacts import outputs
+from edge_transact.artifacts.outputs import new_directory, new_file, refuse_existing
 from edge_transact.errors import EdgeTransactError, UsageError
 
 KILLED = """
@@ -16,7 +18,7 @@ path = pathlib.Path(sys.argv[1])
 if sys.argv[2] == "renaming":
     replace = os.replace
     os.replace = lambda a, b: replace(a, b) if b.name == "old" else os.kill(os.getpid(), signal.SIGKILL)
-with outputs.new_directory(path, force=True) as directory:
+with outputs.new_directory(path, own=True) as directory:
     (directory / "half").write_text("half")
     if sys.argv[2] == "writing":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +44,7 @@ def test_an_output_is_complete_when_it_appears(tmp_path):
 def test_a_failure_keeps_the_old_output(tmp_path):
     with new_directory(tmp_path / "out") as directory:
         (directory / "first").touch()
-    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out", force=True):
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out", own=True):
         raise KeyboardInterrupt
     with pytest.raises(EdgeTransactError, match="exists"), new_directory(tmp_path / "out"):
         pass
@@ -91,3 +93,91 @@ def test_workspaces_in_use_and_other_directories_are_kept(tmp_path):
             pass
         (tmp_path / "out").rmdir()
     assert names(tmp_path) == {"out", ".out-mine"}
+
+
+def report(path: Path) -> Path:
+    with new_directory(path) as directory:
+        for name in ("report.json", "index.html", "chart.svg"):
+            (directory / name).write_text("{}")
+    return path
+
+
+def test_force_replaces_an_output_and_nothing_else(tmp_path):
+    out = report(tmp_path / "out")
+    refuse_existing(out, force=True)
+    for name in ("notes.txt", "tensorboard.txt", "more/chart.svg", "link.svg"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).symlink_to("chart.svg") if name == "link.svg" else (out / name).write_text("mine")
+        with pytest.raises(EdgeTransactError, match=rf"out holds {name}, which edge-transact didn't write"):
+            refuse_existing(out, force=True)
+        (out / name).unlink()
+    with new_directory(out, force=True) as fresh:
+        (fresh / "report.json").touch()
+    assert names(out) == {"report.json"}
+    with pytest.raises(EdgeTransactError, match=r"holds report\.json, which"), new_directory(out, force=True):
+        pass  # a name alone makes no report
+
+
+@pytest.mark.parametrize("kind", ["text", "device", "fifo", "link", "dangling", "file", "directory"])
+def test_what_is_no_output_stays(tmp_path, kind):
+    out, begins = tmp_path / "out", b"GGUF"
+    made = {
+        "text": lambda: out.write_text("mine"),
+        "device": lambda: out.symlink_to("/dev/null"),
+        "fifo": lambda: os.mkfifo(out),
+        "link": lambda: out.symlink_to(report(tmp_path / "another")),
+        "dangling": lambda: out.symlink_to(tmp_path / "nowhere"),
+        "file": lambda: out.write_bytes(b"GGUF"),
+        "directory": lambda: report(out),
+    }
+    made[kind]()
+    before = out.lstat()
+    with pytest.raises(EdgeTransactError) as refused, new_file(out, begins, force=True) as fresh:
+        fresh.write_bytes(b"GGUF")
+        assert kind == "file"
+        raise EdgeTransactError("replaced")
+    assert (refused.value.message == "replaced") == (kind == "file")
+    if kind in ("link", "file", "dangling"):
+        with pytest.raises(EdgeTransactError), new_directory(out, force=True):
+            pass
+    assert out.lstat().st_ino == before.st_ino
+
+
+def test_workspaces_are_those_of_one_output(tmp_path):
+    """Of `a-b` and not of `a`."""
+    report(tmp_path / "a-b")
+    killed(tmp_path / "a-b", "renaming")
+    report(tmp_path / "a")
+    assert names(tmp_path / "a") == {"report.json", "index.html", "chart.svg"}
+    with pytest.raises(EdgeTransactError, match="a-b exists"), new_directory(tmp_path / "a-b"):
+        pass
+    assert names(tmp_path) == {"a", "a-b"}
+
+
+def test_a_workspace_that_is_being_locked_is_not_swept(tmp_path, monkeypatch):
+    acquire = outputs.FileLock.acquire
+
+    def while_another_sweeps(lock, *arguments, **options):
+        if Path(lock.lock_file).parent.suffix == ".begun":
+            outputs._sweep(tmp_path / "out")
+        return acquire(lock, *arguments, **options)
+
+    monkeypatch.setattr(outputs.FileLock, "acquire", while_another_sweeps)
+    report(tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("name", ["x/../out", "a" * 300, "file/out"])
+def test_an_output_that_can_not_be_written_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(EdgeTransactError, match=r"output|path"):
+        try:
+            refuse_existing(tmp_path / name, force=False)
+        except EdgeTransactError as error:
+            raise EdgeTransactError(error.fix) from error
+    assert names(tmp_path) == {"file"}
+
+
+def test_long_names(tmp_path):
+    report(tmp_path / ("a" * 250))
+    assert names(tmp_path) == {"a" * 250}

@@ -64,6 +64,10 @@ def test_a_picture_is_replaced_only_with_force(tiny_model, tmp_path):
     picture.write_text("mine")
     code, _, err = edge_transact("inspect", tiny_model, "--plot", picture)
     assert code == 1 and f"{picture} exists" in err and picture.read_text() == "mine"
+    code, _, err = edge_transact("inspect", tiny_model, "--plot", picture, "--force")
+    assert code == 1 and "another kind of file" in err and picture.read_text() == "mine"
+    picture.unlink()
+    inspected(tiny_model, "--plot", picture)
     inspected(tiny_model, "--plot", picture, "--force")
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -127,14 +127,18 @@ def test_output_is_complete_or_absent(make_llama, tmp_path):
         write_checkpoint(source, source.plan, failing(), {}, output, max_shard_bytes=1000)
     assert [entry.name for entry in tmp_path.iterdir()] == [source.path.name]
 
-    output.mkdir()
-    (output / "mine").touch()
+    write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output)
+    before = sorted(entry.name for entry in output.iterdir())
     with pytest.raises(EdgeTransactError, match="exists") as refused:
         write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output)
     assert "--force" in refused.value.fix
     with pytest.raises(RuntimeError, match="stopped"):
         write_checkpoint(source, source.plan, failing(), {}, output, force=True)
-    assert [entry.name for entry in output.iterdir()] == ["mine"]
+    assert sorted(entry.name for entry in output.iterdir()) == before
+    (output / "mine").touch()
+    with pytest.raises(EdgeTransactError, match=r"out holds mine, which edge-transact didn't write"):
+        write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
+    (output / "mine").unlink()
     write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
     assert Checkpoint.open(output).plan == source.plan
     assert {entry.name for entry in tmp_path.iterdir()} == {source.path.name, "out"}

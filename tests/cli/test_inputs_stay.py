@@ -30,3 +30,22 @@ def test_no_output_replaces_an_input(line: str, tmp_path, monkeypatch: pytest.Mo
     result = run(*split(line))
     assert result.exit_code == 2 and "would replace" in result.stderr, result.output
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune model --ratio 0.3 --calibration o/t.txt -o o --force",
+        "heal model --teacher teacher --train o/t.txt -o o --force",
+        "build model --target host --ratio 0.3 --calibration o/t.txt -o o --force",
+    ],
+)
+def test_no_output_replaces_a_text(line: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "teacher"):
+        small_model(tmp_path / name)
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "t.txt").write_text("Words. " * 4000)
+    result = run(*split(line))
+    assert result.exit_code and ("would replace" in result.stderr or "holds t.txt" in result.stderr), result.output
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["t.txt"]

@@ -97,13 +97,6 @@ def write_comparison(
         page.write(fresh, rows, "comparison.json")
 
 
-def is_report(directory: Path) -> bool:
-    """Whether a directory holds what `write_report` writes, and nothing else."""
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    files = {"index.html", "results.json"}
-    return files <= names and all(name.endswith(".svg") for name in names - files)
-
-
 def answer(results: Sequence[Result], perplexities: Mapping[str, float]) -> str:
     """The first line of the page: what was found at the longest lengths of the first device."""
     longest = max(lengths_of(result) for result in results if result["device"] == results[0]["device"])

@@ -71,6 +71,9 @@ class Log:
         self._file = _locked(path)
         try:
             if start is Start.FRESH and os.fstat(self._file).st_size:
+                earlier = _parse(path.read_bytes(), path)
+                if not earlier.ours and not earlier.versions:
+                    raise _no_log(path)
                 logger.info(f"the earlier log is now {self._set_aside()}")
             self.records = self._take_over(conditions)
         except BaseException:
