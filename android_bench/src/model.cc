@@ -141,8 +141,19 @@ void Model::ReadMetadata(const Options& options) {
     workspace_bytes_ = std::max(workspace_bytes_, entry.second.cast<int64_t>());
   }
   for (const auto& entry : metadata.at(ffi::Any(ffi::String("params"))).cast<ffi::json::Array>()) {
-    auto name = entry.cast<ffi::json::Object>().at(ffi::Any(ffi::String("name")));
-    param_names_.push_back(name.cast<ffi::String>());
+    auto param = entry.cast<ffi::json::Object>();
+    std::string name = param.at(ffi::Any(ffi::String("name"))).cast<ffi::String>();
+    param_names_.push_back(name);
+    if (name.rfind("model.embed_tokens.", 0) != 0) continue;
+    // The library would read rows of the embedding by any number.
+    auto rows = param.at(ffi::Any(ffi::String("shape"))).cast<ffi::json::Array>()[0].cast<int64_t>();
+    for (const auto* ids : {&options.prompt, &options.check_prompt}) {
+      for (int32_t id : *ids) {
+        if (id >= 0 && id < rows) continue;
+        throw std::runtime_error("token " + std::to_string(id) + " is outside the vocabulary of " +
+                                 std::to_string(rows));
+      }
+    }
   }
 }
 

@@ -38,6 +38,8 @@ int ReadInt(const std::string& name, const std::string& text, int least) {
   return value;
 }
 
+constexpr int kMostCores = 1024;  // those of a cpu_set_t
+
 // "0,4-7" is 0 4 5 6 7.
 std::vector<int> ReadCores(const std::string& text) {
   std::vector<int> cores;
@@ -46,6 +48,7 @@ std::vector<int> ReadCores(const std::string& text) {
     size_t dash = part.find('-');
     int first = ReadInt("--cores", part.substr(0, dash), 0);
     int last = dash == std::string::npos ? first : ReadInt("--cores", part.substr(dash + 1), first);
+    if (last >= kMostCores) throw std::invalid_argument("--cores names core " + std::to_string(last));
     for (int core = first; core <= last; ++core) cores.push_back(core);
   }
   return cores;

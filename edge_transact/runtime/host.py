@@ -66,6 +66,8 @@ class HostModel:
                 f"{library.name} was built to decode on {parts} threads, so {self.threads} don't decode faster. "
                 "Build it again on this machine."
             )
+        embedding = (each for each in self.metadata["params"] if each["name"].startswith("model.embed_tokens."))
+        self.vocab_size: int = next(embedding)["shape"][0]
         self._parameters = load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]
@@ -192,6 +194,13 @@ class HostModel:
         return np.from_dlpack(self._item(result, 0))
 
     def _ids(self, ids: Sequence[int]) -> tvm_ffi.Tensor:
+        # The library reads rows of the embedding by them, whatever they are.
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
+            raise EdgeTransactError(
+                f"the tokenizer makes token {wrong}, the model's vocabulary has {self.vocab_size}",
+                fix="Use the tokenizer that belongs to the model: copy the DIST again, or build it again.",
+            )
         if len(ids) > 1:
             return self._tensor(ids)
         self._one_token_id[0] = ids[0]

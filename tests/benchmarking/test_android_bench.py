@@ -78,6 +78,7 @@ def test_wrong_options_are_refused_with_the_usage(run_on):
         (("--repetitions", "0"), "--repetitions is '0'"),
         (("--decode", "4x"), "--decode is '4x'"),
         (("--cores", "2-1"), "--cores is '1'"),
+        (("--cores", "0-2147483647"), "--cores names core 2147483647"),
         (("--prompt", "/nonesuch"), "cannot read /nonesuch"),
         (("--model", "m"), "--model, --library and --prompt are needed"),
     ):
@@ -150,6 +151,10 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
     for line in (first, second):
         assert 0 < line["ttft_s"] < line["e2e_s"] < 60 and all(0 < step < 60 for step in line["decode_steps_s"])
+    for token in (-7, 2**31 - 1, model.manifest.plan.vocab_size):
+        (phone.tmp / "prompt").write_text(f"5 {token}\n")
+        assert f"token {token} is outside the vocabulary of" in last(*library)["message"]
+    (phone.tmp / "prompt").write_text("5 6 7\n")
     index = phone.tmp / "tensor-cache.json"
     content = json.loads(index.read_text())
     content["records"][0]["nbytes"] = 10**15

@@ -49,6 +49,21 @@ def test_turns_prefill_only_what_is_new_and_answer_the_same(session, dist):
     assert [message["content"] for message in session.messages] == said
 
 
+@pytest.mark.parametrize("token", [-1, -7, 2**31 - 1, 50_000_005, "vocab_size"])
+def test_a_token_outside_the_vocabulary_does_not_reach_the_library(dist, token):
+    """It would read, or crash on, memory behind the embedding."""
+    model = HostModel.load(dist)
+    token = model.vocab_size if token == "vocab_size" else token
+    assert len(model.prefill([model.vocab_size - 1])) == model.vocab_size
+    for call in (
+        lambda: model.prefill([1, token, 2]),
+        lambda: model.decode(token),
+        lambda: model.window_logits([token]),
+    ):
+        with pytest.raises(EdgeTransactError, match=rf"token {token}, the model's vocabulary has"):
+            call()
+
+
 def test_a_rewound_cache_gives_the_logits_of_a_fresh_one(dist):
     model, ids = HostModel.load(dist), list(range(40, 90))
     fresh = model.prefill(ids).copy()
