@@ -111,6 +111,18 @@ def test_a_damaged_entry_or_record_is_made_again(tmp_path, file, damage):
     assert kitchen.times == 2
 
 
+@pytest.mark.parametrize("kind", ["converted", "pruned", "kernels"])
+def test_a_flipped_bit_is_never_used(kind, caplog):
+    """Of the same length, where nothing is copied: the entry is made again, and the next time it is used."""
+    kitchen = Kitchen()
+    recipe = kitchen.recipe(kind)
+    file = cache.made(recipe) / "parts" / "a.bin"
+    file.write_bytes(b"cOntent")
+    for _ in range(2):
+        assert (cache.made(recipe) / "parts" / "a.bin").read_bytes() == b"content"
+    assert kitchen.times == 2 and caplog.text.count("is not as it was made: making it again") == 1
+
+
 def test_place_returns_digests_and_hashes_a_new_file_once(tmp_path, monkeypatch):
     hashed = []
     monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or sha256(path))
