@@ -169,6 +169,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             package = (error.name or "").partition(".")[0]
             fix = packages.install_command(package) or "See what is missing: edge-transact doctor"
             _end(f"the Python package {package} is not installed", fix, 1)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(
+                f"{where}{error.strerror or error}",
+                "Check the disk's space and permissions; --debug shows what wanted it.",
+                1,
+            )
         except Exception as error:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 

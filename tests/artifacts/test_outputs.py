@@ -9,6 +9,7 @@ import pytest
 
 from edge_transact.artifacts import outputs
 from edge_transact.artifacts.outputs import new_directory, new_file, refuse_existing
+from edge_transact.cli.common import guarded
 from edge_transact.errors import EdgeTransactError, UsageError
 
 KILLED = """
@@ -181,3 +182,10 @@ def test_an_output_that_can_not_be_written_is_refused_before_the_work(tmp_path, 
 def test_long_names(tmp_path):
     report(tmp_path / ("a" * 250))
     assert names(tmp_path) == {"a" * 250}
+
+
+def test_what_the_system_refuses_is_no_bug(capsys):
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: Path("/proc/edge").mkdir())()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "/proc/edge: " in said and "permissions" in said and "a bug" not in said
