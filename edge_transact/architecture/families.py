@@ -155,6 +155,18 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def with_rope_of(config: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """A translated configuration with RoPE as a library of this context has it.
+
+    transformers chooses LongRoPE's factors by the length of each text, and a library, whose KV cache holds rotated
+    keys, by that of the context.
+    """
+    rope = dict(config.get("rope_parameters") or {})
+    if rope.get("rope_type") == "longrope" and context > rope[_ORIGINAL]:
+        rope["short_factor"] = rope["long_factor"]
+    return {**config, "rope_parameters": rope} if rope else dict(config)
+
+
 def order_in_heads(plan: WidthPlan) -> tuple[int, ...]:
     """Which dim of a family's query and key heads each of ours is; empty if all are in order.
 

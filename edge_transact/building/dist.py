@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edge_transact import costs
+from edge_transact.architecture.families import with_rope_of
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
@@ -435,8 +436,9 @@ def _check_parity(
         libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
         replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])
     with working(PARITY_STEP):
+        config = with_rope_of(checkpoint.config, sizes["context_window_size"])
         reference = reference_model(
-            ShardReader(directory), definition.parameter_sources(), checkpoint.config, plan, maker.quantization
+            ShardReader(directory), definition.parameter_sources(), config, plan, maker.quantization
         )
         steps = min(DECODE_STEPS, sizes["context_window_size"] // 2)
         # More than one chunk, so that prefill also continues a sequence.

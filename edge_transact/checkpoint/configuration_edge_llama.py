@@ -11,6 +11,9 @@ from transformers import LlamaConfig
 
 PER_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "qk_head_dim", "v_head_dim", "intermediate_size")
 
+FAMILY_FIELDS = ("attention_out_bias", "use_qk_norm", "no_rope_layers", "source_model_type")
+"""What families other than LLaMA need; left out where it is null."""
+
 
 @strict
 class EdgeLlamaConfig(LlamaConfig):
@@ -35,7 +38,7 @@ class EdgeLlamaConfig(LlamaConfig):
     qk_head_dim: int | None = None
     v_head_dim: int | None = None
     attention_out_bias: bool | None = None
-    use_qk_norm: bool = False
+    use_qk_norm: bool | None = None
     no_rope_layers: list[int] | None = None
     source_model_type: str | None = None
 
@@ -105,6 +108,7 @@ def _for_other_readers(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("qk_head_dim", "v_head_dim"):
         if config.get(key) == config["head_dim"] and not any(key in layer for layer in by_layer):
             del config[key]
-    if not config.get("per_layer_config", True):
-        del config["per_layer_config"]
+    for key in ("per_layer_config", *FAMILY_FIELDS):
+        if config.get(key, True) in (None, {}):
+            del config[key]
     return config

@@ -29,6 +29,12 @@ def config(hidden: int, heads: int, kv_heads: int, mlp: int, tied: bool, **other
     return {"hidden_size": hidden, "intermediate_size": mlp, **others}
 
 
+def longrope(pairs: int) -> dict:
+    scaling = {"type": "longrope", "short_factor": [1.0] * pairs, "long_factor": [1.0 + pair for pair in range(pairs)]}
+    others = {"original_max_position_embeddings": 32, "sliding_window": 262144, "pad_token_id": None}
+    return {"model_type": "phi3", "rope_theta": 10000.0, "rope_scaling": scaling, **others}
+
+
 NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 NO_WINDOW = {"use_sliding_window": False, "max_window_layers": 21}
 FAMILIES = {
@@ -46,6 +52,11 @@ FAMILIES = {
     "Qwen3-0.6B": config(
         64, 8, 4, 96, True, model_type="qwen3", head_dim=16, attention_bias=False, rope_theta=1000000, **NO_WINDOW
     ),
+    "SmolLM3-3B": config(
+        64, 4, 2, 96, True, model_type="smollm3", no_rope_layer_interval=2, pad_token_id=None, **NO_WINDOW
+    ),
+    "Phi-3.5-mini": config(64, 4, 4, 96, False, **longrope(8)),
+    "Phi-4-mini": config(96, 6, 2, 96, True, partial_rotary_factor=0.75, **longrope(6)),
 }
 """What their config.json says, at a fraction of the sizes: ratios, RoPE and ties are theirs."""
 
