@@ -53,7 +53,7 @@ FAMILIES = {
         64, 8, 4, 96, True, model_type="qwen3", head_dim=16, attention_bias=False, rope_theta=1000000, **NO_WINDOW
     ),
     "SmolLM3-3B": config(
-        64, 4, 2, 96, True, model_type="smollm3", no_rope_layer_interval=2, pad_token_id=None, **NO_WINDOW
+        64, 4, 2, 96, True, **NO_WINDOW, model_type="smollm3", rope_theta=5e6, no_rope_layer_interval=2, pad_token_id=0
     ),
     "Phi-3.5-mini": config(64, 4, 4, 96, False, **longrope(8)),
     "Phi-4-mini": config(96, 6, 2, 96, True, partial_rotary_factor=0.75, **longrope(6)),
