@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edge_transact.pruning.run import PruneResult
     from edge_transact.runtime.session import Session
 
-_SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw")
+_SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw", "thinking")
 """The options of `load`."""
 
 
@@ -254,7 +254,8 @@ def load(model: str | Path, **options: Any) -> Session | Checkpoint:
 
     Args:
         model: A directory that `build` wrote for this host, or any model that `inspect` reads.
-        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system``, ``threads``, ``raw``.
+        options: Of a `Session`: ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``system``, ``threads``, ``raw``,
+            ``thinking``.
 
     Raises:
         UsageError: There are options and the model is no DIST, or an option is unknown.

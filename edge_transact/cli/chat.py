@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from edge_transact.errors import EdgeTransactError, closest
+from edge_transact.runtime.text import END_OF_THINKING, THINK
 
 if TYPE_CHECKING:
     from edge_transact.runtime.session import Answer, Session
@@ -43,8 +44,12 @@ _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if ch
 
 
 def write(text: str) -> None:
-    """Writes what the model says on stdout. On a terminal, control characters are replaced."""
-    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+    """Writes what the model says on stdout. On a terminal, reasoning is dim, and control characters are replaced."""
+    if sys.stdout.isatty():
+        text = text.translate(_CONTROLS)
+        if not _is_dumb():
+            text = text.replace(THINK, "\x1b[2m").replace(END_OF_THINKING, "\x1b[22m")
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -199,6 +204,10 @@ def _is_closed() -> bool:
     return not sys.stdin.isatty()
 
 
+def _is_dumb() -> bool:
+    return os.environ.get("TERM", "dumb") in ("dumb", "unknown")
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
@@ -224,7 +233,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 def _reader() -> Callable[[], str]:
     """Reads a message of one or more lines, with line editing if the terminal can."""
-    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+    if not sys.stdout.isatty() or _is_dumb():
         return _read_plainly
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter

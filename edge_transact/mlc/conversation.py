@@ -8,7 +8,7 @@ can't be translated, so the families of LLaMA models are recognized by their mar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,8 @@ ROLES = ("user", "assistant", "tool")
 class _Family:
     """A prompt format of MLC, for chat templates with all `markers`. ``{bos}`` and ``{eos}`` are the tokenizer's.
 
-    With `merged_system`, the system part is inside the first user message, which then has no role.
+    With `merged_system`, the system part is inside the first user message, which then has no role. MLC's engine removes
+    reasoning from earlier answers where `strips_reasoning` says that the chat template does.
     """
 
     name: str
@@ -41,18 +42,52 @@ class _Family:
     """Between a role and its message, and between the assistant's role and its answer."""
     stop_str: tuple[str, ...]
     merged_system: bool = False
+    strips_reasoning: bool = False
 
+
+_CHATML = _Family(
+    name="chatml",
+    markers=("<|im_start|>", "<|im_end|>"),
+    system_template="<|im_start|>system\n{system_message}<|im_end|>\n",
+    roles=("<|im_start|>user", "<|im_start|>assistant", "<|im_start|>tool"),
+    seps=("<|im_end|>\n",),
+    role_seps=("\n", "\n"),
+    stop_str=("<|im_end|>",),
+)
+_MISTRAL = _Family(
+    name="mistral_default",
+    markers=("[INST] ", "[/INST]"),
+    system_template="{bos}[INST] {system_message}\n\n",
+    roles=("[INST]", "[/INST]", "[INST]"),
+    seps=("", "{eos}"),
+    role_seps=(" ", ""),
+    stop_str=("{eos}",),
+    merged_system=True,
+)
+_PHI_4 = _Family(
+    name="phi-4",
+    markers=("<|end|>", "<|assistant|>"),
+    system_template="<|system|>{system_message}<|end|>",
+    roles=("<|user|>", "<|assistant|>", "<|tool|>"),
+    seps=("<|end|>",),
+    role_seps=("", ""),
+    stop_str=("<|end|>",),
+)
+_USER, _ASSISTANT = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
+_R1 = _Family(
+    name="deepseek_r1_qwen",
+    markers=(_USER, f"{_ASSISTANT}<think>"),
+    system_template="{bos}{system_message}",
+    roles=(_USER, _ASSISTANT, _USER),
+    seps=("", "{eos}"),
+    role_seps=("", "<think>\n"),
+    stop_str=("{eos}",),
+    strips_reasoning=True,
+)
 
 _FAMILIES = (
-    _Family(
-        name="chatml",
-        markers=("<|im_start|>", "<|im_end|>"),
-        system_template="<|im_start|>system\n{system_message}<|im_end|>\n",
-        roles=("<|im_start|>user", "<|im_start|>assistant", "<|im_start|>tool"),
-        seps=("<|im_end|>\n",),
-        role_seps=("\n", "\n"),
-        stop_str=("<|im_end|>",),
-    ),
+    replace(_CHATML, name="qwen3", markers=(*_CHATML.markers, "split('</think>')"), strips_reasoning=True),
+    _CHATML,
     _Family(
         name="llama-3",
         markers=("<|start_header_id|>", "<|eot_id|>"),
@@ -72,6 +107,22 @@ _FAMILIES = (
         stop_str=("[INST]",),
         merged_system=True,
     ),
+    replace(_MISTRAL, markers=("[INST] ", " [/INST]"), seps=(" ", "{eos}")),  # v0.2
+    _MISTRAL,
+    replace(
+        _MISTRAL, markers=("[INST]",), system_template="{bos}[INST]{system_message}\n\n", role_seps=("", "")
+    ),  # Nemo
+    _R1,
+    replace(_R1, markers=_R1.markers[:1], role_seps=("", "")),
+    replace(
+        _PHI_4,
+        name="phi-3",
+        markers=("<|user|>", "<|end|>"),
+        system_template="<|system|>\n{system_message}<|end|>\n",
+        seps=("<|end|>\n",),
+        role_seps=("\n", "\n"),
+    ),
+    _PHI_4,
     _Family(
         name="tinyllama_v1_0",
         markers=("<|user|>", "<|assistant|>"),
@@ -121,6 +172,7 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
         "role_empty_sep": text(family.role_seps[1]),
         "stop_str": stop_str,
         "stop_token_ids": sorted({*eos_token_ids, *stop_ids}),
+        **({"strip_reasoning_in_history": True} if family.strips_reasoning else {}),
         "function_string": "",
         "use_function_calling": False,
     }

@@ -40,17 +40,24 @@ class TemplateRefusal(EdgeTransactError):
 
 
 def render_chat(
-    template: str, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answers_next: bool = True
+    template: str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    *,
+    answers_next: bool = True,
+    thinking: bool | None = None,
 ) -> str:
     """The prompt up to the beginning of the assistant's next answer; up to the last message without `answers_next`.
 
-    `special_tokens` are the tokenizer's, by name: ``bos_token``, ``eos_token``, ...
+    `special_tokens` are the tokenizer's, by name: ``bos_token``, ``eos_token``, ... `thinking` is whether a model that
+    can is to reason first (the template's ``enable_thinking``); by default, as its template has it.
 
     Raises:
         TemplateRefusal: The template rejects the conversation.
         EdgeTransactError: The template is invalid or fails, or needs too much time or memory.
     """
     variables = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": answers_next}
+    variables |= {} if thinking is None else {"enable_thinking": thinking}
     found = _renderer.ask({"template": template, "variables": {**variables, **special_tokens}})
     if why := found.get("refused"):
         raise TemplateRefusal(

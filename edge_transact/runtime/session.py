@@ -18,7 +18,7 @@ from edge_transact.runtime.chat_template import Message
 from edge_transact.runtime.host import HostModel, import_tvm_ffi
 from edge_transact.runtime.opening import Opening
 from edge_transact.runtime.sampling import Sampler, Sampling
-from edge_transact.runtime.text import TextCodec, TokenStream
+from edge_transact.runtime.text import END_OF_THINKING, THINK, TextCodec, TokenStream, split_reasoning
 
 ANSWER_TOKENS = 256
 """Room for an answer, for which old turns are forgotten; at most a quarter of the window, as in the app."""
@@ -55,7 +55,9 @@ class Answer:
     """An answer of the model, and how long it took.
 
     Attributes:
-        tokens: Its token ids, without a stop token.
+        text: Its text, without the reasoning before it.
+        reasoning: What the model wrote between ``<think>`` and ``</think>``; empty if it doesn't reason.
+        tokens: The token ids of both, without a stop token.
         finish: Why it ended.
         prompt_tokens: Tokens of the prompt, including the chat template.
         prefill_tokens: Prompt tokens that weren't in the KV cache.
@@ -66,6 +68,7 @@ class Answer:
     """
 
     text: str
+    reasoning: str
     tokens: list[int]
     finish: Finish
     prompt_tokens: int
@@ -87,7 +90,16 @@ class Answer:
 
     def to_dict(self) -> dict[str, object]:
         """The result of ``run --json``."""
-        keys = ("text", "tokens", "prompt_tokens", "prefill_s", "decode_s", "prefill_tok_s", "decode_tok_s")
+        keys = (
+            "text",
+            "reasoning",
+            "tokens",
+            "prompt_tokens",
+            "prefill_s",
+            "decode_s",
+            "prefill_tok_s",
+            "decode_tok_s",
+        )
         return {key: getattr(self, key) for key in keys}
 
 
@@ -101,6 +113,7 @@ class Session:
         seed: Seed of the random choices; by default, random.
         system: The system message; by default, the chat template's own, if it has one.
         raw: Continue the text without the chat template.
+        thinking: Whether a model that can reasons before it answers; by default, as its chat template has it.
     """
 
     def __init__(
@@ -114,6 +127,7 @@ class Session:
         seed: int | None = None,
         system: str | None = None,
         raw: bool = False,
+        thinking: bool | None = None,
     ) -> None:
         self.model = model
         self.codec = codec
@@ -121,6 +135,7 @@ class Session:
         self.max_tokens = max_tokens
         self.sampler = Sampler(sampling, seed)
         self.system = system
+        self.thinking = thinking
         self.plain = raw or not codec.has_chat_template
         self.turns: list[tuple[Message, Message]] = []
         self._in_cache: list[int] = []
@@ -190,7 +205,10 @@ class Session:
                     on_text(piece)
 
     def stream(self, text: str, *, stopped: Callable[[], bool] = lambda: False) -> Generator[str, None, Answer]:
-        """`answer` as a generator of pieces that returns the answer; a turn is only added if it is read to the end."""
+        """`answer` as a generator of pieces that returns the answer; a turn is only added if it is read to the end.
+
+        Reasoning is among the pieces, between ``<think>`` and ``</think>``.
+        """
         dropped, ids = self._prompt(text)
         if not ids:
             raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
@@ -208,6 +226,9 @@ class Session:
     def _answered(self, ids: list[int], dropped: int, stopped: Callable[[], bool]) -> Generator[str, None, Answer]:
         stream, pieces, tokens, times = TokenStream(self.codec), [], [], [time.perf_counter()]
         finish: Finish = "stopped"
+        if not self.plain and self.codec.decode(ids[-4:]).rstrip().endswith(THINK):
+            pieces.append(f"{THINK}\n")  # as R1's template begins every answer
+            yield pieces[0]
         kept = self._rewind(ids)
         for token in self._tokens(ids, kept, stopped):
             times.append(time.perf_counter())
@@ -224,9 +245,14 @@ class Session:
             if self.model.length >= self.model.context_window_size:
                 finish = "context"
                 break
+        said = "".join(pieces)
+        reasoning, text = ("", said) if self.plain else split_reasoning(said)
+        if reasoning and END_OF_THINKING not in said:
+            yield END_OF_THINKING
         first = times[min(1, len(times) - 1)]
         return Answer(
-            text="".join(pieces),
+            text=text,
+            reasoning=reasoning,
             tokens=tokens,
             finish=finish,
             prompt_tokens=len(ids),
@@ -248,7 +274,7 @@ class Session:
         question: Message = {"role": "user", "content": text}
         for dropped in range(len(self.turns) + 1):
             turns = (message for turn in self.turns[dropped:] for message in turn)
-            ids = self.codec.encode_chat([*self._system_message(), *turns, question])
+            ids = self.codec.encode_chat([*self._system_message(), *turns, question], self.thinking)
             if len(ids) <= window - min(ANSWER_TOKENS, window // 4):
                 return dropped, ids
         return len(self.turns), self._fitting(ids)

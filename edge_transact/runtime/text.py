@@ -15,6 +15,9 @@ from edge_transact.runtime.chat_template import Message, default_template, rende
 if TYPE_CHECKING:
     import tokenizers
 
+THINK, END_OF_THINKING = "<think>", "</think>"
+"""What models that reason, such as Qwen3, write around it, before their answer."""
+
 TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
@@ -93,9 +96,9 @@ class TextCodec:
         """Token ids of plain text, with BOS if the tokenizer adds it by default."""
         return self.backend.encode(text).ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to the assistant's next answer. Raises the errors of `render_chat`."""
-        text = render_chat(self.chat_template or "", messages, self.special_tokens)
+    def encode_chat(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
+        """Token ids of a conversation, up to the assistant's next answer. See `render_chat` for `thinking`."""
+        text = render_chat(self.chat_template or "", messages, self.special_tokens, thinking=thinking)
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -110,6 +113,14 @@ def check_chats(directory: Path) -> None:
     except EdgeTransactError:
         return
     codec.check_chats()
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """The reasoning in what a model said, without its tags, and the answer after it."""
+    if not text.lstrip().startswith(THINK):
+        return "", text
+    reasoning, _, answer = text.partition(END_OF_THINKING)
+    return reasoning.replace(THINK, "", 1).strip(), answer.lstrip("\n")
 
 
 def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:

@@ -1,6 +1,7 @@
 """mlc-chat-config.json: the conversation template says what the chat template says, and every field is there."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -32,6 +33,7 @@ TINYLLAMA = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{# <|user|> <|assistant|> #}"
 )
+TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
 MESSAGES = [
     {"role": "system", "content": "Speak like a sailor."},
     {"role": "user", "content": "Hello {x}"},
@@ -71,6 +73,28 @@ def test_prompts_are_those_of_the_chat_template(tmp_path, name, chat_template):
     template = conversation_template(tmp_path, [2])
     assert template["name"] == name
     for messages in (MESSAGES, MESSAGES[:2]):
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert mlc_prompt(template, messages) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "cases"),
+    [
+        ("chatml", "qwen", (MESSAGES[:2], MESSAGES[1:2])),
+        ("qwen3", "qwen3", (MESSAGES, MESSAGES[:2])),
+        ("chatml", "smollm3", (MESSAGES[1:], MESSAGES[1:2])),
+        ("mistral_default", "mistral-v0.3", (MESSAGES[:2],)),  # which repeats the system message in the last turn
+        ("phi-3", "phi-3.5", (MESSAGES, MESSAGES[:2])),
+        ("phi-4", "phi-4-mini", (MESSAGES, MESSAGES[:2])),
+        ("deepseek_r1_qwen", "deepseek-r1", (MESSAGES, MESSAGES[:2], MESSAGES[1:2])),
+    ],
+)
+def test_prompts_of_the_families(tmp_path, name, file, cases):
+    tokenizer = write_tokenizer(tmp_path, (TEMPLATES / f"{file}.jinja").read_text())
+    template = conversation_template(tmp_path, [2])
+    assert template["name"] == name and template["stop_token_ids"][0] == 2
+    assert template.get("strip_reasoning_in_history", False) == (name in ("qwen3", "deepseek_r1_qwen"))
+    for messages in cases:
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert mlc_prompt(template, messages) == expected
 

@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.session import Session
+from edge_transact.runtime.text import TextCodec
 from tests.support.chats import chatting
 from tests.support.dists import edit_json
+from tests.support.tokenizers import save_byte_level
 
 SPOKEN = ["Once upon", "a time", "there", "was"]
 
@@ -162,3 +165,59 @@ def test_run_imports_neither_torch_nor_transformers_nor_tvms_compiler(dist):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     result, imported = done.stdout.splitlines()
     assert imported == "[]" and len(json.loads(result)["tokens"]) == 4
+
+
+class Scripted:
+    """A model that says these tokens, whatever it is asked."""
+
+    context_window_size, prefill_chunk_size, length = 512, 512, 0
+
+    def __init__(self, tokens, size):
+        self.tokens, self.size, self.prompts, self.cached = tokens, size, [], []
+
+    def rewind(self, length):
+        del self.cached[length:]
+
+    def _next(self):
+        logits = np.zeros(self.size, np.float32)
+        logits[next(self.rest)] = 1
+        return logits
+
+    def prefill(self, ids):
+        self.cached += ids
+        self.prompts.append(list(self.cached))
+        self.rest = iter(self.tokens)
+        return self._next()
+
+    def decode(self, token):
+        self.cached.append(token)
+        return self._next()
+
+
+def test_reasoning_is_no_part_of_the_answer_or_of_the_history(tmp_path):
+    save_byte_level(tmp_path, 300)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    (tmp_path / "chat_template.jinja").unlink()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    codec, stop = TextCodec(tmp_path), 1
+    said = codec.encode("<think>\nFrance?\n</think>\n\nParis.")
+    model = Scripted([*said, stop], len(tokenizer))
+    session, heard = Session(model, codec, stop_token_ids={stop}), []
+    answer = session.answer("Which?", on_text=heard.append)
+    assert (answer.reasoning, answer.text, answer.tokens) == ("France?", "Paris.", said)
+    assert "".join(heard) == "<think>\nFrance?\n</think>\n\nParis."
+    assert answer.to_dict()["text"] == "Paris." and answer.to_dict()["reasoning"] == "France?"
+    session.max_tokens = 4
+    cut = session.answer("And?", on_text=heard.append)
+    assert model.prompts[-1] == codec.encode("Which?|Paris.|And?|")
+    assert cut.text == "" and cut.reasoning and heard[-1] == "</think>", "a terminal isn't left dim"
+    # R1's template begins the reasoning itself.
+    model.tokens = [*codec.encode("France?</think>Paris."), stop]
+    opened = Session(model, TextCodec(tmp_path), stop_token_ids={stop})
+    opened.codec.chat_template = "{{ messages[0]['content'] }}<think>\n"
+    answer = opened.answer("Which?")
+    assert (answer.reasoning, answer.text) == ("France?", "Paris.")
+    raw = Session(model, codec, stop_token_ids={stop}, raw=True).answer("Which?")
+    assert raw.text == "France?</think>Paris."

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.runtime.text import TextCodec, TokenStream
+from edge_transact.runtime.text import TextCodec, TokenStream, split_reasoning
 from tests.support.tokenizers import save_byte_level, save_sentencepiece
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "data/chat_templates").iterdir()}
@@ -153,10 +153,31 @@ def test_neither_transformers_nor_torch_is_imported(directory, tmp_path):
 import sys
 from pathlib import Path
 sys.argv[0] = "edge-transact"
-from edge_transact.runtime.text import TextCodec, TokenStream
+from edge_transact.runtime.text import TextCodec, TokenStream, split_reasoning
 codec = TextCodec(Path({str(path)!r}))
 codec.encode_chat([{{"role": "user", "content": "Hi"}}]), codec.decode(codec.encode("the times"))
 print([name for name in ("transformers", "torch") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_reasoning_is_not_the_answer():
+    assert split_reasoning("Paris.") == ("", "Paris.")
+    assert split_reasoning("<think>\nFrance?\n</think>\n\nParis.") == ("France?", "Paris.")
+    assert split_reasoning("<think>\n\n</think>\n\nParis.") == ("", "Paris.")
+    assert split_reasoning("<think>\nFrance") == ("France", "")
+    assert split_reasoning("Write </think> or <think>.") == ("", "Write </think> or <think>.")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "smollm3"])
+def test_thinking_is_the_templates_variable(directory, tmp_path, name):
+    codec = TextCodec(configure(directory, tmp_path / "tokenizer", chat_template=TEMPLATES[name]))
+    messages = conversation(None, ["Hello"])
+    for thinking in (None, True, False):
+        variables = {} if thinking is None else {"enable_thinking": thinking}
+        expected = codec.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, **variables
+        )
+        assert codec.encode_chat(messages, thinking) == expected
+    assert codec.encode_chat(messages) == codec.encode_chat(messages, True) != expected

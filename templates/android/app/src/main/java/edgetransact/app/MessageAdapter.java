@@ -5,6 +5,7 @@ import android.view.View;
 import android.view.ViewGroup;
 import android.widget.BaseAdapter;
 import android.widget.TextView;
+import edgetransact.edge.Reasoning;
 import edgetransact.edge.android.ModelHolder;
 
 /** The messages of a chat as rows of a list. */
@@ -56,7 +57,7 @@ final class MessageAdapter extends BaseAdapter {
             row = LayoutInflater.from(parent.getContext()).inflate(layout, parent, false);
         }
         TextView text = row.findViewById(R.id.text);
-        text.setText(bubble.text);
+        text.setText(bubble.mine ? bubble.text : Reasoning.shown(bubble.text.toString()));
         if (!bubble.mine) {
             boolean waiting = bubble.text.length() == 0 && bubble.finish == null && bubble.error == null;
             text.setVisibility(bubble.text.length() == 0 ? View.GONE : View.VISIBLE);

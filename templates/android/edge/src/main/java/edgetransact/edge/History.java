@@ -71,14 +71,15 @@ final class History {
     }
 
     /**
-     * Adds a turn.
+     * Adds a turn, without the reasoning in its answer.
      *
      * @param dropped how many of the oldest turns were left out of its prompt; they are forgotten
      * @param usage what the engine counted, or null if it didn't
      */
-    void add(String question, String answer, int dropped, Usage usage) {
+    void add(String question, String said, int dropped, Usage usage) {
+        String answer = Reasoning.answer(said);
         int tokens = templateTokens + bytes(question) + bytes(answer);
-        if (usage != null) {
+        if (usage != null && answer.equals(said)) {
             tokens = Math.max(0, usage.promptTokens() + usage.completionTokens() - tokens(dropped));
         }
         turns.subList(0, dropped).clear();
