@@ -6,7 +6,7 @@ vLLM and mlx-lm read layers of different widths as ``nemotron-nas`` only (``nemo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_transact.widths import WidthPlan
 
@@ -32,7 +32,40 @@ class Runtime:
     misfit: Callable[[WidthPlan], str | None]
 
 
+EQUAL_WIDTHS = ("qwen3", "smollm3", "phi3")
+"""llama.cpp's architectures with one width for all layers and no counterpart of ``deci``."""
+
+
+def gguf_architecture(plan: WidthPlan) -> tuple[str, str | None]:
+    """llama.cpp's architecture that computes a plan, and why its loader can't; `None` if it can (``src/models``).
+
+    ``llama`` and, where widths differ, ``deci`` have optional biases, so that they compute a pruned Qwen2, too.
+    """
+    dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}  # those that were cut are filled up
+    widths = {replace(layer, **dims) for layer in plan.layers}
+    is_square = {layer.num_attention_heads * plan.head_dim for layer in plan.layers} == {plan.hidden_size}
+    if plan.rotary_dim != plan.head_dim or plan.rope_type == "longrope":
+        name = "phi3"
+    elif plan.nope_layers:
+        name = "smollm3"
+    elif plan.use_qk_norm:
+        name = "qwen3"
+    elif plan.attention_bias and not plan.attention_out_bias and len(widths) == 1 and is_square:
+        return "qwen2", None
+    else:
+        return "llama" if len(widths) == 1 else "deci", None
+    if len(widths) > 1:
+        return name, f"layers differ, and {name} has one width for all: prune with --allocation uniform"
+    if name == "phi3" and not is_square:
+        return name, f"its heads don't have {plan.hidden_size} dims together, the hidden size: prune with --units mlp"
+    if name == "smollm3" and plan.nope_layers != tuple(range(3, plan.num_hidden_layers, 4)):
+        return name, "it leaves RoPE out of every fourth layer, and this model of others"
+    return name, None
+
+
 def _llama_cpp(plan: WidthPlan) -> str | None:
+    if misfit := gguf_architecture(plan)[1]:
+        return misfit
     if _lost_dims(plan):
         return "heads that lost dims are filled up with zeros"
     ragged = _ragged(plan, K_QUANT_BLOCK)

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -86,23 +88,30 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
     add_metadata(writer, model, name=output.stem)
     kinds = model.tensors.kinds()
     float32 = np.dtype(np.float32)
-    for name, kind in kinds.items():
-        place = model.places[name]
+
+    def place_name(part: tuple[str, object]) -> str:
+        return model.places[part[0]].name
+
+    for stored, parts in groupby(kinds.items(), key=place_name):  # Phi's are several of ours, one below the other
+        places = [(model.places[name], kind) for name, kind in parts]
+        shape = (sum(place.shape[0] for place, _ in places), *places[0][0].shape[1:])
         # float32, so that gguf reads the shape as elements rather than bytes.
-        writer.add_tensor_info(place.name, place.shape, float32, packed_bytes(place, kind), raw_dtype=kind)
-    if model.rope_scaling:
-        divisors = layout.rope_divisors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
-        writer.add_tensor_info(layout.ROPE_FREQS, divisors.shape, float32, divisors.nbytes)
+        size = sum(packed_bytes(place, kind) for place, kind in places)
+        writer.add_tensor_info(stored, shape, float32, size, raw_dtype=places[0][1])
+    rope = layout.rope_tensors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
+    for stored, factors in rope.items():
+        writer.add_tensor_info(stored, factors.shape, float32, factors.nbytes)
     size = sum(tensor.nbytes for tensor in writer.tensors[0].values())
     require_space(output.absolute().parent, size, f"{output} needs", "Make room, or write elsewhere.")
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for packed in track(model.tensors.packed(), f"write {output.name}", total=len(kinds)):
-            writer.write_tensor_data(packed)
-        if model.rope_scaling:
-            writer.write_tensor_data(divisors)
+        packed = track(model.tensors.packed(), f"write {output.name}", total=len(kinds))
+        for _, group in groupby(zip(kinds, packed, strict=True), key=place_name):
+            writer.write_tensor_data(np.concatenate([part for _, part in group]))
+        for factors in rope.values():
+            writer.write_tensor_data(factors)
         writer.close()
     except OSError as error:
         raise EdgeTransactError(f"{output} can't be written: {error}", fix="Make room, or write elsewhere.") from error
@@ -117,7 +126,9 @@ def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
     writer.add_vocab_size(plan.vocab_size)
     writer.add_layer_norm_rms_eps(model.rms_norm_eps)
     writer.add_rope_freq_base(model.rope_theta)
-    writer.add_rope_dimension_count(plan.head_dim)
+    writer.add_rope_dimension_count(plan.rotary_dim)
+    if scaling := model.rope_scaling:
+        _add_rope_scaling(writer, scaling)
     writer.add_key_length(plan.head_dim)
     writer.add_value_length(plan.head_dim)
     for add, field in (
@@ -127,6 +138,27 @@ def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
     ):
         widths = [getattr(layer, field) for layer in layers]
         add(widths if model.architecture == layout.VARIABLE else widths[0])
+
+
+def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: Mapping[str, Any]) -> None:
+    """YaRN's and LongRoPE's settings; Llama 3's are `layout.ROPE_FREQS` alone."""
+    if scaling["rope_type"] == "llama3":
+        return
+    writer.add_rope_scaling_type(gguf.RopeScalingType(scaling["rope_type"]))
+    original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+    writer.add_rope_scaling_orig_ctx_len(original)
+    if scaling["rope_type"] == "yarn":
+        writer.add_rope_scaling_factor(factor)
+        for add, name in (
+            (writer.add_rope_scaling_yarn_attn_factor, "attention_factor"),
+            (writer.add_rope_scaling_yarn_beta_fast, "beta_fast"),
+            (writer.add_rope_scaling_yarn_beta_slow, "beta_slow"),
+        ):
+            if scaling.get(name) is not None:
+                add(scaling[name])
+    else:
+        attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        writer.add_rope_scaling_attn_factors(scaling.get("attention_factor") or attention)
 
 
 def _summary(model: Model, output: Path, size: int) -> Export:

@@ -30,6 +30,7 @@ from edge_transact.gguf import layout, q4_0
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.quantization import get_quantization
+from edge_transact.runtimes import gguf_architecture
 from edge_transact.weights import ShardReader
 from edge_transact.weights.trained import TRAINED
 from edge_transact.widths import WidthPlan
@@ -67,7 +68,8 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        return layout.UNIFORM if len(set(self.whole.layers)) == 1 else layout.VARIABLE
+        """llama.cpp's name of it."""
+        return gguf_architecture(self.plan)[0]
 
     @property
     def rms_norm_eps(self) -> float:
@@ -89,6 +91,7 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
         return
     wanted = Kind[(kind or "f16").upper()]
     checkpoint = Checkpoint.open(resolve_model(model))
+    _require_loadable(model, checkpoint.plan)
     _require_groups(model, checkpoint.plan, wanted)
     pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
     places = layout.places(checkpoint.plan, pairs)
@@ -133,6 +136,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
             fix="Leave out --type, or export the checkpoint it was built from.",
         )
+    _require_loadable(str(directory), plan)
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
     config = json.loads(path.read_text())
@@ -176,6 +180,14 @@ def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarra
     if plan.has_rope_pairs(layer):
         return reader.array(f"model.layers.{index}.{ROPE_PAIRS}.indices")
     return np.tile(np.arange(plan.head_dim // 2, dtype=np.int32), (layer.num_key_value_heads, 1))
+
+
+def _require_loadable(model: str, plan: WidthPlan) -> None:
+    architecture, misfit = gguf_architecture(plan)
+    if misfit:
+        raise EdgeTransactError(
+            f"{model}: llama.cpp's {architecture} can't load it: {misfit}", fix="Use it in MLC-LLM, or cut it that way."
+        )
 
 
 def _require_groups(model: str, plan: WidthPlan, kind: Kind) -> None:

@@ -1,8 +1,8 @@
 """The places of a checkpoint's tensors in a GGUF file.
 
-llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart, so the rows of q and k
-are interleaved by head (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp has one head dim
-for q, k and v of all layers: dims that were pruned from heads become zeros, which doesn't change the result.
+For LLaMA, llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart, so the rows
+of q and k are interleaved by head (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp has one
+head dim for q, k and v of all layers: dims that were pruned from heads become zeros, which doesn't change the result.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE
+from edge_transact.architecture.families import FAMILIES, order_in_heads
+from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE, Matrix
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.gguf.q4_0 import BLOCK_WEIGHTS
+from edge_transact.runtimes import gguf_architecture
 from edge_transact.widths import WidthPlan
 
-UNIFORM, VARIABLE = "llama", "deci"
-"""llama.cpp's architectures of a LLaMA whose layers are all alike, and of one whose layers differ in width."""
+VARIABLE = "deci"
+"""llama.cpp's architecture of a LLaMA whose layers differ in width."""
+
+INTERLEAVED = ("llama", VARIABLE, "smollm3")
+"""Its architectures that rotate neighbouring dims; the others rotate dims that are half of the rotated ones apart."""
 
 ROPE_FREQS = "rope_freqs.weight"
 """The divisors of the frequencies in Llama 3's scaling, float32 ``[head_dim / 2]``."""
@@ -27,6 +32,8 @@ ROPE_FREQS = "rope_freqs.weight"
 CONFIG, PAIRS, PROVENANCE = "edge_transact.config", "edge_transact.rope_pairs", "edge_transact.provenance"
 """Our own metadata, as JSON: the checkpoint's ``config.json`` and its layers' RoPE pairs by index, from which the
 checkpoint is restored without zeros in its heads, and how the model was pruned."""
+
+_LENGTHS = ("long", "short")
 
 BLOCKS_FILE = "q4_0.safetensors"
 """The blocks of a converted checkpoint's Q4_0 matrices, uint8 ``[rows, groups, 18]``: a file beside it."""
@@ -90,13 +97,17 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place
     """
     import gguf
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.DECI, len(plan.layers))
+    architecture, _ = gguf_architecture(plan)
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[architecture], len(plan.layers))
+    fused = {part.name: whole for whole, parts in _fused(architecture).items() for part in parts}
+    dims = _dims(plan, architecture)
     rows: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
     for index, (layer, pairs) in enumerate(zip(plan.layers, rope_pairs, strict=True)):
         prefix = f"model.layers.{index}."
-        rows[prefix + QUERY.name] = _interleaved(np.repeat(pairs, layer.q_per_kv, axis=0), plan.head_dim)
-        rows[prefix + KEY.name] = _interleaved(pairs, plan.head_dim)
+        rows[prefix + QUERY.name] = _rows(np.repeat(pairs, layer.q_per_kv, axis=0), dims)
+        rows[prefix + KEY.name] = _rows(pairs, dims)
         if layer.v_head_dim != plan.head_dim:
             rows[prefix + VALUE.name] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
             columns[prefix + OUTPUT.name] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
@@ -104,7 +115,7 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place
     for name, shape in tensor_shapes(whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")
         found[name] = Place(
-            name=str(names.get_name(name, try_suffixes=(".weight", ".bias"))),
+            name=str(names.get_name(_stored(name, fused), try_suffixes=(".weight", ".bias"))),
             shape=shape,
             rows=rows.get(module),
             columns=columns.get(module) if kind == "weight" else None,
@@ -118,14 +129,40 @@ def whole_heads(plan: WidthPlan) -> WidthPlan:
     return plan.with_layers(replace(layer, **dims) for layer in plan.layers)
 
 
-def _interleaved(pairs: np.ndarray, head_dim: int) -> np.ndarray:
-    """The rows in llama.cpp of heads that are stored half-split: both dims of a pair next to each other."""
-    heads = head_dim * np.arange(len(pairs))[:, None]
-    return np.concatenate((heads + 2 * pairs, heads + 2 * pairs + 1), axis=1).reshape(-1)
+def _fused(architecture: str) -> Mapping[str, tuple[Matrix, ...]]:
+    return next((family.fused for family in FAMILIES.values() if family.gguf == architecture), {})
+
+
+def _stored(name: str, fused: Mapping[str, str]) -> str:
+    """The name of the tensor in the family's own checkpoint that holds one of ours."""
+    return next((name.replace(part, whole) for part, whole in fused.items() if part in name), name)
+
+
+def _dims(plan: WidthPlan, architecture: str) -> np.ndarray:
+    """The dim in llama.cpp of each dim of a query or key head: both of a pair next to each other, or as in the family's
+    own checkpoint."""
+    if architecture in INTERLEAVED:
+        return np.arange(plan.head_dim).reshape(-1, 2).T.reshape(-1)
+    return np.array(order_in_heads(plan) or range(plan.head_dim))
+
+
+def _rows(pairs: np.ndarray, dims: np.ndarray) -> np.ndarray:
+    """The rows in llama.cpp of heads that are stored half-split: the first dims of all `pairs`, then the others."""
+    heads = len(dims) * np.arange(len(pairs))[:, None]
+    return (heads + dims[np.concatenate((pairs, pairs + len(dims) // 2), axis=1)]).reshape(-1)
 
 
 def _first_dims(heads: int, dims: int, head_dim: int) -> np.ndarray:
     return (head_dim * np.arange(heads)[:, None] + np.arange(dims)).reshape(-1)
+
+
+def rope_tensors(theta: float, scaling: Mapping[str, Any] | None, head_dim: int) -> dict[str, np.ndarray]:
+    """The tensors in which llama.cpp has RoPE scaling by dim, float32 ``[rotated dims / 2]``."""
+    if scaling and scaling["rope_type"] == "llama3":
+        return {ROPE_FREQS: rope_divisors(theta, scaling, head_dim)}
+    if scaling and scaling["rope_type"] == "longrope":
+        return {f"rope_factors_{name}.weight": np.array(scaling[f"{name}_factor"], np.float32) for name in _LENGTHS}
+    return {}
 
 
 def rope_divisors(theta: float, scaling: Mapping[str, Any], head_dim: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_transact.architecture.families import FAMILIES, SOURCE_TYPE
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.checkpoint.writer import MODEL_CARD, stock_config, write_config
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 """RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
+
+ARCHITECTURES = ("llama", layout.VARIABLE, "qwen2", "qwen3")
+"""llama.cpp's architectures that are read. Mistral's is ``llama``."""
 
 NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
 
@@ -177,7 +181,9 @@ class _Model:
         head_dim = size("attention.key_length", size("rope.dimension_count", hidden // heads[0]))
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
         scaling = self.field(f"{self.field('general.architecture')}.rope.scaling.type", "none")
+        architecture = self.field("general.architecture")
         config: dict[str, Any] = {
+            **({SOURCE_TYPE: architecture} if architecture in FAMILIES else {}),
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "hidden_size": hidden,
@@ -192,6 +198,8 @@ class _Model:
                 "rope_theta": size("rope.freq_base", 10000.0),
             },
             "attention_bias": "blk.0.attn_q.bias" in self.tensors,
+            "attention_out_bias": "blk.0.attn_output.bias" in self.tensors,
+            "use_qk_norm": "blk.0.attn_q_norm.weight" in self.tensors,
             "mlp_bias": "blk.0.ffn_gate.bias" in self.tensors,
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "per_layer_config": {
@@ -255,6 +263,9 @@ def _open(file: Path) -> GGUFReader:
         raise EdgeTransactError(
             f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."
         ) from error
-    if architecture not in (layout.UNIFORM, layout.VARIABLE):
-        raise EdgeTransactError(f"{file} is not a LLaMA: its architecture is {architecture!r}", fix=NOT_A_LLAMA)
+    if architecture not in ARCHITECTURES:
+        raise EdgeTransactError(
+            f"{file}: its architecture is {architecture!r}, and only {', '.join(ARCHITECTURES)} are read from GGUF",
+            fix=NOT_A_LLAMA if architecture not in ("smollm3", "phi3") else "Use its Hugging Face checkpoint.",
+        )
     return reader

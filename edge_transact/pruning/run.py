@@ -38,9 +38,10 @@ from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
-from edge_transact.runtimes import RUNTIMES
+from edge_transact.runtimes import EQUAL_WIDTHS, RUNTIMES, gguf_architecture
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import trim
+from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     from edge_transact.pruning.shots import ShotTrainer
@@ -164,6 +165,7 @@ def prune(
         refuse_existing(output, force, apart_from=inputs)
     source = Checkpoint.open(resolve_model(model))
     options = _for_family(options, family_of(source.config))
+    _check_loader(options, source.plan)
     check_reachable(options, source.plan)
     check_chats(source.path)
     processes = trainer.processes if trainer else None
@@ -278,6 +280,22 @@ def _for_family(options: PruneOptions, family: Family) -> PruneOptions:
     if options.allocation != "budgeted" or options.units or not family.uncut:
         return options
     return options.model_copy(update={"units": [unit for unit in DEFAULT_UNITS if unit not in family.uncut]})
+
+
+def _check_loader(options: PruneOptions, plan: WidthPlan) -> None:
+    """Refuses to prune for llama.cpp what its loader of this model's architecture can't load."""
+    architecture, _ = gguf_architecture(plan)
+    if options.runtime != "llama.cpp" or architecture not in EQUAL_WIDTHS:
+        return
+    if options.allocation != "uniform":
+        raise UsageError(
+            f"--allocation {options.allocation} --for llama.cpp: its {architecture} has one width for all layers",
+            fix="Give --allocation uniform.",
+        )
+    if architecture == "phi3" and options.units != ["mlp"]:
+        raise UsageError(
+            "--for llama.cpp: in its phi3, all heads together have the hidden size's dims", fix="Give --units mlp."
+        )
 
 
 def _for_runtime(options: PruneOptions) -> PruneOptions:

@@ -9,9 +9,12 @@ import sys
 import gguf
 import pytest
 
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import write_checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import resolve_model
+from tests.support.checkpoints import FAMILIES, narrowed, odd_plan
 from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
 from tests.support.tokenizers import SPLITS, save_byte_level
@@ -129,3 +132,14 @@ def test_layers_without_attention(model, tmp_path):
     copy_gguf(tmp_path / "model.gguf", tmp_path / "zero.gguf", without=without, head_count_kv=[4, 0, 4])
     with pytest.raises(EdgeTransactError, match="head_count_kv: layer 1 has 0"):
         resolve_model(str(tmp_path / "zero.gguf"))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi3"])
+def test_different_widths_of_families_with_one_width(make_llama, tmp_path, family):
+    source = Checkpoint.open(make_llama(**FAMILIES[family]))
+    plan = odd_plan(source.plan)
+    path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
+    refused(path, tmp_path / "out.gguf", f"llama.cpp's {family} can't load it", "one width for all", "uniform")
+    prune = ["prune", str(source.path), "-o", str(tmp_path / "pruned"), "--ratio", "0.9", "--for", "llama.cpp"]
+    result = run(*prune)
+    assert result.exit_code == 2 and "--allocation uniform" in result.stderr

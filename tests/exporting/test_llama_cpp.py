@@ -1,21 +1,25 @@
 """Exported files in the real llama.cpp: the logits and tokens of transformers and of our host library."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from edge_transact.building.dist import build
 from edge_transact.building.options import BuildOptions
+from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
+from edge_transact.checkpoint.writer import write_checkpoint
 from edge_transact.evaluation.perplexity import perplexity as evaluated
 from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import read_text, resolve_model
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
+from tests.support.checkpoints import FAMILIES, narrowed, odd_plan
 from tests.support.gguf_files import copy_gguf
 from tests.support.llama_cpp import LlamaCpp
 from tests.support.odd_models import CONFIG, OWN_DIMS, make_source
@@ -64,6 +68,55 @@ def behind(logits: np.ndarray, tokens: list[int]) -> float:
 def worst(logits: list, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest logit."""
     return float(np.abs(np.array(logits) - expected).max() / np.abs(expected).max())
+
+
+PLAIN_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75}
+LONG |= {"short_factor": [1.0, 1.5, 2.0], "long_factor": [1.5, 3.0, 4.0]}
+SIZES = {"vocab_size": 300, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
+SIZES |= {"num_hidden_layers": 4, "intermediate_size": 96, "tie_word_embeddings": False}
+OWN = {
+    "llama": FAMILIES["mistral"],
+    "qwen2": FAMILIES["qwen2"] | {"tie_word_embeddings": True},
+    "qwen3": FAMILIES["qwen3"],
+    "smollm3": FAMILIES["smollm3"]
+    | {"no_rope_layer_interval": 4, "rope_parameters": PLAIN_YARN, "max_position_embeddings": 2048},
+    "phi3": FAMILIES["phi3"]
+    | {"original_max_position_embeddings": 2048, "max_position_embeddings": 4096, "rope_parameters": LONG},
+}
+"""By llama.cpp's name of the architecture. Up to its original context, LongRoPE has its short factors."""
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("architecture", OWN)
+def test_other_families_compute_what_transformers_does(llama, make_llama, tmp_path, architecture, cut):
+    """Dense and with equal widths in all layers, under llama.cpp's own name of the family."""
+    path = make_llama(**SIZES | OWN[architecture])
+    save_byte_level(path, 290)
+    source = Checkpoint.open(path)
+    if cut:
+        groups = {} if architecture == "phi3" else {"num_attention_heads": 4, "num_key_value_heads": 2}
+        plan = source.plan.with_layers(replace(layer, intermediate_size=64, **groups) for layer in source.plan.layers)
+        path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
+    result = export_gguf(str(path), tmp_path / "model.gguf")
+    assert result.architecture == ("llama" if cut and architecture == "qwen2" else architecture)
+    running = llama.open(result.path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.inference_mode():
+        assert worst(running.ask(logits=IDS)["logits"], model(torch.tensor([IDS])).logits[0].numpy()) < 1e-2
+        tokens = running.ask(prompt=IDS, decode_tokens=12)["tokens"]
+        logits = model(torch.tensor([IDS + tokens])).logits[0].numpy()
+    assert behind(logits, tokens) < 1e-2, "transformers' greedy tokens"
+
+
+def test_a_qwen2_of_any_widths_is_one_of_llama_cpps_deci(llama, make_llama, tmp_path):
+    source = Checkpoint.open(make_llama(**SIZES | OWN["qwen2"]))
+    save_byte_level(source.path, 290)
+    plan = odd_plan(source.plan)
+    path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
+    result = export_gguf(str(path), tmp_path / "model.gguf")
+    assert result.architecture == "deci"
+    assert worst(llama.open(result.path).ask(logits=IDS)["logits"], transformers_logits(path)) < 1e-2
 
 
 def in_float32(file: Path) -> Path:

@@ -18,6 +18,7 @@ from edge_transact.inputs import resolve_model
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
+from tests.support.checkpoints import FAMILIES
 from tests.support.dists import edit_json
 from tests.support.gguf_files import copy_gguf
 from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, emitted, make_source
@@ -74,6 +75,31 @@ def test_foreign_deci_files_come_in_by_their_metadata(checkpoint, tmp_path):
     assert (theirs.attention_bias, theirs.mlp_bias) == (True, True)
     name = "model.layers.1.mlp.down_proj.weight"
     assert torch.equal(back.tensor(name), checkpoint.tensor(name))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_other_families_come_back(make_llama, tmp_path, family, foreign):
+    """With our own metadata, and by llama.cpp's alone."""
+    source = Checkpoint.open(make_llama(vocab_size=300, **FAMILIES[family]))
+    save_byte_level(source.path, 290)
+    file = export_gguf(str(source.path), tmp_path / "model.gguf", kind="bf16").path
+    if foreign:
+        copy_gguf(file, tmp_path / "foreign.gguf", without=["edge_transact."])
+        file = tmp_path / "foreign.gguf"
+    back = Checkpoint.open(resolve_model(str(file)))
+    assert back.plan == source.plan and back.rope_theta == source.rope_theta
+    for name in source.tensor_names():
+        assert torch.equal(back.tensor(name).float(), source.tensor(name).bfloat16().float()), name
+
+
+def test_families_whose_gguf_is_not_read(make_llama, tmp_path):
+    source = make_llama(vocab_size=300, **FAMILIES["phi3"])
+    save_byte_level(source, 290)
+    export_gguf(str(source), tmp_path / "model.gguf")
+    with pytest.raises(EdgeTransactError, match=r"'phi3', and only llama, deci, qwen2, qwen3 are read") as refused:
+        resolve_model(str(tmp_path / "model.gguf"))
+    assert "Hugging Face checkpoint" in refused.value.fix
 
 
 @pytest.mark.parametrize("quantization", ["q4f16_0", "q4f16_1"])
