@@ -1,5 +1,6 @@
 """The models that people bring: tiny ones with each family's config.json, their host library against transformers."""
 
+import copy
 import json
 import shutil
 
@@ -24,14 +25,21 @@ LLAMA_3_ROPE |= {"original_max_position_embeddings": 32}
 """Of Llama 3.2, but for the last: 8192 there, and the first positions would be all the same."""
 
 
+YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
+SMOLLM3_ROPE = {"rope_scaling": YARN, "no_rope_layer_interval": 2}
+
+
 def config(hidden: int, heads: int, kv_heads: int, mlp: int, tied: bool, **others) -> dict:
     others |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
     return {"hidden_size": hidden, "intermediate_size": mlp, **others}
 
 
-def longrope(pairs: int) -> dict:
-    scaling = {"type": "longrope", "short_factor": [1.0] * pairs, "long_factor": [1.0 + pair for pair in range(pairs)]}
-    others = {"original_max_position_embeddings": 32, "sliding_window": 262144, "pad_token_id": None}
+def longrope(pairs: int, original: int) -> dict:
+    factors = {
+        f"{length}_factor": [1 + pair / by for pair in range(pairs)] for length, by in (("short", 5), ("long", 1))
+    }
+    scaling = {"type": "longrope", **factors}
+    others = {"original_max_position_embeddings": original, "sliding_window": 262144, "pad_token_id": None}
     return {"model_type": "phi3", "rope_theta": 10000.0, "rope_scaling": scaling, **others}
 
 
@@ -53,10 +61,10 @@ FAMILIES = {
         64, 8, 4, 96, True, model_type="qwen3", head_dim=16, attention_bias=False, rope_theta=1000000, **NO_WINDOW
     ),
     "SmolLM3-3B": config(
-        64, 4, 2, 96, True, **NO_WINDOW, model_type="smollm3", rope_theta=5e6, no_rope_layer_interval=2, pad_token_id=0
+        64, 4, 2, 96, True, **NO_WINDOW, **SMOLLM3_ROPE, model_type="smollm3", rope_theta=5e6, pad_token_id=0
     ),
-    "Phi-3.5-mini": config(64, 4, 4, 96, False, **longrope(8)),
-    "Phi-4-mini": config(96, 6, 2, 96, True, partial_rotary_factor=0.75, **longrope(6)),
+    "Phi-3.5-mini": config(64, 4, 4, 96, False, **longrope(8, original=96)),
+    "Phi-4-mini": config(96, 6, 2, 96, True, partial_rotary_factor=0.75, **longrope(6, original=32)),
 }
 """What their config.json says, at a fraction of the sizes: ratios, RoPE and ties are theirs."""
 
@@ -69,7 +77,7 @@ def checkpoint(request, tiny_model, tmp_path):
     config = {"model_type": "llama", "rms_norm_eps": 1e-05, "vocab_size": 1024} | FAMILIES[request.param]
     config |= {"num_hidden_layers": 2, "max_position_embeddings": 1024, "initializer_range": 0.2}
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**copy.deepcopy(config))).to(torch.bfloat16)
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):
             torch.nn.init.uniform_(parameter, 0.5, 2)

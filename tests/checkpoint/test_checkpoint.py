@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import EdgeTransactError
-from tests.support.checkpoints import LLAMA3, narrowed, odd_plan
+from tests.support.checkpoints import FAMILIES, LLAMA3, narrowed, odd_plan
 
 
 def edit_config(path: Path, **changes) -> None:
@@ -243,3 +243,39 @@ def test_refuses_quantized_tensors(make_llama):
     tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].to(torch.int8)
     save_file(tensors, path / "model.safetensors")
     assert "model.layers.1.mlp.up_proj.weight is I8" in refusal(path).message
+
+
+def test_rows_of_fused_and_reordered_tensors(make_llama):
+    checkpoint = Checkpoint.open(make_llama(**FAMILIES["phi3"]))
+    names = [f"model.layers.1.{name}.weight" for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
+    whole = [checkpoint.tensor(name) for name in names]
+    assert [tuple(tensor.shape) for tensor in whole] == [checkpoint.shape(name) for name in names]
+    pieces = [(name, 5, 21) for name in names]
+    assert torch.equal(checkpoint.rows(pieces), torch.cat([tensor[5:21] for tensor in whole]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"intermediate_size": 39}, "mlp.gate_up_proj.weight has shape [80, 48], config.json says [78, 48]"),
+        ({"num_key_value_heads": 1}, "self_attn.qkv_proj.weight has shape [96, 48], config.json says [64, 48]"),
+        ({"num_hidden_layers": 4}, "model.layers.3.input_layernorm.weight is missing"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.7}}, "RoPE rotates 5 of 8 dims of a head"),
+        ({"rope_parameters": {"partial_rotary_factor": 2}}, "RoPE rotates 16 of 8 dims of a head"),
+    ],
+)
+def test_fused_tensors_that_contradict_the_configuration(make_llama, changes, words):
+    path = make_llama(**FAMILIES["phi3"])
+    edit_config(path, **changes)
+    with pytest.raises(EdgeTransactError) as error:
+        Checkpoint.open(path)
+    assert words in error.value.message
+
+
+def test_a_missing_fused_tensor_is_named(make_llama):
+    path = make_llama(**FAMILIES["phi3"])
+    tensors = load_file(path / "model.safetensors")
+    del tensors["model.layers.2.self_attn.qkv_proj.weight"]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EdgeTransactError, match=r"layers\.2\.self_attn\.qkv_proj\.weight is missing"):
+        Checkpoint.open(path)

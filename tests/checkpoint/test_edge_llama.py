@@ -227,6 +227,11 @@ def test_contradicting_widths_are_refused(per_layer, message):
         EdgeLlamaConfig(**TINY, per_layer_config=per_layer, use_qk_norm=True)
 
 
+def test_every_layer_says_whether_it_has_rope():
+    with pytest.raises(Exception, match="no_rope_layers has 2 of 3 layers"):
+        EdgeLlamaConfig(**TINY, no_rope_layers=[1, 0])
+
+
 def test_rope_keys_for_other_readers():
     """MLC-LLM knows `rope_theta` and llama3's `rope_scaling` with `rope_type`; transformers 5 `rope_parameters`."""
     plain = EdgeLlamaConfig(**TINY, rope_parameters={"rope_type": "default", "rope_theta": 1e5})
