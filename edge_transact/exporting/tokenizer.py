@@ -21,12 +21,21 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_WORDS = "|".join(rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}{some}{_LOWER}{others}$" for some, others in ("*+", "+*"))
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = _WORDS.replace("$", "") + r"|\p{N}" + _REST
+_GPT_4O = _WORDS.replace("$", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"|\p{N}{1,3}" + _REST
 SPLITS = {
     ("bytes",): "gpt-2",
     ("digits", "bytes"): "smollm",
     (_LLAMA3, "bytes"): "llama-bpe",
+    (_QWEN2, "bytes"): "qwen2",
+    (_TEKKEN, "bytes"): "tekken",  # Mistral Nemo's
+    (_GPT_4O, "bytes"): "gpt-4o",  # Phi-4-mini's
 }
-"""GGUF's names (``tokenizer.ggml.pre``) of how LLaMAs split text before merging (``llama-vocab.cpp``), by steps:
+"""GGUF's names (``tokenizer.ggml.pre``) of how models split text before merging (``llama-vocab.cpp``), by steps:
 ``digits``, one by one; a regular expression; ``bytes``, by GPT-2's expression if there is no other."""
 
 
@@ -74,7 +83,8 @@ def _unnamed(directory: Path, why: str) -> EdgeTransactError:
 def _splits(directory: Path, spec: Mapping[str, Any]) -> str:
     """The name of a byte-level tokenizer's splits."""
     steps = _steps(spec["pre_tokenizer"])
-    if spec["normalizer"]:
+    # llama.cpp doesn't compose characters, as Qwen's NFC does: nearly all text is composed.
+    if spec["normalizer"] and spec["normalizer"]["type"] != "NFC":
         raise _unnamed(directory, f"it normalizes text with {spec['normalizer']['type']}")
     if steps not in SPLITS:
         raise _unnamed(directory, f"it splits text by {', then '.join(map(repr, steps)) or 'nothing'}")

@@ -90,14 +90,15 @@ def _spread(tensor: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     return spread
 
 
-def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray]) -> dict[str, Place]:
+def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str | None = None) -> dict[str, Place]:
     """The place of every tensor of a checkpoint except its tables of RoPE pairs, which aren't tensors in GGUF.
 
-    `rope_pairs` are each layer's by KV head, ``[num_key_value_heads, qk_head_dim / 2]``.
+    `rope_pairs` are each layer's by KV head, ``[num_key_value_heads, qk_head_dim / 2]``. `architecture` is a file's, by
+    default the plan's.
     """
     import gguf
 
-    architecture, _ = gguf_architecture(plan)
+    architecture = architecture or gguf_architecture(plan)[0]
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture], len(plan.layers))
     fused = {part.name: whole for whole, parts in _fused(architecture).items() for part in parts}

@@ -137,7 +137,7 @@ class _Model:
 
     @cached_property
     def places(self) -> Mapping[str, layout.Place]:
-        return layout.places(self.plan, self.rope_pairs)
+        return layout.places(self.plan, self.rope_pairs, self.field("general.architecture"))
 
     def values(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors in transformers' names and order: float32, and tables of RoPE pairs in int32."""

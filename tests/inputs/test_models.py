@@ -98,8 +98,8 @@ def test_gguf_keeps_llama3_scaling(make_llama, tmp_path):
 
 def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, own_cache):
     source = Checkpoint.open(make_llama())
-    write_gguf(tmp_path / "q.gguf", source, "F32", architecture="qwen2")
-    with pytest.raises(EdgeTransactError, match="'qwen2'"):
+    write_gguf(tmp_path / "q.gguf", source, "F32", architecture="gemma3")
+    with pytest.raises(EdgeTransactError, match="'gemma3', and only llama, deci, qwen2, qwen3 are read"):
         resolve_model(str(tmp_path / "q.gguf"))
     write_gguf(tmp_path / "m.gguf", source, "F32")
     content = (tmp_path / "m.gguf").read_bytes()

@@ -29,7 +29,11 @@ class LlamaCpp:
         if self._process is None:
             command = ["node", str(SCRIPT.resolve()), str(model.resolve())]
             self._process = subprocess.Popen(
-                command, cwd=_installed(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                cwd=npm_packages("node-llama-cpp", *PACKAGES),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             self._read()
         else:
@@ -61,16 +65,16 @@ class LlamaCpp:
             self._process.communicate()
 
 
-def _installed() -> Path:
-    """A directory with the packages."""
-    directory = cache_directory() / "node-llama-cpp"
+def npm_packages(name: str, *packages: str) -> Path:
+    """A directory of the cache with these packages, which npm installs once."""
+    directory = cache_directory() / name
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "install.lock"):
-        if not (directory / "node_modules" / "node-llama-cpp").is_dir():
+        if not (directory / "node_modules").is_dir():
             (directory / "package.json").write_text("{}\n")
             # No scripts: they would download or compile, and the prebuilt binary is a package of its own. No optional
             # packages: those for other machines and for GPUs take ten times the space.
             flags = ["--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"]
-            command = ["npm", "install", *flags, *PACKAGES]
+            command = ["npm", "install", *flags, *packages]
             subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True)
     return directory

@@ -32,7 +32,21 @@ SPLITS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-"""``pre_tokenizer`` of SmolLM2, Llama 3 and GPT-2, by llama.cpp's names."""
+SPLITS["qwen2"] = json.loads(json.dumps(SPLITS["llama-bpe"]).replace("{1,3}", ""))
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT_4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+for name, pattern in (("tekken", TEKKEN), ("gpt-4o", GPT_4O)):
+    SPLITS[name] = json.loads(json.dumps(SPLITS["llama-bpe"]))
+    SPLITS[name]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+"""``pre_tokenizer`` of SmolLM2, Llama 3, GPT-2, Qwen2, Mistral Nemo and Phi-4-mini, by llama.cpp's names."""
 
 
 def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> None:
