@@ -23,7 +23,17 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc import checkout, toolchain
 from edge_transact.mlc.toolchain import MLC
 from tests.support.command import run
-from tests.support.mlc_small import GOLDEN, QUANTIZATIONS, SIZES, WIDTHS, measured, small_checkpoint
+from tests.support.mlc_small import (
+    FAMILIES,
+    FAMILIES_GOLDEN,
+    GOLDEN,
+    QUANTIZATIONS,
+    SIZES,
+    WIDTHS,
+    family_measured,
+    measured,
+    small_checkpoint,
+)
 
 CHECKOUT = os.environ.get("MLC_LLM_SOURCE_DIR")
 ENGINES = ["tvm", *([pytest.param("mlc", marks=pytest.mark.slow)] if CHECKOUT else [])]
@@ -53,6 +63,17 @@ def test_logits_are_mlcs_to_the_bound_of_parity(made, golden, rounding):
     """MLC's pipeline compiles the emitted definition; `search` uses code 15 and scales of both signs, MLC neither."""
     which = ["nearest", "search"].index(rounding) + 1
     ours, theirs = made[which], golden[which]
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() <= LOGIT_TOLERANCE["float32"]
+    assert (ours.argmax(-1) == theirs.argmax(-1)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_have_the_weights_and_logits_of_mlcs_definitions(tiny_model, tmp_path, family):
+    with np.load(FAMILIES_GOLDEN) as data:
+        golden, theirs = json.loads(str(data["weights"]))[family], data[family]
+    converted, ours = family_measured(tiny_model, tmp_path, family, "tvm")
+    assert converted == golden
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() <= LOGIT_TOLERANCE["float32"]
     assert (ours.argmax(-1) == theirs.argmax(-1)).all()
 

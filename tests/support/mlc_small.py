@@ -6,9 +6,11 @@ import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
@@ -22,7 +24,9 @@ from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.toolchain import MLC
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
+from edge_transact.runtime import host
 from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.parameters import load_parameters
 from edge_transact.weights import ShardReader
 from tests.support.odd_models import CONFIG, MODEL_LIB, emitted
 from tests.support.odd_models import SIZES as ODD_SIZES
@@ -30,6 +34,7 @@ from tests.support.odd_models import SIZES as ODD_SIZES
 GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
 ANDROID_METADATA = GOLDEN.with_name("mlc_android_metadata.json")
 """What the library says of itself that MLC compiles of the odd model of ``tests/engine`` for Android, in q4f16_0."""
+FAMILIES_GOLDEN = GOLDEN.with_name("mlc_families.npz")
 QUANTIZATIONS = ("q4f16_0", "q4f16_1", "q4f32_1", "q0f16")
 SIZES = {"context": 64, "prefill_chunk": 8}
 PROMPT = [3, 141, 59, 26, 535, 897, 932, 384, 626, 433, 832]
@@ -51,6 +56,13 @@ WIDTHS = {
 """``per_layer_config`` of the two models that are compared."""
 
 
+def fill(model: torch.nn.Module, random: np.random.Generator) -> None:
+    """Fills a model with weights that are the same on every machine."""
+    for _, parameter in sorted(model.named_parameters()):
+        values = random.uniform(-0.4, 0.4, tuple(parameter.shape)).astype(np.float32)
+        parameter.data = torch.from_numpy(values + 1 if values.ndim == 1 else values)
+
+
 def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     """Three layers of different widths, ragged quantization groups among them, with the tokenizer of ``demo:tiny``."""
     config = EdgeLlamaConfig(
@@ -60,9 +72,7 @@ def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
     )  # fmt: skip
     model = EdgeLlamaForCausalLM(config)
     random = np.random.default_rng(6)
-    for _, parameter in sorted(model.named_parameters()):
-        values = random.uniform(-0.4, 0.4, tuple(parameter.shape)).astype(np.float32)
-        parameter.data = torch.from_numpy(values + 1 if values.ndim == 1 else values)
+    fill(model, random)
     for name, buffer in model.named_buffers():
         if name.endswith("rope_pairs"):
             for row in buffer:
@@ -72,6 +82,66 @@ def small_checkpoint(tiny_model: Path, directory: Path, widths: str) -> Path:
         if path.is_file():
             shutil.copyfile(path, directory / path.name)
     return directory
+
+
+FAMILIES = {
+    "mistral": {"sliding_window": None, "head_dim": 16},
+    "qwen2": {"tie_word_embeddings": True, "use_sliding_window": False},
+    "qwen3": {"num_attention_heads": 8, "head_dim": 16, "attention_bias": False, "use_sliding_window": False},
+}
+"""What stock models of other families than LLaMA have in ``config.json``; MLC has definitions of its own for them."""
+
+
+def family_checkpoint(tiny_model: Path, directory: Path, family: str) -> Path:
+    """A small stock model of a family, its ``config.json`` as on the hub, with the tokenizer of ``demo:tiny``."""
+    config = {
+        "model_type": family, "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "rope_theta": 50000.0, "hidden_act": "silu", "tie_word_embeddings": False, **FAMILIES[family],
+    }  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    fill(model, np.random.default_rng(7))
+    model.save_pretrained(directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    shutil.copyfile(tiny_model / "tokenizer.json", directory / "tokenizer.json")
+    return directory
+
+
+def family_measured(
+    tiny_model: Path, scratch: Path, family: str, engine: str
+) -> tuple[dict[str, dict[str, str]], np.ndarray]:
+    """`digests` of a family's stock model in every quantization, and `logits` in ``q4f32_1``.
+
+    With the engine ``mlc``, all is MLC's, the definition too; its ``c_attn`` is our ``qkv_proj``.
+    """
+    checkpoint, converted = family_checkpoint(tiny_model, scratch / "checkpoint", family), {}
+    if engine == "tvm":
+        converted = {name: weights(checkpoint, name, scratch / name, engine) for name in QUANTIZATIONS}
+        options = BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", **SIZES)
+        build(str(checkpoint), scratch / "dist", options)
+        return converted, logits(HostModel.load(scratch / "dist"))
+    mlc, ours = MLC(["host"]), scratch / "definition"
+    emitted(Checkpoint.open(checkpoint), ours)
+    for name in QUANTIZATIONS:
+        (scratch / name).mkdir()
+        common = (str(checkpoint), f"--quantization={name}", f"--output={scratch / name}")
+        sizes = (f"--context-window-size={SIZES['context']}", f"--prefill-chunk-size={SIZES['prefill_chunk']}")
+        mlc._run(ours, "gen_config", *common, "--conv-template=LM", *sizes)
+        mlc._run(ours, "convert_weight", *common, "--device=cpu")
+        found = digests(scratch / name)
+        converted[name] = {each.replace("c_attn", "qkv_proj"): digest for each, digest in found.items()}
+    directory, library = scratch / "q4f32_1", scratch / "library.so"
+    mlc._run(ours, "compile", str(directory), "--device=cpu", f"--output={library}")
+    with patch.object(host, "load_parameters", _with_vocabulary):
+        return converted, logits(HostModel(library, directory))
+
+
+def _with_vocabulary(directory: Path, expected: list[dict[str, Any]], verified: bool) -> Any:
+    """`load_parameters` for a definition of MLC's, which takes any number of tokens."""
+    shapes = [[1024 if size == "vocab_size" else size for size in each["shape"]] for each in expected]
+    return load_parameters(
+        directory, [each | {"shape": shape} for each, shape in zip(expected, shapes, strict=True)], verified
+    )
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -84,9 +154,8 @@ def digests(directory: Path) -> dict[str, str]:
     return result
 
 
-def logits(dist: Path) -> np.ndarray:
-    """Of a DIST's host library: after the prompt, and after each of the decoded tokens."""
-    library = HostModel.load(dist)
+def logits(library: HostModel) -> np.ndarray:
+    """After the prompt, and after each of the decoded tokens."""
     return np.stack([library.prefill(PROMPT), *(library.decode(token) for token in DECODED)])
 
 
@@ -115,7 +184,7 @@ def searched_logits(checkpoint: Path, dist: Path, scratch: Path) -> np.ndarray:
     manifest = json.loads((dist / MANIFEST).read_text())
     manifest["files"] = {name: sha256(converted / name) for name in manifest["files"]}
     (converted / MANIFEST).write_text(json.dumps(manifest))
-    return logits(converted)
+    return logits(HostModel.load(converted))
 
 
 def measured(
@@ -134,7 +203,7 @@ def measured(
     dist = scratch / "dist"
     options = BuildOptions(target=["host"], quant="q4f32_1", rounding="nearest", engine=engine, **SIZES)
     build(str(checkpoints["whole heads"]), dist, options)
-    return converted, logits(dist), searched_logits(checkpoints["whole heads"], dist, scratch)
+    return converted, logits(HostModel.load(dist)), searched_logits(checkpoints["whole heads"], dist, scratch)
 
 
 def archive_metadata(path: Path) -> dict[str, Any]:
