@@ -4,19 +4,20 @@ import pytest
 
 from tests.support.transformers_suite import MARKERS, exceptions, run
 
-VARIANT = "own widths and cut head dims"
+VARIANTS = ("own widths and cut head dims", "own widths and normed heads")
 CLASSES = ("Model", "ForCausalLM")
 """The other classes have transformers' own heads on the same model."""
 
 
 @pytest.mark.slow
-def test_ours_passes_transformers_tests(pytestconfig):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ours_passes_transformers_tests(pytestconfig, variant):
     for name in MARKERS:
         pytestconfig.addinivalue_line("markers", f"{name}: in transformers' tests")
-    ours = run(VARIANT, CLASSES)
-    unexpected = {name: trace for name, trace in ours.failed.items() if name not in exceptions(VARIANT)}
+    ours = run(variant, CLASSES)
+    unexpected = {name: trace for name, trace in ours.failed.items() if name not in exceptions(variant)}
     assert not unexpected, "\n".join(unexpected.values())
-    assert ours.failed.keys() == exceptions(VARIANT).keys()
+    assert ours.failed.keys() == exceptions(variant).keys()
     # LLaMA skips what ours skips.
     assert run(None, CLASSES, only=set(ours.skipped)).skipped.keys() == ours.skipped.keys()
     assert len(ours.passed) > 80

@@ -48,7 +48,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "own widths": {"per_layer_config": OWN_WIDTHS},
     "cut head dims": {"per_layer_config": OWN_DIMS},
     "own widths and cut head dims": {"per_layer_config": BOTH},
-}
+    "own widths and normed heads": {
+        "per_layer_config": {"0": OWN_DIMS["0"], **OWN_WIDTHS}, "use_qk_norm": True, "attention_bias": True,
+        "attention_out_bias": False,
+    },
+}  # fmt: skip
 """What each variant of our model adds to `SIZES`."""
 
 SIZES = {
