@@ -381,13 +381,17 @@ class Maker:
 
     def write_model(self, directory: Path, definition: Definition) -> Weights:
         """Writes an MLC model directory without libraries."""
+        from edge_transact.checkpoint.configuration_edge_llama import FAMILY_FIELDS
+
         checkpoint, sizes = self.checkpoint, self.sizes
+        # The definition has them in its code; they are for `export`.
+        of_family = {name: value for name in FAMILY_FIELDS if (value := checkpoint.config.get(name)) is not None}
         config = chat_config(
             checkpoint.path,
             model_type=MODEL_TYPE,
             model_lib=self.model_lib,
             quantization=self.quantization.name,
-            model_config=definition.config.asdict(),
+            model_config={**definition.config.asdict(), **of_family},
             vocab_size=checkpoint.plan.vocab_size,
             context_window_size=sizes["context_window_size"],
             prefill_chunk_size=sizes["prefill_chunk_size"],

@@ -81,6 +81,7 @@ class MLC:
             self._run(emitted, "convert_weight", *common, "--device=cpu")
         theirs = json.loads(path.read_text())
         kept = {"model_lib": ours["model_lib"], "conv_template": ours["conv_template"]}
+        kept["model_config"] = {**ours["model_config"], **theirs["model_config"]}
         filled = {key: value for key, value in ours.items() if theirs.get(key) is None}
         path.write_text(json.dumps({**theirs, **filled, **kept}, indent=2) + "\n")
         # A second index of the same shards, for browsers.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edge_transact.architecture.families import family_of
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.building.dist import Maker
@@ -164,6 +165,15 @@ def test_a_dist_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path, quantiza
     back = Checkpoint.open(resolve_model(str(results[1].path)))
     assert back.plan == checkpoint.plan
     assert (back.rope_theta, back.rope_scaling) == (checkpoint.rope_theta, checkpoint.rope_scaling)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_a_dist_of_another_family_comes_back(make_llama, tmp_path, family):
+    source = Checkpoint.open(make_llama(vocab_size=300, **FAMILIES[family] | {"hidden_size": 64, "head_dim": 16}))
+    save_byte_level(source.path, 290)
+    file = export_gguf(str(dist_of(source, "q4f16_0", tmp_path / "dist")), tmp_path / "dist.gguf").path
+    back = Checkpoint.open(resolve_model(str(file)))
+    assert back.plan == source.plan and family_of(back.config) is family_of(source.config)
 
 
 def test_a_dists_python_is_never_executed(checkpoint, tmp_path):
