@@ -179,6 +179,6 @@ def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path:
         axes.legend()
     try:
         with new_file(path, picture_begins(path), force=force) as fresh:
-            figure.savefig(fresh, format=path.suffix[1:])
+            figure.savefig(fresh, format=path.suffix[1:], metadata={"Creator": "edge-transact"})
     except ValueError as error:
         raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error

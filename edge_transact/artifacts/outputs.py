@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,22 +22,25 @@ from edge_transact.errors import EdgeTransactError, UsageError
 WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
 
-_REPORT = ("*.svg", "metrics.jsonl", "tensorboard/*")
+_REPORT = r"[^/]+\.svg|metrics\.jsonl|tensorboard/[^/]+"
+_CHECKPOINT = rf"""model(-\d+-of-\d+)?\.safetensors|edge_rounding\.safetensors|model\.safetensors\.index\.json|
+    README\.md|generation_config\.json|(configuration|modeling)_edge_llama\.py|
+    {"|".join(map(re.escape, TOKENIZER_FILES))}"""
+_BUILT = r"([^/]+/)?(build|\.gradle|\.idea|\.kotlin|\.cxx)/.+|(dist|logs)/.+|local\.properties"
 
-OURS: dict[tuple[str, ...], tuple[str, ...]] = {
-    (MANIFEST, CHAT_CONFIG): ("*/__pycache__/*",),
-    ("bundle.json", "settings.gradle"): (
-        "*build/*", "dist/*", "logs/*", ".gradle/*", ".idea/*", ".kotlin/*", "*.cxx/*", "local.properties",
-    ),
-    ("edge_transact.json", "config.json"): (
-        "generation_config.json", "README.md", "*.safetensors", "model.safetensors.index.json",
-        "configuration_edge_llama.py", "modeling_edge_llama.py", *TOKENIZER_FILES,
-    ),
+OURS: dict[tuple[str, ...], str] = {
+    (MANIFEST, CHAT_CONFIG): r"definition/__pycache__/[^/]+",
+    ("bundle.json", "settings.gradle"): _BUILT,
+    ("edge_transact.json", "config.json"): _CHECKPOINT,
     ("report.json", "index.html"): _REPORT,
     ("results.json", "index.html"): _REPORT,
     ("comparison.json", "index.html"): _REPORT,
-}  # fmt: skip
-"""What the commands write: files that every output of a kind has, and others beside those that the first one lists."""
+}
+"""What the commands write: files that every output of a kind has, one of which names the package, and which others
+besides those that the first one lists."""
+
+_NAMED = re.compile(rb"edge[-_]transact")
+_MOST_READ = 1 << 25  # bytes; the metadata of a GGUF file ends before, the largest vocabularies included
 
 
 def refuse_existing(
@@ -93,34 +95,35 @@ def _require_ours(path: Path, begins: bytes | None) -> None:
         raise EdgeTransactError(f"{path} is a directory, and the output is a file", fix=another)
     else:
         with path.open("rb") as file:
-            if file.read(len(begins)) not in (begins, b""):
-                raise EdgeTransactError(f"{path} is another kind of file, which stays", fix=another)
+            head = file.read(_MOST_READ)
+        if head and not (head.startswith(begins) and _NAMED.search(head)):
+            raise EdgeTransactError(f"{path} wasn't written by edge-transact, and stays", fix=another)
 
 
 def _strangers(directory: Path) -> list[str]:
     """The first files in a directory that aren't an output's, at most three; none if it is an output or empty."""
-    kind = next((names for names in OURS if all((directory / name).is_file() for name in names)), ())
-    listed = set(kind)
+    kind = next((names for names in OURS if _are_ours(directory, names)), ())
+    listed, others = set(kind), re.compile(OURS.get(kind, "(?!)"), re.VERBOSE)
     if kind:
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
             listed |= set(json.loads((directory / kind[0]).read_text()).get("files", ()))
     strangers: list[str] = []
     for root, directories, files in os.walk(directory):
         links = [name for name in directories if os.path.islink(os.path.join(root, name))]
-        for name in sorted([*files, *links]):
-            place = Path(root, name)
+        for place in (Path(root, name) for name in sorted([*files, *links])):
             path = place.relative_to(directory).as_posix()
-            known = path in listed or any(_fits(path, pattern) for pattern in OURS.get(kind, ()))
-            if not known or place.is_symlink():
+            if not stat.S_ISREG(place.lstat().st_mode) or not (path in listed or others.fullmatch(path)):
                 strangers.append(path)
         if len(strangers) > 3:
             return [*strangers[:3], "others"]
     return strangers
 
 
-def _fits(path: str, pattern: str) -> bool:
-    # A pattern of a name alone is of this directory, and not of those in it.
-    return fnmatch(path, pattern) and ("/" in pattern or "/" not in path)
+def _are_ours(directory: Path, names: tuple[str, ...]) -> bool:
+    files = [directory / name for name in names]
+    return all(map(Path.is_file, files)) and any(
+        _NAMED.search(file.name.encode()) or _NAMED.search(file.read_bytes()) for file in files
+    )
 
 
 def _require_writable(path: Path) -> None:

@@ -153,13 +153,13 @@ class Chat:
         self._dim("The conversation is forgotten.")
 
     def _save(self, name: str) -> None:
-        from edge_transact.artifacts.outputs import new_file
+        from edge_transact.artifacts.outputs import new_file, refuse_existing
 
         if not name:
             raise EdgeTransactError("/save needs a file", fix="/save chat.json")
         path = Path(os.path.expanduser(name)).absolute()
-        if os.path.lexists(path) and path not in self._saved:
-            raise EdgeTransactError(f"{path} exists", fix="Name another file.")
+        if path not in self._saved:
+            refuse_existing(path, force=False, fix="Name another file.")
         with new_file(path, b"[", own=True) as fresh:
             fresh.write_text(json.dumps(self._session.messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self._saved.add(path)

@@ -99,7 +99,7 @@ def test_workspaces_in_use_and_other_directories_are_kept(tmp_path):
 def report(path: Path) -> Path:
     with new_directory(path) as directory:
         for name in ("report.json", "index.html", "chart.svg"):
-            (directory / name).write_text("{}")
+            (directory / name).write_text("edge-transact prune")
     return path
 
 
@@ -115,11 +115,34 @@ def test_force_replaces_an_output_and_nothing_else(tmp_path):
     with new_directory(out, force=True) as fresh:
         (fresh / "report.json").touch()
     assert names(out) == {"report.json"}
-    with pytest.raises(EdgeTransactError, match=r"holds report\.json, which"), new_directory(out, force=True):
-        pass  # a name alone makes no report
+    (out / "index.html").write_text("My report")
+    with (
+        pytest.raises(EdgeTransactError, match=r"holds index\.html, report\.json, which"),
+        new_directory(out, force=True),
+    ):
+        pass  # names alone make no report
 
 
-@pytest.mark.parametrize("kind", ["text", "device", "fifo", "link", "dangling", "file", "directory"])
+@pytest.mark.parametrize(
+    "name", ["app/build/outputs/a.apk", ".gradle/1", "dist/lib/a.so", "logs/gradle.log", "app/a.kt"]
+)
+def test_what_gradle_makes_of_a_project_goes_with_it(tmp_path, name):
+    for known, text in {
+        "bundle.json": '{"edge_transact": 1, "files": ["app/a.kt"]}',
+        "settings.gradle": "",
+        name: "",
+    }.items():
+        (tmp_path / "app" / known).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "app" / known).write_text(text)
+    refuse_existing(tmp_path / "app", force=True)
+    mine = Path("app/src", name)
+    (tmp_path / "app" / mine).parent.mkdir(parents=True)
+    (tmp_path / "app" / mine).touch()
+    with pytest.raises(EdgeTransactError, match=f"holds {mine}, which"):
+        refuse_existing(tmp_path / "app", force=True)
+
+
+@pytest.mark.parametrize("kind", ["text", "device", "fifo", "link", "dangling", "file", "another's", "directory"])
 def test_what_is_no_output_stays(tmp_path, kind):
     out, begins = tmp_path / "out", b"GGUF"
     made = {
@@ -128,7 +151,8 @@ def test_what_is_no_output_stays(tmp_path, kind):
         "fifo": lambda: os.mkfifo(out),
         "link": lambda: out.symlink_to(report(tmp_path / "another")),
         "dangling": lambda: out.symlink_to(tmp_path / "nowhere"),
-        "file": lambda: out.write_bytes(b"GGUF"),
+        "file": lambda: out.write_bytes(b"GGUF edge_transact.config"),
+        "another's": lambda: out.write_bytes(b"GGUF llama.config"),
         "directory": lambda: report(out),
     }
     made[kind]()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -85,12 +86,16 @@ def test_a_log_of_another_version_is_kept_aside(tmp_path, caplog):
 def test_a_file_that_is_no_log_stays_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("Call the bank.\n")
-    for read in (read_records, lambda path: Log(path, {})):
+    for read in (read_records, lambda path: Log(path, {}), lambda path: Log(path, {}, Start.FRESH)):
         with pytest.raises(EdgeTransactError, match="no bench records"):
             read(path)
     assert path.read_text() == "Call the bank.\n" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(EdgeTransactError, match="cannot be written"):
         Log(tmp_path, {})
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(EdgeTransactError, match="is not a file"):
+            Log(path, {})
 
 
 @pytest.mark.parametrize("start", [Start.CONTINUE, Start.RESUME, Start.FRESH])

@@ -65,7 +65,7 @@ def test_a_picture_is_replaced_only_with_force(tiny_model, tmp_path):
     code, _, err = edge_transact("inspect", tiny_model, "--plot", picture)
     assert code == 1 and f"{picture} exists" in err and picture.read_text() == "mine"
     code, _, err = edge_transact("inspect", tiny_model, "--plot", picture, "--force")
-    assert code == 1 and "another kind of file" in err and picture.read_text() == "mine"
+    assert code == 1 and "wasn't written by edge-transact" in err and picture.read_text() == "mine"
     picture.unlink()
     inspected(tiny_model, "--plot", picture)
     inspected(tiny_model, "--plot", picture, "--force")

@@ -135,10 +135,11 @@ def test_output_is_complete_or_absent(make_llama, tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         write_checkpoint(source, source.plan, failing(), {}, output, force=True)
     assert sorted(entry.name for entry in output.iterdir()) == before
-    (output / "mine").touch()
-    with pytest.raises(EdgeTransactError, match=r"out holds mine, which edge-transact didn't write"):
-        write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
-    (output / "mine").unlink()
+    for mine in ("mine", "adapter.safetensors"):
+        (output / mine).touch()
+        with pytest.raises(EdgeTransactError, match=rf"out holds {mine}, which edge-transact didn't write"):
+            write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
+        (output / mine).unlink()
     write_checkpoint(source, source.plan, narrowed(source, source.plan), {}, output, force=True)
     assert Checkpoint.open(output).plan == source.plan
     assert {entry.name for entry in tmp_path.iterdir()} == {source.path.name, "out"}

@@ -1,5 +1,7 @@
 """What a command reads is there afterwards, whatever it is told to write."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.command import run
@@ -49,3 +51,20 @@ def test_no_output_replaces_a_text(line: str, tmp_path, monkeypatch: pytest.Monk
     result = run(*split(line))
     assert result.exit_code and ("would replace" in result.stderr or "holds t.txt" in result.stderr), result.output
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["t.txt"]
+
+
+@pytest.mark.slow
+def test_every_command_replaces_what_it_wrote(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Some words for a small model to read. " * 400)
+    for line in (
+        "prune demo:tiny --ratio 0.3 -o pruned --report page/prune",
+        "heal pruned --train text.txt --train-tokens 4096 -o healed --report page/heal",
+        "export healed --pre gpt-2 -o healed.gguf",
+        "eval pruned --max-windows 1 --report page/eval",
+        "inspect pruned --plot page/flops.png",
+        "inspect pruned --plot page/flops.svg",
+    ):
+        for _ in range(2):
+            result = run(*split(line), "--force")
+            assert result.exit_code == 0, result.output

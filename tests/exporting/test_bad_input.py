@@ -1,6 +1,7 @@
 """What can't be exported or read is refused with what, which and what to do, and nothing is left."""
 
 import json
+import re
 import resource
 import shlex
 import subprocess
@@ -46,6 +47,10 @@ def test_the_command(model, tmp_path):
     assert made["other_bytes"] == 3 * 64 * 40 * (2 - 34 / 32)
     result = run(*arguments)
     assert result.exit_code == 1 and "exists" in result.stderr
+    assert said(*arguments, "--type", "q8_0", "--force") == made
+    output.write_bytes(re.sub(rb"edge[-_]transact", b"anothers-tool", output.read_bytes()))
+    result = run(*arguments, "--force")
+    assert result.exit_code == 1 and "wasn't written by edge-transact" in result.stderr
     result = run(*arguments, "--type", "q4_k", "--force")
     assert result.exit_code == 2 and "q4_0" in result.stderr
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Mapping
@@ -201,6 +202,9 @@ def _locked(path: Path) -> int:
             raise EdgeTransactError(
                 f"{path} cannot be written: {error.strerror}", fix="Name another log with --output."
             ) from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise EdgeTransactError(f"{path} is not a file", fix="Name another log with --output.")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The one that had it may have put another file in its place just before it ended.
