@@ -32,28 +32,35 @@ class Runtime:
     misfit: Callable[[WidthPlan], str | None]
 
 
-EQUAL_WIDTHS = ("qwen3", "smollm3", "phi3")
-"""llama.cpp's architectures with one width for all layers and no counterpart of ``deci``."""
-
-
 def gguf_architecture(plan: WidthPlan) -> tuple[str, str | None]:
     """llama.cpp's architecture that computes a plan, and why its loader can't; `None` if it can (``src/models``).
 
-    ``llama`` and, where widths differ, ``deci`` have optional biases, so that they compute a pruned Qwen2, too.
+    ``llama`` and, where widths differ, ``deci`` have optional biases and LongRoPE, so that they compute a pruned Qwen2
+    or Phi-3.5, too. The others refuse files with tensors that they don't know.
     """
     dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}  # those that were cut are filled up
     widths = {replace(layer, **dims) for layer in plan.layers}
     is_square = {layer.num_attention_heads * plan.head_dim for layer in plan.layers} == {plan.hidden_size}
-    if plan.rotary_dim != plan.head_dim or plan.rope_type == "longrope":
+    has_more_biases = plan.attention_out_bias or plan.mlp_bias
+    if plan.rotary_dim != plan.head_dim:
         name = "phi3"
     elif plan.nope_layers:
         name = "smollm3"
     elif plan.use_qk_norm:
         name = "qwen3"
-    elif plan.attention_bias and not plan.attention_out_bias and len(widths) == 1 and is_square:
+    elif len(widths) > 1:
+        return "deci", None
+    elif is_square and not has_more_biases and plan.attention_bias and plan.rope_type in ("default", "yarn"):
         return "qwen2", None
     else:
-        return "llama" if len(widths) == 1 else "deci", None
+        is_phi3 = is_square and not has_more_biases and not plan.attention_bias and plan.rope_type == "longrope"
+        return "phi3" if is_phi3 else "llama", None
+    if has_more_biases or (plan.attention_bias and name == "phi3"):
+        return name, "it has none of this model's biases"
+    if plan.rope_type not in ("default", "yarn", *(["longrope"] if name == "phi3" else [])):
+        return name, f"it doesn't scale RoPE as {plan.rope_type} does"
+    if (plan.use_qk_norm and name != "qwen3") or (plan.nope_layers and name != "smollm3"):
+        return name, "it has no norms of heads, or no layers without RoPE"
     if len(widths) > 1:
         return name, f"layers differ, and {name} has one width for all: prune with --allocation uniform"
     if name == "phi3" and not is_square:

@@ -127,6 +127,8 @@ def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
     writer.add_layer_norm_rms_eps(model.rms_norm_eps)
     writer.add_rope_freq_base(model.rope_theta)
     writer.add_rope_dimension_count(plan.rotary_dim)
+    if model.architecture == "phi3":
+        writer.add_sliding_window(0)  # none, as llama.cpp's converter states it
     if scaling := model.rope_scaling:
         _add_rope_scaling(writer, scaling)
     writer.add_key_length(plan.head_dim)
@@ -149,16 +151,19 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: Mapping[str, Any]) -> No
     writer.add_rope_scaling_orig_ctx_len(original)
     if scaling["rope_type"] == "yarn":
         writer.add_rope_scaling_factor(factor)
-        for add, name in (
-            (writer.add_rope_scaling_yarn_attn_factor, "attention_factor"),
-            (writer.add_rope_scaling_yarn_beta_fast, "beta_fast"),
-            (writer.add_rope_scaling_yarn_beta_slow, "beta_slow"),
-        ):
-            if scaling.get(name) is not None:
-                add(scaling[name])
+        writer.add_rope_scaling_attn_factors(_yarn_attention(scaling) / _yarn_attention({"factor": factor}))
     else:
         attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         writer.add_rope_scaling_attn_factors(scaling.get("attention_factor") or attention)
+
+
+def _yarn_attention(scaling: Mapping[str, Any]) -> float:
+    """By what transformers multiplies cosines and sines. llama.cpp does by that of the factor alone, times its key."""
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    of_factor = 0.1 * math.log(max(scaling["factor"], 1))
+    upper, lower = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    return (1 + upper * of_factor) / (1 + lower * of_factor) if upper and lower else 1 + of_factor
 
 
 def _summary(model: Model, output: Path, size: int) -> Export:

@@ -91,7 +91,7 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
         return
     wanted = Kind[(kind or "f16").upper()]
     checkpoint = Checkpoint.open(resolve_model(model))
-    _require_loadable(model, checkpoint.plan)
+    _require_loadable(model, checkpoint.plan, checkpoint.rope_scaling)
     _require_groups(model, checkpoint.plan, wanted)
     pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
     places = layout.places(checkpoint.plan, pairs)
@@ -136,11 +136,11 @@ def _dist(directory: Path, kind: str | None) -> Model:
             f"{directory} was built as {quantization.name}, which is {stored.name} in GGUF, not {kind}",
             fix="Leave out --type, or export the checkpoint it was built from.",
         )
-    _require_loadable(str(directory), plan)
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
     config = json.loads(path.read_text())
     model_config = config["model_config"]
+    _require_loadable(str(directory), plan, model_config["rope_scaling"])
     # Never from the DIST's own Python: a DIST to export is data.
     definition = load(plan, {**model_config, "num_hidden_layers": plan.num_hidden_layers})
     reader = ShardReader(directory, verified=True)
@@ -182,8 +182,13 @@ def _stored_pairs(reader: ShardReader, plan: WidthPlan, index: int) -> np.ndarra
     return np.tile(np.arange(plan.head_dim // 2, dtype=np.int32), (layer.num_key_value_heads, 1))
 
 
-def _require_loadable(model: str, plan: WidthPlan) -> None:
+def _require_loadable(model: str, plan: WidthPlan, rope_scaling: Mapping[str, Any] | None) -> None:
     architecture, misfit = gguf_architecture(plan)
+    fixed = {"beta_fast": 32, "beta_slow": 1, "truncate": True}  # no GGUF key changes them in these architectures
+    scaling = rope_scaling or {}
+    for name, value in fixed.items() if scaling.get("rope_type") == "yarn" else ():
+        if (own := scaling.get(name)) not in (None, value):
+            misfit = misfit or f"its YaRN has {name} {value}, and this model's {own}"
     if misfit:
         raise EdgeTransactError(
             f"{model}: llama.cpp's {architecture} can't load it: {misfit}", fix="Use it in MLC-LLM, or cut it that way."

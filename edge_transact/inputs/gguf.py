@@ -181,6 +181,11 @@ class _Model:
         head_dim = size("attention.key_length", size("rope.dimension_count", hidden // heads[0]))
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
         scaling = self.field(f"{self.field('general.architecture')}.rope.scaling.type", "none")
+        if scaling in ("yarn", "longrope"):
+            raise EdgeTransactError(
+                f"{self.file}: RoPE scaling {scaling!r} is not read from GGUF",
+                fix="Use the Hugging Face checkpoint of this model.",
+            )
         architecture = self.field("general.architecture")
         config: dict[str, Any] = {
             **({SOURCE_TYPE: architecture} if architecture in FAMILIES else {}),

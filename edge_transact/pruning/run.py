@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
-from edge_transact.runtimes import EQUAL_WIDTHS, RUNTIMES, gguf_architecture
+from edge_transact.runtimes import RUNTIMES, gguf_architecture
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import trim
 from edge_transact.widths import WidthPlan
@@ -284,8 +284,15 @@ def _for_family(options: PruneOptions, family: Family) -> PruneOptions:
 
 def _check_loader(options: PruneOptions, plan: WidthPlan) -> None:
     """Refuses to prune for llama.cpp what its loader of this model's architecture can't load."""
-    architecture, _ = gguf_architecture(plan)
-    if options.runtime != "llama.cpp" or architecture not in EQUAL_WIDTHS:
+    if options.runtime != "llama.cpp":
+        return
+    architecture, misfit = gguf_architecture(plan)
+    if misfit:
+        raise UsageError(f"--for llama.cpp: its {architecture} can't load this model: {misfit}", fix="Give --for mlc.")
+    first, *others = plan.layers
+    uneven = plan.with_layers((replace(first, intermediate_size=first.intermediate_size + 1), *others))
+    architecture, misfit = gguf_architecture(uneven)
+    if not misfit:
         return
     if options.allocation != "uniform":
         raise UsageError(

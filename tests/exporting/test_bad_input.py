@@ -15,7 +15,7 @@ from edge_transact.checkpoint.writer import write_checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import resolve_model
-from tests.support.checkpoints import FAMILIES, narrowed, odd_plan
+from tests.support.checkpoints import FAMILIES, LLAMA3, YARN, narrowed, odd_plan
 from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
 from tests.support.tokenizers import SPLITS, save_byte_level
@@ -141,10 +141,25 @@ def test_layers_without_attention(model, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "phi3"])
 def test_different_widths_of_families_with_one_width(make_llama, tmp_path, family):
-    source = Checkpoint.open(make_llama(**FAMILIES[family]))
+    every_fourth = {"no_rope_layer_interval": 4} if family == "smollm3" else {}
+    source = Checkpoint.open(make_llama(**FAMILIES[family] | {"num_hidden_layers": 4} | every_fourth))
     plan = odd_plan(source.plan)
     path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
     refused(path, tmp_path / "out.gguf", f"llama.cpp's {family} can't load it", "one width for all", "uniform")
     prune = ["prune", str(source.path), "-o", str(tmp_path / "pruned"), "--ratio", "0.9", "--for", "llama.cpp"]
     result = run(*prune)
     assert result.exit_code == 2 and "--allocation uniform" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("qwen3", {"attention_bias": True}, "none of this model's biases"),
+        ("qwen3", {"rope_parameters": LLAMA3}, "doesn't scale RoPE as llama3 does"),
+        ("smollm3", {}, "every fourth layer"),
+        ("mistral", {"rope_parameters": YARN | {"truncate": False}}, "truncate True, and this model's False"),
+        ("qwen2", {"rope_parameters": YARN | {"beta_fast": 16.0}}, "beta_fast 32, and this model's 16.0"),
+    ],
+)
+def test_what_llama_cpps_architectures_lack(make_llama, tmp_path, family, changes, words):
+    refused(make_llama(**FAMILIES[family] | changes), tmp_path / "out.gguf", "can't load it", words)

@@ -19,7 +19,7 @@ from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import read_text, resolve_model
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
-from tests.support.checkpoints import FAMILIES, narrowed, odd_plan
+from tests.support.checkpoints import FAMILIES, LLAMA3, narrowed, odd_plan
 from tests.support.gguf_files import copy_gguf
 from tests.support.llama_cpp import LlamaCpp
 from tests.support.odd_models import CONFIG, OWN_DIMS, make_source
@@ -109,8 +109,33 @@ def test_other_families_compute_what_transformers_does(llama, make_llama, tmp_pa
     assert behind(logits, tokens) < 1e-2, "transformers' greedy tokens"
 
 
-def test_a_qwen2_of_any_widths_is_one_of_llama_cpps_deci(llama, make_llama, tmp_path):
-    source = Checkpoint.open(make_llama(**SIZES | OWN["qwen2"]))
+WHOLE_LONG = {"rope_type": "longrope", "rope_theta": 1e4}
+WHOLE_LONG |= {"short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [1.5, 3.0, 4.0, 5.0]}
+
+
+SHARP = [PLAIN_YARN | {"attention_factor": 1.7}, PLAIN_YARN | {"mscale": 3.0, "mscale_all_dim": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [*((family, rope) for family in ("mistral", "qwen2") for rope in (*SHARP, LLAMA3)), ("phi3", WHOLE_LONG)],
+)
+def test_other_scalings_of_rope(llama, make_llama, tmp_path, family, rope):
+    """Sharper attention amplifies the rounding to fp16; without its factor, logits are off by half of the largest."""
+    lengths = {"original_max_position_embeddings": rope.get("original_max_position_embeddings", 2048)}
+    path = make_llama(**SIZES | FAMILIES[family] | lengths | {"max_position_embeddings": 4096, "rope_parameters": rope})
+    save_byte_level(path, 290)
+    export_gguf(str(path), tmp_path / "model.gguf")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model(torch.tensor([IDS])).logits[0].numpy()
+    assert worst(llama.open(tmp_path / "model.gguf").ask(logits=IDS)["logits"], expected) < 3e-2
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi3"])
+def test_families_of_any_widths_that_are_llama_cpps_deci(llama, make_llama, tmp_path, family):
+    rope = {"rope_parameters": WHOLE_LONG, "original_max_position_embeddings": 2048, "max_position_embeddings": 4096}
+    source = Checkpoint.open(make_llama(**SIZES | OWN[family] | (rope if family == "phi3" else {})))
     save_byte_level(source.path, 290)
     plan = odd_plan(source.plan)
     path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path

@@ -19,7 +19,7 @@ from edge_transact.inputs import resolve_model
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
-from tests.support.checkpoints import FAMILIES
+from tests.support.checkpoints import FAMILIES, YARN
 from tests.support.dists import edit_json
 from tests.support.gguf_files import copy_gguf
 from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, emitted, make_source
@@ -101,6 +101,16 @@ def test_families_whose_gguf_is_not_read(make_llama, tmp_path):
     with pytest.raises(EdgeTransactError, match=r"'phi3', and only llama, deci, qwen2, qwen3 are read") as refused:
         resolve_model(str(tmp_path / "model.gguf"))
     assert "Hugging Face checkpoint" in refused.value.fix
+
+
+def test_a_foreign_file_with_yarn_is_refused(make_llama, tmp_path):
+    source = make_llama(vocab_size=300, **FAMILIES["qwen3"] | {"rope_parameters": YARN})
+    save_byte_level(source, 290)
+    file = export_gguf(str(source), tmp_path / "model.gguf").path
+    assert Checkpoint.open(resolve_model(str(file))).rope_scaling == Checkpoint.open(source).rope_scaling
+    copy_gguf(file, tmp_path / "foreign.gguf", without=["edge_transact."])
+    with pytest.raises(EdgeTransactError, match="RoPE scaling 'yarn' is not read from GGUF"):
+        resolve_model(str(tmp_path / "foreign.gguf"))
 
 
 @pytest.mark.parametrize("quantization", ["q4f16_0", "q4f16_1"])
