@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 """Used if the chat template has none, because MLC always writes a system part."""
 
+_ASKED = "SYSTEM-MESSAGE"
+"""A system message whose place in a rendered conversation is looked up."""
+
 ROLES = ("user", "assistant", "tool")
 
 
@@ -158,10 +161,13 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
     stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in stop_str if stop in tokenizer.get_vocab()]
     # A plain model's text begins with BOS if its tokenizer adds it to every text.
     adds_bos = family is _PLAIN and tokenizer.bos_token_id in tokenizer("")["input_ids"]
+    system = text(family.system_template)
+    if family is not _PLAIN:
+        system = _system_template(tokenizer, system)
     return {
         "name": family.name,
-        "system_template": text(family.system_template),
-        "system_message": "" if family is _PLAIN else _system_message(tokenizer, text(family.system_template)),
+        "system_template": system,
+        "system_message": "" if family is _PLAIN else _system_message(tokenizer, system),
         **({"system_prefix_token_ids": [tokenizer.bos_token_id]} if adds_bos else {}),
         "add_role_after_system_message": not family.merged_system,
         "roles": dict(zip(ROLES, map(text, family.roles), strict=True)),
@@ -198,6 +204,21 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _family(chat_template: str) -> _Family:
     fitting = (family for family in _FAMILIES if all(marker in chat_template for marker in family.markers))
     return next(fitting, _PLAIN)
+
+
+def _system_template(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:
+    """The family's template, with all that the chat template writes around a system message."""
+    before, after = system_template.split("{system_message}")
+    asked = [{"role": "system", "content": _ASKED}, {"role": "user", "content": "?"}]
+    try:
+        rendered = render_row(tokenizer, asked)
+    except TemplateRefusal:
+        return system_template
+    start = rendered.find(_ASKED)
+    end = rendered.find(after, start + len(_ASKED))
+    if start < 0 or end < 0 or not rendered.startswith(before):
+        return system_template
+    return rendered[: end + len(after)].replace(_ASKED, "{system_message}")
 
 
 def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:

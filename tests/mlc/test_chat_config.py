@@ -82,7 +82,7 @@ def test_prompts_are_those_of_the_chat_template(tmp_path, name, chat_template):
     [
         ("chatml", "qwen", (MESSAGES[:2], MESSAGES[1:2])),
         ("qwen3", "qwen3", (MESSAGES, MESSAGES[:2])),
-        ("chatml", "smollm3", (MESSAGES[1:], MESSAGES[1:2])),
+        ("chatml", "smollm3", (MESSAGES, MESSAGES[:2], MESSAGES[1:], MESSAGES[1:2])),
         ("mistral_default", "mistral-v0.3", (MESSAGES[:2],)),  # which repeats the system message in the last turn
         ("phi-3", "phi-3.5", (MESSAGES, MESSAGES[:2])),
         ("phi-4", "phi-4-mini", (MESSAGES, MESSAGES[:2])),
