@@ -30,7 +30,10 @@ from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
 from tests.support.hub import MEMBER, serve
 
-HUB_MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct")
+HUB_MODELS = (
+    *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
+    *("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-1.5B-Instruct"),
+)
 TUTORIAL = "docs/tutorial.md"
 ELSEWHERE = ["--device all", "transact install", "-o app --build", ".apk"]
 if "MLC_LLM_SOURCE_DIR" not in os.environ:

@@ -49,14 +49,9 @@ def run(
     ] = None,
     threads: ThreadsOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
-    thinking: Annotated[
-        bool | None,
-        typer.Option(
-            "--thinking/--no-thinking",
-            help="Whether a model that can reasons before it answers.",
-            show_default="as its chat template has it",
-        ),
-    ] = None,
+    no_thinking: Annotated[
+        bool, typer.Option("--no-thinking", help="Ask the chat template for answers without reasoning, if it can.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a prompt with the built library, streaming the tokens, or chat.
@@ -96,7 +91,7 @@ def run(
         threads=threads,
         opening=opening,
         raw=raw,
-        thinking=thinking,
+        thinking=False if no_thinking else None,
     )
     if system is not None and session.plain:
         raise UsageError("--system needs a chat template", fix="Leave it out: this model continues text as it is.")

@@ -60,7 +60,7 @@ def test_turns_follow_the_template():
     assert rows.tolist() == [[1, 9, 2, 3, 9, 4, 9, 2, 3]]
 
 
-def test_it_is_written_once_and_taken_as_text(writer, tmp_path):
+def test_it_is_written_once_and_taken_as_text(writer, tmp_path, monkeypatch):
     prefix = TextCodec(writer.path).backend.encode("[user]", add_special_tokens=False).ids
     first = list(texts.SelfPiece(writer, 0).rows())
     assert len(first) == 4 and all(len(ids) == 48 for ids in first)
@@ -68,9 +68,9 @@ def test_it_is_written_once_and_taken_as_text(writer, tmp_path):
     document = next(texts.SelfPiece(writer, 1).rows())
     assert document[: len(prefix)].tolist() != prefix
     entry = next(entry for entry in cache.entries() if entry.what.endswith("piece 1"))
-    np.save(entry.path / "content" / "ids.npy", np.stack(first)[::-1])
-    again = list(texts.SelfPiece(writer, 0).rows())
-    assert np.array_equal(again, first[::-1]), "it is taken from the cache"
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "write", None)
+        assert np.array_equal(list(texts.SelfPiece(writer, 0).rows()), first), "it is taken from the cache"
     shutil.rmtree(entry.path)
     assert np.array_equal(list(texts.SelfPiece(writer, 0).rows()), first), "it is the same again"
     (tmp_path / "a.txt").write_text("once upon a time there was a short text. " * 40)

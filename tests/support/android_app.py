@@ -14,7 +14,7 @@ from edge_transact.benchmarking.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
 from tests.support.edge_app import entry
 
-FAKES = ROOT / "tests" / "bundle" / "fakes"
+FAKES = ROOT / "tests" / "bundling" / "fakes"
 TVM_FFI = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
 QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.support.android_api import ApiClass, split
 from tests.support.android_project import ROOT, java, javac
 
-TVM4J = ROOT / "tests" / "bundle" / "stubs"
+TVM4J = ROOT / "tests" / "bundling" / "stubs"
 
 PROTECTED = {"android.app.Activity": {"onCreate", "onNewIntent", "onStart", "onStop"}}
 THROWS = {
