@@ -49,6 +49,7 @@ class EdgeLlamaConfig(LlamaConfig):
         self.v_head_dim = self.v_head_dim or head_dim
         if self.attention_out_bias == self.attention_bias:
             self.attention_out_bias = None
+        self.use_qk_norm = self.use_qk_norm or None
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
