@@ -58,8 +58,8 @@ def test_every_command_replaces_what_it_wrote(tmp_path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("Some words for a small model to read. " * 400)
     for line in (
-        "prune demo:tiny --ratio 0.3 -o pruned --report page/prune",
-        "heal pruned --train text.txt --train-tokens 4096 -o healed --report page/heal",
+        "prune demo:tiny --ratio 0.3 --calibration-tokens 512 -o pruned --report page/prune",
+        "heal pruned --train text.txt --train-tokens 1024 -o healed",
         "export healed --pre gpt-2 -o healed.gguf",
         "eval pruned --max-windows 1 --report page/eval",
         "inspect pruned --plot page/flops.png",
