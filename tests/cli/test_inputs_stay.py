@@ -8,6 +8,14 @@ from tests.support.command import run
 from tests.support.examples import small_model, split
 
 
+@pytest.fixture
+def models(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and its teacher in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "teacher"):
+        small_model(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -24,10 +32,7 @@ from tests.support.examples import small_model, split
         "build model --target host -o .. --force",
     ],
 )
-def test_no_output_replaces_an_input(line: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("model", "teacher"):
-        small_model(tmp_path / name)
+def test_no_output_replaces_an_input(line: str, tmp_path, models: None) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
     result = run(*split(line))
     assert result.exit_code == 2 and "would replace" in result.stderr, result.output
@@ -42,10 +47,7 @@ def test_no_output_replaces_an_input(line: str, tmp_path, monkeypatch: pytest.Mo
         "build model --target host --ratio 0.3 --calibration o/t.txt -o o --force",
     ],
 )
-def test_no_output_replaces_a_text(line: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("model", "teacher"):
-        small_model(tmp_path / name)
+def test_no_output_replaces_a_text(line: str, tmp_path, models: None) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "t.txt").write_text("Words. " * 4000)
     result = run(*split(line))
