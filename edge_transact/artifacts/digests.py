@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _BLOCK_BYTES = 1 << 20
@@ -29,6 +30,19 @@ def copy(source: Path, target: Path) -> str:
             digest.update(block)
             writer.write(block)
     return digest.hexdigest()
+
+
+def ends_in_digest(path: Path) -> bool:
+    """Whether a file's last 32 bytes are the sha256 of all bytes before them."""
+    digest = hashlib.sha256()
+    # Read and not mapped: a disk's error would end the process.
+    with suppress(OSError), path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - digest.digest_size
+        while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+            digest.update(block)
+            left -= len(block)
+        return left == 0 and file.read() == digest.digest()
+    return False
 
 
 def text_digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
@@ -9,12 +10,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from edge_transact.artifacts.digests import ends_in_digest
 from edge_transact.costs import MEMORY_BYTES
 from edge_transact.errors import EdgeTransactError
 
@@ -38,6 +39,9 @@ DTYPES = {
 
 _SUFFIX = ".safetensors"
 
+_DIGEST = "sha256"
+"""The last tensor of a file: the sha256 of all bytes before it."""
+
 _MAPPING = "mapping"
 """The attribute that holds the memory map of a tensor in a file."""
 
@@ -47,7 +51,8 @@ class Journal:
 
     The journal also bounds memory: what a pass over the layers leaves for a later one is kept here and not in memory,
     and large tensors are kept in files (`room`). Groups are safetensors files that are read and written tensor by
-    tensor, because the library would hold a second copy of each group.
+    tensor, because the library would hold a second copy of each group. Each file ends in its sha256, which is compared
+    whenever the group is read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -62,9 +67,27 @@ class Journal:
         files = sorted(self.directory.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
         return [file.name.removesuffix(_SUFFIX) for file in files]
 
-    def damaged(self) -> list[str]:
-        """The groups whose files are not as long as they say, or don't say it."""
-        return [name for name in self.names() if not _is_whole(self._file(name))]
+    def is_damaged(self, name: str) -> bool:
+        """Whether the group's file isn't as it was written."""
+        return not ends_in_digest(self._file(name))
+
+    def repair(self) -> list[str]:
+        """Sets the first damaged group aside and removes those written since, which may continue from it.
+
+        Returns their names. What stays is what an interruption before the damaged group would have left.
+        """
+        damaged = next((name for name in self.names() if self.is_damaged(name)), None)
+        if damaged is None:
+            return []
+        changed_ns = {name: self._file(name).stat().st_mtime_ns for name in self.names()}
+        # A write also changes the directory: what changed later was changed by others, and may be of any age. Clocks
+        # tick so rarely that several groups can have the same time.
+        is_known = changed_ns[damaged] <= self.directory.stat().st_mtime_ns
+        lost = [name for name, ns in changed_ns.items() if ns >= changed_ns[damaged] or not is_known]
+        self._file(damaged).rename(self._file(damaged).with_suffix(".damaged"))
+        for name in lost:
+            self.discard(name)
+        return [damaged, *(name for name in lost if name != damaged)]
 
     def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A new tensor with undefined values: in memory, or beyond `MEMORY_BYTES` in a file that is deleted with it.
@@ -95,15 +118,27 @@ class Journal:
         return dict(self.tensors(name))
 
     def tensors(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a group by name, each read when it is asked for."""
+        """The tensors of a group by name, each read when it is asked for.
+
+        Raises:
+            EdgeTransactError: After the last one: the file isn't as it was written.
+        """
         # Read and not mapped: mapped pages would count as this process's memory.
         with self._file(name).open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            for key, entry in header.items():
-                tensor = self.room(entry["shape"], DTYPES[entry["dtype"]])
-                file.readinto(_bytes(tensor))
-                release(tensor)
-                yield key, tensor
+            length = file.read(8)
+            text = file.read(int.from_bytes(length, "little"))
+            digest = hashlib.sha256(length + text)
+            for key, entry in json.loads(text).items():
+                if key != _DIGEST:
+                    tensor = self.room(entry["shape"], DTYPES[entry["dtype"]])
+                    file.readinto(_bytes(tensor))
+                    digest.update(_bytes(tensor))
+                    release(tensor)
+                    yield key, tensor
+            if file.read() != digest.digest():
+                raise EdgeTransactError(
+                    f"{file.name} is damaged", fix="Run the same command again: what is damaged is made again."
+                )
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -113,12 +148,23 @@ class Journal:
         for key, tensor in tensors.items():
             start, end = end, end + tensor.numel() * tensor.element_size()
             header[key] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        digest = hashlib.sha256()
+        header[_DIGEST] = {
+            "dtype": "U8",
+            "shape": [digest.digest_size],
+            "data_offsets": [end, end + digest.digest_size],
+        }
         text = json.dumps(header).encode()
         with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+            for part in (len(text).to_bytes(8, "little"), text):
+                file.write(part)
+                digest.update(part)
             for tensor in tensors.values():
-                file.write(_bytes(whole(tensor).detach().cpu().contiguous()))
+                content = _bytes(whole(tensor).detach().cpu().contiguous())
+                file.write(content)
+                digest.update(content)
                 release(tensor)
+            file.write(digest.digest())
         partial.rename(self._file(name))
 
     def is_due(self) -> bool:
@@ -151,14 +197,6 @@ class Journal:
 
     def _file(self, name: str) -> Path:
         return self.directory / f"{name}{_SUFFIX}"
-
-
-def _is_whole(file: Path) -> bool:
-    with file.open("rb") as opened, suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        length = int.from_bytes(opened.read(8), "little")
-        end = max((entry["data_offsets"][1] for entry in json.loads(opened.read(length)).values()), default=0)
-        return file.stat().st_size == 8 + length + end
-    return False
 
 
 def encoded(value: object) -> torch.Tensor:

@@ -52,7 +52,7 @@ class Start(Enum):
 def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Start.CONTINUE) -> Iterator[Journal]:
     """A journal with what an earlier run has done. It is removed when the body ends well, and stays if it doesn't.
 
-    Other processes with the same work wait until the body ends. A damaged journal is kept aside.
+    Other processes with the same work wait until the body ends.
 
     Args:
         start: What to do with earlier work. ``--no-cache`` starts over, too.
@@ -67,9 +67,7 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
         if start is Start.FRESH or not cache.enabled:
             shutil.rmtree(directory, ignore_errors=True)
         journal = Journal(directory)
-        if damaged := journal.damaged():
-            aside = _set_aside(directory)
-            logger.warning(f"{what}: {', '.join(damaged)} is damaged: starting over; what there was is now {aside}")
+        repair(journal, what)
         if names := journal.names():
             logger.info(f"{what}: going on from {_last_written(directory)}, with {described(names)} done")
         elif start is Start.RESUME:
@@ -83,6 +81,13 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
                 shutil.rmtree(directory, ignore_errors=True)
             raise
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def repair(journal: Journal, what: str) -> None:
+    """`Journal.repair`, with a warning that says what is made again."""
+    if lost := journal.repair():
+        since = f", with what was written after it: {described(lost[1:])}" if lost[1:] else ""
+        logger.warning(f"{what}: {lost[0]} in {journal.directory} is damaged: making it again{since}")
 
 
 @contextmanager
@@ -116,13 +121,6 @@ def _range(numbers: Sequence[int]) -> str:
 def _last_written(directory: Path) -> str:
     latest = max(file.stat().st_mtime for file in directory.glob("*.safetensors"))
     return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
-
-
-def _set_aside(directory: Path) -> Path:
-    aside = next(
-        path for number in range(1, 1000) if not (path := directory.with_name(f"{directory.name}.{number}")).exists()
-    )
-    return directory.rename(aside)
 
 
 def _nothing_to_resume(what: str, ingredients: Mapping[str, object]) -> UsageError:

@@ -91,7 +91,10 @@ class KeptTeacher:
         found = []
         for row, sequence in enumerate(ids.cpu().numpy()):
             name = hashlib.sha256(sequence.tobytes()).hexdigest()
-            if name not in self._kept or not cache.enabled:
+            damaged = name in self._kept and self._kept.is_damaged(name)
+            if damaged:
+                logger.warning(f"predictions in {self._kept.directory} are damaged: making them again")
+            if damaged or name not in self._kept or not cache.enabled:
                 likeliest = self._likeliest(self._teacher.predict(ids[row : row + 1], everywhere))
                 with self._writing:  # another process may keep the same sequence
                     self._kept[name] = likeliest

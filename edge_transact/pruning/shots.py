@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.cache.journal import Journal
+from edge_transact.cache.resume import repair
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.healing.options import HealOptions, TrainOptions
@@ -114,6 +115,7 @@ class Shots:
         if shot > 1:
             model = LayerwiseModel(Checkpoint.open(self._model(shot - 1)), first.model.windows)
             journal = Journal(self._journal(shot))
+            repair(journal, f"shot {shot}")
             pruning = Pruning(model, first.method, journal, first.seed, wants_losses=first.wants_losses)
         pruning.shoot_once(plan, shot, shots)
         if self.compensates:

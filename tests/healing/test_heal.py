@@ -30,6 +30,7 @@ from edge_transact.inputs.texts import read_text
 from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import save_llama
 from tests.support.command import edge_transact
+from tests.support.damage import flip
 from tests.support.interruption import killed_after
 from tests.support.pruning import TEXT, weights_of
 
@@ -131,19 +132,23 @@ class Pickled:
 
 
 def test_same_bytes_wherever_it_was_interrupted(
-    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path, caplog
 ) -> None:
     whole = heal(str(pruned_model), tmp_path / "whole", options)
     monkeypatch.setattr(journal, "STATE_S", 0)
     monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
-    for writes in (2, 9):
+    for writes, damaged in ((2, None), (9, None), (10, "step")):
         with killed_after(writes):
             heal(str(pruned_model), tmp_path / "out", options)
         (kept,) = (own_cache / "unfinished").iterdir()
         assert not (tmp_path / "out").exists()
+        if damaged:
+            *_, snapshot = kept.glob(f"{damaged}-*.safetensors")
+            flip(snapshot)
         for name in (".metadata", "step-9", "step-9.pt"):
             (kept / name).write_bytes(pickle.dumps(Pickled(tmp_path / "run")))
-        again = heal(str(pruned_model), tmp_path / f"out-{writes}", options, resume=True)
+        again = heal(str(pruned_model), tmp_path / f"out-{writes}", options)
+        assert not damaged or f"{snapshot.stem} in {kept} is damaged: making it again" in caplog.text
         assert weights_of(tmp_path / f"out-{writes}") == weights_of(tmp_path / "whole")
         losses = [[row["loss"] for row in run.measures.rows if "loss" in row] for run in (whole, again)]
         assert losses[0] == losses[1]
@@ -153,7 +158,9 @@ def test_same_bytes_wherever_it_was_interrupted(
         heal(str(pruned_model), tmp_path / "new", options, resume=True)
 
 
-def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch) -> None:
+def test_kept_predictions_are_shared(
+    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path, caplog
+) -> None:
     top = changed(options, teacher_top=32, train_tokens=64 * 4 * 4)
     first = heal(str(pruned_model), tmp_path / "first", top)
     # The second run, with another learning rate, takes all from the disk: its teacher is never loaded.
@@ -161,6 +168,11 @@ def test_kept_predictions_are_shared(pruned_model: Path, tmp_path: Path, options
     second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
     assert second.trained.held_out_before == first.trained.held_out_before
     assert second.trained.held_out < second.trained.held_out_before
+    # A damaged prediction is made again, for which the teacher is needed.
+    flip(next((own_cache / "predictions").glob("*/*.safetensors")))
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        heal(str(pruned_model), tmp_path / "damaged", changed(top, learning_rate=1e-3))
+    assert "are damaged: making them again" in caplog.text
     monkeypatch.setattr(cache, "enabled", False)  # as --no-cache does: the teacher is needed again
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         heal(str(pruned_model), tmp_path / "third", top)

@@ -19,6 +19,7 @@ from edge_transact.pruning import run as pipeline
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.command import edge_transact
+from tests.support.damage import DAMAGE
 from tests.support.interruption import KilledError, killed_after
 from tests.support.pruning import weights_of
 
@@ -110,17 +111,23 @@ def test_other_weights_under_the_same_name_start_afresh(random_model, tmp_path: 
         prune(str(tmp_path / "model"), tmp_path / "out", whole, resume=True)
 
 
-def test_a_damaged_journal_is_kept_aside(random_model, tmp_path: Path, uninterrupted, unfinished, caplog) -> None:
-    options, weights = uninterrupted("transact")
-    with killed_after(3):
+@pytest.mark.parametrize(
+    ("method", "after", "group", "damage"),
+    [("obs", 9, 4, "a bit"), ("obs", 12, 0, "truncated"), ("transact", 7, 2, "a bit of its first byte")],
+)
+def test_damaged_work_is_made_again(
+    random_model, tmp_path: Path, uninterrupted, unfinished, caplog, method: str, after: int, group: int, damage: str
+) -> None:
+    options, weights = uninterrupted(method)
+    with killed_after(after):
         prune(str(random_model), tmp_path / "out", options)
     (kept,) = unfinished.iterdir()
-    group = next(kept.glob("score-*-0.safetensors"))
-    group.write_bytes(group.read_bytes()[:-1])
+    name = Journal(kept).names()[group]
+    DAMAGE[damage](kept / f"{name}.safetensors")
     prune(str(random_model), tmp_path / "out", options)
+    assert f"{name} in {kept} is damaged: making it again" in caplog.text
     assert weights_of(tmp_path / "out") == weights
-    assert f"{group.stem} is damaged: starting over; what there was is now {kept}.1" in caplog.text
-    assert [path.name for path in unfinished.iterdir()] == [f"{kept.name}.1"]
+    assert not list(unfinished.iterdir())
 
 
 @pytest.mark.slow
