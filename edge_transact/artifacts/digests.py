@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+SEAL, UNSEALED = "self_sha256", "0" * 64
+"""The key of a file's own sha256 in it, computed with `UNSEALED` as its value; see `seal`."""
+
 _BLOCK_BYTES = 1 << 20
+
+_SEAL = re.compile(rb'self_sha256(?:": "|\x08\0{3}\x40\0{7})([0-9a-f]{64})')
+"""In JSON, and in GGUF, where type and length are before a value."""
+
+_MOST_BEFORE = 1 << 25  # bytes; the metadata of a GGUF file ends before, the largest vocabularies included
 
 
 def sha256(path: Path) -> str:
@@ -43,6 +52,35 @@ def ends_in_digest(path: Path) -> bool:
             left -= len(block)
         return left == 0 and file.read() == digest.digest()
     return False
+
+
+def seal(path: Path) -> None:
+    """Writes a file's own sha256 into it, where it has `UNSEALED` as the value of the key `SEAL`."""
+    found = _seal_of(path)
+    assert found and found[1] == UNSEALED, path
+    with path.open("r+b") as file:
+        file.seek(found[0])
+        file.write(found[2].encode())
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Whether a file is as `seal` left it; `None` if it has no `SEAL`."""
+    found = _seal_of(path)
+    return None if found is None else found[1] == found[2]
+
+
+def _seal_of(path: Path) -> tuple[int, str, str] | None:
+    """Where a file's own sha256 begins, its value there, and as it should be."""
+    with path.open("rb") as file:
+        head = bytearray(file.read(_MOST_BEFORE))
+        if (match := _SEAL.search(head)) is None:
+            return None
+        start, stored = match.start(1), match[1].decode()
+        head[start : start + len(stored)] = UNSEALED.encode()
+        digest = hashlib.sha256(head)
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return start, stored, digest.hexdigest()
 
 
 def text_digest(text: str) -> str:

@@ -24,3 +24,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 """The files that a tokenizer can have."""
+
+MODEL_FILES = (TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
+"""What a library and its users read, as globs."""

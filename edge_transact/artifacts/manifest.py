@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.digests import SEAL, UNSEALED, is_sealed, seal, sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.errors import EdgeTransactError, closest, first_problem
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -60,7 +60,7 @@ class Manifest:
         return 8 * self.weights_bytes / self.parameters
 
     def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
-        """Writes ``manifest.json``, with the sha256 of every file in `directory`."""
+        """Writes ``manifest.json``, with the sha256 of every file in `directory`, itself included."""
         known = known or {}
         values = {name: value for name, value in vars(self).items() if name not in ("plan", "files")}
         shared = asdict(self.plan)
@@ -71,17 +71,21 @@ class Manifest:
             "model": shared,
             "widths": self.plan.to_list(),
             "files": {name: known.get(name) or sha256(directory / name) for name in _files(directory)},
+            SEAL: UNSEALED,
         }
         (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
+        seal(directory / MANIFEST)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
         """The manifest of a DIST.
 
         Raises:
-            EdgeTransactError: There is no manifest, or this version can't read it.
+            EdgeTransactError: There is no manifest, it was changed, or this version can't read it.
         """
         path = directory / MANIFEST
+        if path.is_file() and is_sealed(path) is False:
+            raise changed(path)
         try:
             content = json.loads(path.read_text())
             plan = WidthPlan(**content["model"], layers=tuple(LayerWidths(**layer) for layer in content["widths"]))
@@ -128,7 +132,12 @@ def _check(path: Path, expected: str | None) -> None:
     if not path.is_file():
         raise EdgeTransactError(f"{path} is missing", fix="Copy the complete directory, or build it again.")
     if sha256(path) != expected:
-        raise EdgeTransactError(f"{path} changed after the build", fix="Copy it again, or build it again.")
+        raise changed(path)
+
+
+def changed(path: Path) -> EdgeTransactError:
+    """The error for a file of a DIST that isn't as the manifest says."""
+    return EdgeTransactError(f"{path} changed after the build", fix="Copy it again, or build it again.")
 
 
 def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
@@ -150,5 +159,6 @@ def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
 
 
 def _files(directory: Path) -> list[str]:
-    paths = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return sorted(path.relative_to(directory).as_posix() for path in paths)
+    paths = (path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
+    # Python leaves __pycache__ beside the definition when MLC-LLM loads it.
+    return sorted(path.relative_to(directory).as_posix() for path in paths if path.parent.name != "__pycache__")

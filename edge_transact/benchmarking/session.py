@@ -16,7 +16,7 @@ from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.estimate import Plan, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
-from edge_transact.benchmarking.records.llama_bench import read_llama_bench
+from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
 from edge_transact.benchmarking.run import GivenUp, run_plan
@@ -98,7 +98,8 @@ def bench_models(
         replace = log.exists()
         refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
     models = _models(dists, options)
-    if llama_bench is None:  # its models are named by their files
+    tests = read_llama_bench(llama_bench) if llama_bench else None
+    if tests is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
     drivers = _drivers(models, options, clean)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
@@ -115,8 +116,8 @@ def bench_models(
     finally:
         file.close()
     records = list(file.records)
-    if llama_bench is not None:
-        records += read_llama_bench(llama_bench, records)
+    if tests is not None:
+        records += repetitions_of(tests, records)
     results = make_results(records, digests[0])
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,10 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.archive import check_library
 from edge_transact.compiler.targets import get_target, library_name
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.mlc.chat_config import check_chat_config
 from edge_transact.quantization import get_quantization
+
+logger = logging.getLogger(__name__)
 
 TARGETS = ("android", "android-cpu")
 """Targets whose libraries an app can link, in the order that it tries them."""
@@ -91,7 +95,10 @@ def describe_model(dist: Path, identifier: str) -> Source:
     missing = next((dist / name for name in names if not (dist / name).is_file()), None)
     if missing:
         raise EdgeTransactError(f"{missing} is missing", fix="Copy the complete directory, or build it again.")
-    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}  # users may have edited it
+    check_chat_config(dist / CHAT_CONFIG)
+    known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}
+    if known[CHAT_CONFIG] != manifest.files.get(CHAT_CONFIG):
+        logger.warning(f"{dist / CHAT_CONFIG} was edited after the build")
     files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=known[name]) for name in names]
     quantization, sizes = (
         get_quantization(manifest.quantization),

@@ -15,7 +15,7 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
 from edge_transact import costs
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS, TENSOR_CACHE, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, MODEL_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.building.dist import definition_config, takes_trained
 from edge_transact.building.options import BuildOptions
@@ -126,7 +126,7 @@ def _quantized(checkpoint: Checkpoint, directory: Path, places: Mapping[str, lay
 
 def _dist(directory: Path, kind: str | None) -> Model:
     manifest = Manifest.read(directory)
-    manifest.verify(directory, SHARDS, TENSOR_CACHE, CHAT_CONFIG, PROVENANCE_FILE, *TOKENIZER_FILES)
+    manifest.verify(directory, *MODEL_FILES, CHAT_CONFIG, PROVENANCE_FILE)
     plan, quantization = manifest.plan, get_quantization(manifest.quantization)
     stored = Kind.F16 if quantization.model_dtype == "float16" else Kind.BF16
     if quantization.grid == q4_0.GRID:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
+
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.mlc.conversation import conversation_template
 
 CHAT_CONFIG_VERSION = "0.1.0"
@@ -65,6 +68,29 @@ def chat_config(
         "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else eos_ids,
         "model_task": "chat",
     }
+
+
+def check_chat_config(path: Path) -> None:
+    """Raises an `EdgeTransactError` if a file, which people may edit, isn't what MLC's engine can begin with."""
+    try:
+        _ForEngines.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise EdgeTransactError(
+            f"{path} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
+        ) from error
+
+
+class _ForEngines(BaseModel):
+    """The fields of ``MLCChatConfig`` that have no default, and what names other files."""
+
+    model_type: str
+    quantization: str
+    of_model: dict[str, object] = Field(alias="model_config")
+    vocab_size: PositiveInt
+    context_window_size: PositiveInt
+    prefill_chunk_size: PositiveInt
+    tokenizer_files: list[str]
+    conv_template: str | dict[str, object]
 
 
 def _number(value: object, default: float) -> object:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import MODEL_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.text import TextCodec, read_tokenizer
@@ -39,7 +39,7 @@ class Opening:
         self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, default_threads() - 1)))
         # First, because it occupies one thread all the time.
         self._tokenizer = self._threads.submit(read_tokenizer, dist) if text else None
-        checks = manifest.checks(dist, library, TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
+        checks = manifest.checks(dist, library, *MODEL_FILES)
         self._checks = [(check, self._threads.submit(check)) for check in checks]
 
     def codec(self) -> TextCodec:

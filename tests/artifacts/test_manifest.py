@@ -9,7 +9,8 @@ import pytest
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.errors import EdgeTransactError
-from tests.support.dists import PLAN
+from tests.support.damage import DAMAGE
+from tests.support.dists import PLAN, edit_json
 
 MANIFEST = Manifest(
     source="demo:tiny", model_type="edge_llama", model_lib="edge_llama_q4f32_1_0123abcd", quantization="q4f32_1",
@@ -54,8 +55,7 @@ def test_a_known_digest_is_not_computed(dist):
     ],
 )
 def test_a_field_of_another_type_is_named(dist, field, value):
-    content = json.loads((dist / "manifest.json").read_text())
-    (dist / "manifest.json").write_text(json.dumps(content | {field: value}))
+    edit_json(dist / "manifest.json", **{field: value})
     with pytest.raises(EdgeTransactError, match=rf"manifest\.json cannot be read \(({field}|ValueError)"):
         Manifest.read(dist)
 
@@ -69,10 +69,16 @@ def test_a_changed_file_is_named(dist):
         Manifest.read(dist).verify(dist)
 
 
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_changed_manifest_is_refused(dist, damage):
+    DAMAGE[damage](dist / "manifest.json")
+    with pytest.raises(EdgeTransactError, match=r"manifest\.json changed after the build"):
+        Manifest.read(dist)
+
+
 def test_a_file_that_is_read_must_be_listed(dist):
     """A manifest that lists nothing verifies nothing, which is no reason to read it."""
-    content = json.loads((dist / "manifest.json").read_text())
-    (dist / "manifest.json").write_text(json.dumps(content | {"files": {}}))
+    edit_json(dist / "manifest.json", files={})
     with pytest.raises(EdgeTransactError, match=r"params_shard_0\.bin is not in manifest\.json"):
         Manifest.read(dist).verify(dist, "params_shard_*.bin")
 

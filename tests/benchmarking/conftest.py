@@ -13,6 +13,7 @@ from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.benchmarking.session import BenchOutcome, bench_models
 from edge_transact.runtime.host import HostModel
 from tests.support.bench_runs import NASTY, QUICK
+from tests.support.dists import edit_json
 from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
 from tests.support.phone.root import missing
@@ -41,8 +42,8 @@ def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(built_dist, path)
     manifest = json.loads((path / MANIFEST).read_text())
     prompt = manifest["parity"]["prompt_ids"][:8]
-    manifest["parity"] |= {"prompt_ids": prompt, "greedy_ids": list(HostModel.load(path).generate(prompt, 4))}
-    (path / MANIFEST).write_text(json.dumps(manifest))
+    known = {"prompt_ids": prompt, "greedy_ids": list(HostModel.load(path).generate(prompt, 4))}
+    edit_json(path / MANIFEST, parity=manifest["parity"] | known)
     return path
 
 

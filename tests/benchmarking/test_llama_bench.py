@@ -6,7 +6,7 @@ import pytest
 
 from edge_transact.benchmarking.analysis.export import to_text
 from edge_transact.benchmarking.analysis.results import make_results
-from edge_transact.benchmarking.records.llama_bench import read_llama_bench
+from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import llama_bench_test, repetition
 
@@ -23,7 +23,7 @@ def file(tmp_path):
 
 
 def test_prompts_and_answers_are_paired_by_length_and_depth(file):
-    results = make_results([*MEASURED, *read_llama_bench(file, MEASURED)])
+    results = make_results([*MEASURED, *repetitions_of(read_llama_bench(file), MEASURED)])
     assert [result["target"] for result in results] == ["android"] * 2 + ["llama.cpp OpenCL"] * 2
     theirs = results[2]
     assert (theirs["model"], theirs["device"], theirs["test"]) == ("pruned.Q4_0", "Phone", "pp64+tg5")
@@ -37,13 +37,14 @@ def test_prompts_and_answers_are_paired_by_length_and_depth(file):
 
 
 def test_other_files_and_lengths_are_refused(file, tmp_path):
+    tests = read_llama_bench(file)
     with pytest.raises(EdgeTransactError, match="none of the bench's lengths") as caught:
-        read_llama_bench(file, [repetition(prefill_tokens=512, decode_tokens=7)])
+        repetitions_of(tests, [repetition(prefill_tokens=512, decode_tokens=7)])
     assert "-p 512 -n 7 -d 512" in caught.value.fix
     with pytest.raises(UsageError, match="2"):
-        read_llama_bench(file, [*MEASURED, repetition(serial="other")])
+        repetitions_of(tests, [*MEASURED, repetition(serial="other")])
     with pytest.raises(EdgeTransactError, match="does not exist"):
-        read_llama_bench(tmp_path / "missing.json", MEASURED)
+        read_llama_bench(tmp_path / "missing.json")
     file.write_text('[{"model": 1}]')
     with pytest.raises(EdgeTransactError, match="not what llama-bench"):
-        read_llama_bench(file, MEASURED)
+        read_llama_bench(file)

@@ -83,7 +83,7 @@ def test_this_host_measures_code_and_weights_as_they_were_built(tmp_path):
     edit_json(dist / "mlc-chat-config.json", conv_template={"name": "mine"})
     driver = HostDriver(BenchOptions())
     driver.prepare([model], threading.Event())
-    for name in ("lib/host.so", "params_shard_1.bin"):
+    for name in ("lib/host.so", "params_shard_1.bin", "tokenizer.json"):
         before = (dist / name).read_bytes()
         (dist / name).write_bytes(b"else")
         with pytest.raises(EdgeTransactError, match=f"{name} changed after the build"):

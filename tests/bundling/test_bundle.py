@@ -208,14 +208,22 @@ def test_a_file_that_was_changed_after_the_build(dist, tmp_path):
         bundle([dist], tmp_path / "app")
 
 
-def test_an_edited_configuration_goes_into_the_app(dist, tmp_path):
+def test_an_edited_configuration_goes_into_the_app(dist, tmp_path, caplog):
     """As `build` asks for where it knows no conversation template for MLC's engine."""
     edit_json(dist / "mlc-chat-config.json", conv_template={"name": "mine"})
     project = bundle([dist], tmp_path / "app")
+    assert "mlc-chat-config.json was edited after the build" in caplog.text
     (file,) = (file for file in project.models[0].files if file.path == "mlc-chat-config.json")
     text = (dist / file.path).read_bytes()
     assert (project.directory / ASSETS / "tiny" / file.path).read_bytes() == text
     assert (file.bytes, file.sha256) == (len(text), sha256(dist / file.path))
+
+
+@pytest.mark.parametrize("text", ["", "[[[[", "[]", '{"model_type": "edge_llama"}'])
+def test_a_broken_configuration_goes_into_no_app(dist, tmp_path, text):
+    (dist / "mlc-chat-config.json").write_text(text)
+    with pytest.raises(EdgeTransactError, match=r"mlc-chat-config\.json cannot be read"):
+        bundle([dist], tmp_path / "app")
 
 
 @pytest.mark.parametrize("copies", [0, 3, 6])

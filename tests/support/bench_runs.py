@@ -1,6 +1,5 @@
 """What tests of bench runs share: short conditions, DISTs under difficult names, and a device of known noise."""
 
-import json
 import math
 import random
 import shutil
@@ -15,6 +14,7 @@ from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.benchmarking.records.lines import Line, LoadLine, RepetitionLine
 from edge_transact.benchmarking.records.plan import Lengths, Visit
 from edge_transact.benchmarking.records.readings import Reading
+from tests.support.dists import edit_json
 
 QUICK = BenchOptions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
@@ -25,10 +25,9 @@ NASTY = 'it\'s a "tiny" $(touch pwned); `touch pwned` & touch pwned\n* | <b> \\ 
 
 
 def copy_dist(dist: Path, to: Path) -> None:
-    """Copy a DIST so that it counts as another build: the manifest's layout differs, and so does its digest."""
+    """Copy a DIST so that it counts as another build: the manifest differs, and so does its digest."""
     shutil.copytree(dist, to)
-    manifest = json.loads((to / "manifest.json").read_text())
-    (to / "manifest.json").write_text(json.dumps(manifest, indent=len(to.name)))
+    edit_json(to / "manifest.json", copy=to.name)
 
 
 class NoisyDevice:

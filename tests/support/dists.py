@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_transact.artifacts.digests import SEAL
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.compiler.archive import LIBRARY_SYMBOL
 from edge_transact.compiler.targets import library_name, system_lib_prefix
@@ -25,7 +26,12 @@ def make_dist(
     """A DIST at `path`, whose archives have one object each, with the symbol that engines look up."""
     for name in ("lib", "definition"):
         (path / name).mkdir(parents=True)
-    contents = {"mlc-chat-config.json": b'{"model_type": "edge_llama"}', "tensor-cache.json": b"{}",
+    context = sizes.get("context", 128)
+    config = {
+        "model_type": "edge_llama", "quantization": "q4f16_0", "model_config": {}, "vocab_size": 9,
+        "context_window_size": context, "prefill_chunk_size": 64, "tokenizer_files": [], "conv_template": {},
+    }  # fmt: skip
+    contents = {"mlc-chat-config.json": json.dumps(config).encode(), "tensor-cache.json": b"{}",
                 "tokenizer.json": b"[]", "edge_transact.json": b"{}", "definition/model.py": b""}  # fmt: skip
     contents |= {f"params_shard_{index}.bin": shard for index, shard in enumerate(shards)}
     for name, content in contents.items():
@@ -36,7 +42,7 @@ def make_dist(
     manifest = Manifest(
         source="x", model_type="edge_llama", model_lib=model_lib, quantization="q4f16_0", rounding="search",
         calibration=None,
-        context_window_size=sizes.get("context", 128), prefill_chunk_size=64, max_batch_size=1, device_profile=None,
+        context_window_size=context, prefill_chunk_size=64, max_batch_size=1, device_profile=None,
         plan=PLAN, parameters=1000, weights_bytes=sum(map(len, shards)), libraries=libraries, parity={},
         versions={},
     )  # fmt: skip
@@ -56,5 +62,7 @@ def make_archive(path: Path, name: str) -> None:
 
 
 def edit_json(path: Path, **changed: object) -> None:
-    """Changes fields of a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    """Changes fields of a JSON file. It then has no digest of itself."""
+    content = json.loads(path.read_text())
+    content.pop(SEAL, None)
+    path.write_text(json.dumps(content | changed))

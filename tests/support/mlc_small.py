@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.building.dist import Maker, build
 from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding
@@ -28,6 +29,7 @@ from edge_transact.runtime import host
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.parameters import load_parameters
 from edge_transact.weights import ShardReader
+from tests.support.dists import edit_json
 from tests.support.odd_models import CONFIG, MODEL_LIB, emitted
 from tests.support.odd_models import SIZES as ODD_SIZES
 
@@ -198,9 +200,8 @@ def searched_logits(checkpoint: Path, dist: Path, scratch: Path) -> np.ndarray:
     for path in dist.iterdir():
         if path.name != MANIFEST and not (converted / path.name).exists():
             (converted / path.name).symlink_to(path)
-    manifest = json.loads((dist / MANIFEST).read_text())
-    manifest["files"] = {name: sha256(converted / name) for name in manifest["files"]}
-    (converted / MANIFEST).write_text(json.dumps(manifest))
+    shutil.copyfile(dist / MANIFEST, converted / MANIFEST)
+    edit_json(converted / MANIFEST, files={name: sha256(converted / name) for name in Manifest.read(dist).files})
     return logits(HostModel.load(converted))
 
 

@@ -22,7 +22,7 @@ from functools import partial
 
 import psutil
 
-from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
+from edge_transact.artifacts.dist_files import MODEL_FILES
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceInfo, RunFailed
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.options import BenchOptions
@@ -62,7 +62,7 @@ class HostDriver:
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         for model in models:
             model.library(self.target)
-            model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
+            model.manifest.verify(model.path, *MODEL_FILES)
         return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:

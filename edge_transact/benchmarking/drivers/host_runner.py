@@ -24,6 +24,7 @@ from edge_transact.benchmarking.records.lines import (
     WarmupLine,
     WellFormedLine,
 )
+from edge_transact.errors import EdgeTransactError
 
 if TYPE_CHECKING:
     from edge_transact.runtime.host import Batch, HostModel
@@ -48,6 +49,13 @@ class Repetition:
 
 def main() -> None:
     """Entry point of ``python -m edge_transact.benchmarking.drivers.host_runner``."""
+    try:
+        _measure()
+    except EdgeTransactError as error:
+        raise SystemExit(f"{error.message}. {error.fix}") from error
+
+
+def _measure() -> None:
     request = HostRequest(**json.load(sys.stdin))
     _write(StartLine(run=request.run))
     # Before the clock starts: imports are this process's cost, not the model's.

@@ -36,26 +36,30 @@ class Test(BaseModel):
 _TESTS = TypeAdapter(list[Test])
 
 
-def read_llama_bench(path: Path, measured: Sequence[Record]) -> list[RepetitionRecord]:
-    """The repetitions that a file adds to those of a bench on one device, at the lengths that the bench `measured`.
-
-    Raises:
-        UsageError: The bench was on several devices.
-        EdgeTransactError: The file isn't llama-bench's, or it has no prompt and answer of the bench's lengths.
-    """
-    places = {(record.serial, record.device) for record in measured}
-    if len(places) != 1:
-        raise UsageError(
-            f"--llama-bench is for one device, and this log has {len(places)}", fix="Name one with --device."
-        )
+def read_llama_bench(path: Path) -> list[Test]:
+    """The tests in a file; an `EdgeTransactError` if it isn't llama-bench's."""
     try:
-        tests = _TESTS.validate_json(path.read_bytes())
+        return _TESTS.validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise EdgeTransactError(f"{path} does not exist", fix="Write it with llama-bench -o json.") from error
     except ValidationError as error:
         raise EdgeTransactError(
             f"{path} is not what llama-bench -o json prints ({first_problem(error)})", fix="Write it again."
         ) from error
+
+
+def repetitions_of(tests: Sequence[Test], measured: Sequence[Record]) -> list[RepetitionRecord]:
+    """The repetitions that `tests` add to those of a bench on one device, at the lengths that the bench `measured`.
+
+    Raises:
+        UsageError: The bench was on several devices.
+        EdgeTransactError: They have no prompt and answer of the bench's lengths.
+    """
+    places = {(record.serial, record.device) for record in measured}
+    if len(places) != 1:
+        raise UsageError(
+            f"--llama-bench is for one device, and this log has {len(places)}", fix="Name one with --device."
+        )
     lengths = sorted({(record.prefill_tokens, record.decode_tokens) for record in measured})
     (place,) = places
     found = [
@@ -67,7 +71,9 @@ def read_llama_bench(path: Path, measured: Sequence[Record]) -> list[RepetitionR
     ]
     if not found:
         wanted = " or ".join(f"-p {prefill} -n {decode} -d {prefill}" for prefill, decode in lengths)
-        raise EdgeTransactError(f"{path} has none of the bench's lengths", fix=f"Run llama-bench with {wanted}.")
+        raise EdgeTransactError(
+            "the --llama-bench file has none of the bench's lengths", fix=f"Run llama-bench with {wanted}."
+        )
     return found
 
 
