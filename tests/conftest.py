@@ -69,6 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     pytest-xdist gives each process an equal part of the list. Whichever is done first takes over fast tests.
     """
+    if "soak" not in config.option.markexpr:
+        _deselect(config, items, "soak")
     # Libraries for phones take a minute: tests of them stand together, so that one process builds them.
     slow = [item for item in items if item.get_closest_marker("slow")]
     slow.sort(key=lambda item: "archives" not in item.fixturenames)
@@ -77,6 +79,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = _in_parts(slow, fast, config.workerinput["workercount"])
     else:
         items[:] = [*fast, *slow]
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> None:
+    left = [item for item in items if item.get_closest_marker(marker)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def _in_parts(slow: list[pytest.Item], fast: list[pytest.Item], count: int) -> list[pytest.Item]:
