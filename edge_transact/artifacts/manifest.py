@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from edge_transact.artifacts.digests import SEAL, UNSEALED, is_sealed, seal, sha256
+from edge_transact.artifacts.digests import is_sealed, sha256
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.listing import files_beside, write_listing
 from edge_transact.errors import EdgeTransactError, closest, first_problem
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -61,7 +62,6 @@ class Manifest:
 
     def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
         """Writes ``manifest.json``, with the sha256 of every file in `directory`, itself included."""
-        known = known or {}
         values = {name: value for name, value in vars(self).items() if name not in ("plan", "files")}
         shared = asdict(self.plan)
         del shared["layers"]
@@ -70,11 +70,8 @@ class Manifest:
             "bits_per_parameter": self.bits_per_parameter,
             "model": shared,
             "widths": self.plan.to_list(),
-            "files": {name: known.get(name) or sha256(directory / name) for name in _files(directory)},
-            SEAL: UNSEALED,
         }
-        (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
-        seal(directory / MANIFEST)
+        write_listing(directory / MANIFEST, content, known)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -116,7 +113,7 @@ class Manifest:
 
     def checks(self, directory: Path, *patterns: str) -> list[Callable[[], None]]:
         """What `verify` does, file by file, for callers that have threads."""
-        names = {*self.files, *(_files(directory) if patterns else ())}
+        names = {*self.files, *(files_beside(directory / MANIFEST) if patterns else ())}
         return [
             partial(_check, directory / name, self.files.get(name))
             for name in sorted(names)
@@ -156,9 +153,3 @@ def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
         return EdgeTransactError(f"{directory} is a checkpoint, not a DIST", fix=build)
     build = "Name a directory that `build` wrote, or make one: edge-transact build MODEL --target host -o dist"
     return EdgeTransactError(f"{directory} is not a DIST: it has no {lacking}", fix=build)
-
-
-def _files(directory: Path) -> list[str]:
-    paths = (path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
-    # Python leaves __pycache__ beside the definition when MLC-LLM loads it.
-    return sorted(path.relative_to(directory).as_posix() for path in paths if path.parent.name != "__pycache__")

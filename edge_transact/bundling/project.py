@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_transact.artifacts import digests
+from edge_transact.artifacts.listing import write_listing
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
@@ -120,9 +121,13 @@ def bundle(
         assets.parent.mkdir(parents=True, exist_ok=True)
         assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
         names = {"application_id": application_id, "app_name": app_name}
-        files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-        record = {"edge_transact": __version__, **names, "digest": digest, "files": files}
-        (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        weights = {
+            (parent / file.path).as_posix(): file.sha256
+            for model in models
+            for parent in (model.directory, ASSETS / "edge" / model.id)
+            for file in model.files
+        }
+        write_listing(directory / RECORD, {"edge_transact": __version__, **names, "digest": digest}, weights)
     return Project(output, application_id, models, digest)
 
 

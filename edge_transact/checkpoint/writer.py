@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edge_transact import costs
 from edge_transact.architecture.families import SOURCE_TYPE, family_of, rope_parameters
+from edge_transact.artifacts.digests import SEAL
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.artifacts.listing import FILES, write_listing
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
 from edge_transact.checkpoint.auto_classes import AUTO_MODELS
@@ -69,14 +71,14 @@ def write_checkpoint(
     output = Path(output)
     versions = {"edge-transact": __version__, **{name: version(name) for name in ("torch", "transformers")}}
     license = license_of(source.path)
-    record = {**provenance, **({"license": license} if license else {}), "versions": versions}
+    made = {key: value for key, value in provenance.items() if key not in ("license", "versions")}
+    record = {**made, **({"license": license} if license else {}), "versions": versions}
     with new_directory(output, force=force) as directory:
         dtype = write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
         write_config(directory, source.config, plan, dtype)
         for name in COPIED_FILES:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, directory / name)
-        (directory / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n")
         card = template("model_card.md.j2").render(
             name=output.name,
             provenance=record,
@@ -88,7 +90,20 @@ def write_checkpoint(
         (directory / MODEL_CARD).write_text(card)
         if also:
             also(directory)
+        write_provenance(directory, record)
     return Checkpoint.open(output)
+
+
+def write_provenance(directory: Path, record: Mapping[str, object]) -> None:
+    """Writes ``edge_transact.json`` into a complete checkpoint, with the sha256 of all files but the model card."""
+    write_listing(directory / PROVENANCE_FILE, record, apart_from=MODEL_CARD)
+
+
+def provenance_of(directory: Path) -> dict[str, Any]:
+    """How a checkpoint was made, without what is of its files; empty if there is no record of it."""
+    file = directory / PROVENANCE_FILE
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    return {key: value for key, value in found.items() if key not in (FILES, SEAL)}
 
 
 def license_of(directory: Path) -> str | None:

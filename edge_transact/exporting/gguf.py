@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 
 from edge_transact import costs
+from edge_transact.artifacts.digests import SEAL, UNSEALED, seal
 from edge_transact.artifacts.outputs import new_file, refuse_existing
 from edge_transact.errors import EdgeTransactError
 from edge_transact.exporting.metadata import add_metadata
@@ -81,6 +82,7 @@ def export_gguf(
 
 def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
     writer = gguf.GGUFWriter(fresh, model.architecture)
+    writer.add_string(f"edge_transact.{SEAL}", UNSEALED)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{model.kind.name}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_sizes(writer, model)
@@ -113,6 +115,7 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
         for factors in rope.values():
             writer.write_tensor_data(factors)
         writer.close()
+        seal(fresh)
     except OSError as error:
         raise EdgeTransactError(f"{output} can't be written: {error}", fix="Make room, or write elsewhere.") from error
     return _summary(model, output, fresh.stat().st_size)

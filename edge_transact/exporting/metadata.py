@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 
 from edge_transact import costs
-from edge_transact.checkpoint.writer import PROVENANCE_FILE, license_of
+from edge_transact.checkpoint.writer import license_of, provenance_of
 from edge_transact.exporting.model import Model
 from edge_transact.gguf import layout
 from edge_transact.hub.download import HUB_ID
@@ -20,7 +20,7 @@ from edge_transact.widths import describe
 def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
     """Adds metadata for people and apps, which show `name`, and for restoring the checkpoint (`layout.CONFIG`)."""
     parameters = costs.parameters(model.plan)
-    provenance = _provenance(model.directory)
+    provenance = provenance_of(model.directory)
     metadata = gguf.Metadata(name=name, size_label=gguf.size_label(parameters, 0, 0, 0))
     metadata.license = provenance.get("license") or license_of(model.directory) or license_of(Path(model.source))
     metadata.description = f"{parameters:,} parameters; {'; '.join(describe(model.plan))}"
@@ -39,11 +39,6 @@ def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
         writer.add_string(layout.PAIRS, json.dumps(pairs))
     if provenance:
         writer.add_string(layout.PROVENANCE, json.dumps(provenance))
-
-
-def _provenance(directory: Path) -> dict[str, Any]:
-    file = directory / PROVENANCE_FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _how(provenance: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -18,7 +17,7 @@ from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE, provenance_of
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.answers.answering import stop_ids
 from edge_transact.healing.evaluation import evaluation
@@ -295,8 +294,6 @@ def ingredients(
 
 def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
     """The checkpoint's provenance; a model without one is its own source."""
-    with suppress(OSError, ValueError):
-        found = json.loads((source.path / PROVENANCE_FILE).read_text())
-        if isinstance(found, dict):
-            return {key: value for key, value in found.items() if key not in ("versions", "license")}
+    with suppress(OSError, ValueError, AttributeError):
+        return provenance_of(source.path) or {"source": source_name(model)}
     return {"source": source_name(model)}

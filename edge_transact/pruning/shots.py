@@ -6,17 +6,18 @@ an interrupt; the next shot's replaces it.
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_transact.artifacts.listing import listed, problems
 from edge_transact.cache.journal import Journal
 from edge_transact.cache.resume import repair
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE, provenance_of
 from edge_transact.healing.options import HealOptions, TrainOptions
 from edge_transact.healing.processes import Processes
 from edge_transact.healing.run import heal, text_of
@@ -28,6 +29,8 @@ from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.run import WRITE_STEP, Cut
 from edge_transact.widths import WidthPlan
+
+logger = logging.getLogger(__name__)
 
 
 def shot_trainings(training: ShotTraining, shots: int, model: str, seed: int) -> list[HealOptions]:
@@ -75,7 +78,7 @@ class ShotTrainer:
         if self.processes.is_main and not run.first_scores:  # an earlier run had them
             run.first_scores = run.score(1, options.shots)
         tensors = ((name, last.tensor(name)) for name in last.tensor_names())
-        return Cut(target, tensors, provenance_of(last))
+        return Cut(target, tensors, provenance_of(last.path))
 
     def _trainings(self, options: PruneOptions) -> list[HealOptions]:
         return shot_trainings(self.training, options.shots, self._model, options.seed)
@@ -94,7 +97,8 @@ class Shots:
     def run(self, target: WidthPlan) -> Checkpoint:
         """The trained model of the last shot, with the widths of `target`."""
         processes, shots = self.processes, len(self.trainings)
-        done = processes.tell(max((shot for shot in range(1, shots + 1) if self._model(shot).exists()), default=0))
+        known = (shot for shot in range(1, shots + 1) if processes.is_main and _is_whole(self._model(shot)))
+        done = processes.tell(max(known, default=0))
         for shot, plan in enumerate(shot_plans(self.first.plan, target, shots), start=1):
             if shot > done:
                 if processes.is_main:
@@ -108,7 +112,7 @@ class Shots:
 
     def _prune(self, shot: int, plan: WidthPlan) -> None:
         """Writes what this shot leaves of the model of the shot before."""
-        if self._pruned(shot).exists():
+        if _is_whole(self._pruned(shot)):
             return
         first, shots = self.first, len(self.trainings)
         pruning = first
@@ -125,7 +129,7 @@ class Shots:
             tensors = pruned_tensors(source, pruning.selections, pruning.model.replaced)
             record = {**self.provenance, "scores_sha256": pruning.digest.hexdigest()}
             if shot > 1:
-                record[HEALED] = provenance_of(source)[HEALED]
+                record[HEALED] = provenance_of(source.path)[HEALED]
             write_checkpoint(source, plan, tensors, record, self._pruned(shot))
         pruning.model.replaced.clear()  # the training needs the memory
 
@@ -139,7 +143,13 @@ class Shots:
         return self.first.journal.directory / f"shot-{shot}-journal"
 
 
-def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint of ours says of its making, without what every one says again."""
-    found = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())
-    return {key: value for key, value in found.items() if key not in ("versions", "license")}
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether an earlier run has written it. Removes a damaged one, with a warning."""
+    if not checkpoint.exists():
+        return False
+    files = listed(checkpoint / PROVENANCE_FILE)
+    if files and not problems(checkpoint, files):
+        return True
+    logger.warning(f"{checkpoint} is damaged: making it again")
+    shutil.rmtree(checkpoint)
+    return False

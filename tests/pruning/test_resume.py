@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.command import edge_transact
 from tests.support.damage import DAMAGE
-from tests.support.interruption import KilledError, killed_after
+from tests.support.interruption import KilledError, ended_after, killed_after
 from tests.support.pruning import weights_of
 
 
@@ -128,6 +129,30 @@ def test_damaged_work_is_made_again(
     assert f"{name} in {kept} is damaged: making it again" in caplog.text
     assert weights_of(tmp_path / "out") == weights
     assert not list(unfinished.iterdir())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("method", ["obs", "transact", "llm-pruner"])
+def test_every_group_can_be_made_again(
+    random_model, tmp_path: Path, uninterrupted, unfinished, method: str, damage: str
+) -> None:
+    options, weights = uninterrupted(method)
+    for after in range(1, 60):
+        with ended_after(after), suppress(KilledError):
+            prune(str(random_model), tmp_path / "whole", options)
+        if (tmp_path / "whole").exists():
+            return
+        (kept,) = unfinished.iterdir()
+        shutil.move(kept, tmp_path / "kept")
+        for name in Journal(tmp_path / "kept").names():
+            shutil.copytree(tmp_path / "kept", kept)
+            DAMAGE[damage](kept / f"{name}.safetensors")
+            prune(str(random_model), tmp_path / "out", options)
+            assert weights_of(tmp_path / "out") == weights, (after, name)
+            shutil.rmtree(tmp_path / "out")
+        shutil.rmtree(tmp_path / "kept")
+    pytest.fail("it never ended")
 
 
 @pytest.mark.slow

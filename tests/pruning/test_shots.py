@@ -22,6 +22,7 @@ from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.run import prune
 from edge_transact.pruning.shots import ShotTrainer, shot_trainings
 from tests.support.command import edge_transact
+from tests.support.damage import flip
 from tests.support.interruption import KilledError
 from tests.support.pruning import weights_of
 
@@ -115,7 +116,14 @@ def test_best_is_compensated_trained_and_recorded(random_model: Path, whole: Pat
 
 @pytest.mark.parametrize("where", ["between shots", "inside the second shot's training"])
 def test_it_goes_on_where_it_was_interrupted(
-    random_model: Path, trainer: ShotTrainer, calibration: dict, whole: Path, tmp_path: Path, monkeypatch, where: str
+    random_model: Path,
+    trainer: ShotTrainer,
+    calibration: dict,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch,
+    caplog,
+    where: str,
 ) -> None:
     begun, step, init = [], train.Training._step, train.Training.__init__
 
@@ -138,8 +146,12 @@ def test_it_goes_on_where_it_was_interrupted(
     with pytest.raises(KilledError):
         prune(str(random_model), tmp_path / "out", options, trainer)
     assert not (tmp_path / "out").exists() and len(begun) == 2
+    if where == "between shots":
+        (kept,) = (tmp_path / "cache").glob("unfinished/*/shot-2-pruned/model.safetensors")
+        flip(kept)
     prune(str(random_model), tmp_path / "out", options, trainer, resume=True)
     assert len(begun) == 3, "the first shot was not trained again"
+    assert where != "between shots" or f"{kept.parent} is damaged: making it again" in caplog.text
     assert weights_of(tmp_path / "out") == weights_of(whole)
     assert not list((tmp_path / "cache").glob("unfinished/*/shot-*")), "what was kept is gone"
 
