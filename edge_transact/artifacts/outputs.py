@@ -167,31 +167,50 @@ def new_file(path: Path, begins: bytes, *, force: bool = False, own: bool = Fals
 @contextmanager
 def _fresh(path: Path, force: bool, begins: bytes | None, own: bool) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
-    _sweep(path)
+    prefix = f".{_stem(path)}-"
+    _sweep(path.parent, prefix, path)
     if not own:
         refuse_existing(path, force, begins=begins)
     path.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(prefix=f".{_stem(path)}-", suffix=f"{WORKSPACE}.begun", dir=path.parent))
-    lock = FileLock(begun / "lock")
-    lock.acquire()
-    # Another run may sweep from now on, and finds it locked.
-    workspace = begun.rename(begun.with_suffix(""))
-    try:
-        fresh = workspace / "new"
+    with _workspace(path.parent, prefix) as workspace:
+        fresh, old = workspace / "new", workspace / "old"
         yield fresh
-        if os.path.lexists(path):
-            # A directory can't be renamed over another: the old output is moved away first, and back on failure.
-            if not own:
-                refuse_existing(path, force, begins=begins)
-            os.replace(path, workspace / "old")
+        if not own and os.path.lexists(path):
+            refuse_existing(path, force, begins=begins)
         try:
+            if os.path.lexists(path):
+                # A directory can't be renamed over another: the old output is moved away first, and back on failure.
+                os.replace(path, old)
             os.replace(fresh, path)
-        except OSError:
-            if os.path.lexists(workspace / "old"):
-                os.replace(workspace / "old", path)
+        except BaseException:
+            if os.path.lexists(old) and not os.path.lexists(path):
+                os.replace(old, path)
             raise
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """An empty directory in ``$TMPDIR`` for the body. Those of killed runs are removed first."""
+    parent, prefix = Path(tempfile.gettempdir()), "scratch-"
+    _sweep(parent, prefix)
+    with _workspace(parent, prefix) as workspace:
+        scratch = workspace / "new"
+        scratch.mkdir()
+        yield scratch
+
+
+@contextmanager
+def _workspace(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new directory that begins so. Its lock is held, containers that share `parent` see that, too."""
+    begun = Path(tempfile.mkdtemp(prefix=prefix, suffix=f"{WORKSPACE}.begun", dir=parent))
+    lock = FileLock(begun / "lock")
+    try:
+        lock.acquire()
+        # Another run may sweep from now on, and finds it locked.
+        yield begun.rename(begun.with_suffix(""))
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        for directory in (begun, begun.with_suffix("")):
+            shutil.rmtree(directory, ignore_errors=True)
         lock.release()
 
 
@@ -201,17 +220,17 @@ def _stem(path: Path) -> str:
     return path.name if len(name) < 200 else hashlib.sha256(name).hexdigest()
 
 
-def _sweep(path: Path) -> None:
-    """Removes workspaces that no process holds, and moves back an old output that a killed run had moved away."""
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}-[a-z0-9_]{{8}}{re.escape(WORKSPACE)}(\.begun)?")
-    found = list(path.parent.iterdir()) if path.parent.is_dir() else []
+def _sweep(parent: Path, prefix: str, path: Path | None = None) -> None:
+    """Removes workspaces that no process holds, and moves back the output `path` that a killed run had moved away."""
+    pattern = re.compile(rf"{re.escape(prefix)}[a-z0-9_]{{8}}{re.escape(WORKSPACE)}(\.begun)?")
+    found = list(parent.iterdir()) if parent.is_dir() else []
     for left in (left for left in found if pattern.fullmatch(left.name) and not left.is_symlink()):
         try:
             of_another = left.stat().st_uid != os.getuid()
             if of_another or (left.suffix == ".begun" and time.time() - left.stat().st_mtime < 60):
                 continue
             with FileLock(left / "lock", timeout=0):
-                if (left / "old").exists() and not os.path.lexists(path):
+                if path and (left / "old").exists() and not os.path.lexists(path):
                     os.replace(left / "old", path)
                 shutil.rmtree(left, ignore_errors=True)
         except (Timeout, OSError):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from edge_transact import costs
 from edge_transact.architecture.families import with_rope_of
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.artifacts.outputs import new_directory, refuse_existing
+from edge_transact.artifacts.outputs import new_directory, refuse_existing, scratch_directory
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.building.concerns import concerns
 from edge_transact.building.options import BuildOptions
@@ -150,7 +149,7 @@ def build(
     if options.engine == "mlc":
         _require_our_compiler(options, dump)
     mlc = MLC(names) if options.engine == "mlc" else None
-    with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+    with scratch_directory() as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
         sizes = _sizes(checkpoint, options)
         check_chats(checkpoint.path)
@@ -164,7 +163,7 @@ def build(
             rounding_name = TRAINED
         teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
         with working("look at the model"):
-            checkpoint = _with_fast_tokenizer(checkpoint, Path(scratch) / "checkpoint")
+            checkpoint = _with_fast_tokenizer(checkpoint, scratch / "checkpoint")
             warnings = concerns(
                 checkpoint.plan, kind, names, **sizes, device_profile=options.device_profile, cpu=options.cpu
             )
@@ -176,7 +175,7 @@ def build(
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
             manifest, definition = _fill(
-                directory, checkpoint, model, targets, kind, rounding, sizes, Path(scratch), mlc, dump
+                directory, checkpoint, model, targets, kind, rounding, sizes, scratch, mlc, dump
             )
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:

@@ -142,7 +142,7 @@ def described(requirements: Requirements, history: History) -> str:
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A command, expanded by `expand`, whose failures end in a few lines on stderr and an exit code.
 
-    The code is 1 for a failure, 2 for wrong usage, and 130 for SIGINT and SIGTERM.
+    The code is 1 for a failure, 2 for wrong usage, 130 for SIGINT, and 143 for SIGTERM.
     """
     command = expand(command)
 
@@ -150,13 +150,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         if not sys.stderr.isatty():
             logs.hush_tqdm()
+        pressed: list[int] = []
         try:
-            with _interruptible():
+            with _interruptible(pressed):
                 command(*args, **kwargs)
         except EdgeTransactError as error:
             _end(error.message, error.fix, error.exit_code)
         except KeyboardInterrupt as interrupt:
-            _end("interrupted", " ".join(getattr(interrupt, "__notes__", ())), 130)
+            code = 128 + (pressed or [signal.SIGINT])[0]
+            _end("interrupted", " ".join(getattr(interrupt, "__notes__", ())), code)
         except BrokenPipeError:
             # Whoever read our output is gone, as with `| head`: there is nobody to tell.
             sys.stderr.close()
@@ -183,13 +185,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Makes a `KeyboardInterrupt` of what ends the body after SIGINT or SIGTERM, such as TVM's own exceptions."""
-    pressed = False
+def _interruptible(pressed: list[int]) -> Iterator[None]:
+    """Makes a `KeyboardInterrupt` of what ends the body after SIGINT or SIGTERM, such as TVM's own exceptions.
+
+    The signals' numbers are added to `pressed`.
+    """
 
     def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
+        pressed.append(number)
         raise KeyboardInterrupt
 
     before = {}

@@ -1,7 +1,8 @@
-"""Checks of a built library: the machine of its objects, and that its symbols are there and resolve on a phone."""
+"""Archives of objects, and checks of built libraries: their machine, and that their symbols resolve on a phone."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import shlex
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +44,19 @@ C_SYMBOLS = frozenset(_C_SYMBOLS.split()) | {name + suffix for name in _MATH_SYM
 
 PAGE_BYTES = 16384
 """Android's largest page size. Google Play requires segments to be aligned to it."""
+
+
+def write_archive(path: Path, objects: Iterable[tuple[str, bytes]]) -> None:
+    """Write a gzipped archive that depends on its objects alone: without times and owners, in the order of names."""
+    with (
+        path.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in sorted(objects):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
 
 
 def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
@@ -79,6 +93,11 @@ def check_temporaries(path: Path) -> None:
     for name, stream in _objects(path):
         if WORKSPACE_SYMBOL in _elf(stream, name)[2]:
             raise EdgeTransactError(f"{path}, {name}: a kernel allocates GPU memory", fix="Report this as a bug.")
+
+
+def archived(path: Path) -> list[tuple[str, bytes]]:
+    """The objects of an archive, by name."""
+    return [(name, stream.read()) for name, stream in _objects(path)]
 
 
 def _objects(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -134,7 +153,7 @@ def link_android(archive: Path, output: Path, linker: list[str]) -> None:
     """
     from elftools.elf.elffile import ELFFile
 
-    with tempfile.TemporaryDirectory() as workspace, tarfile.open(archive) as objects:
+    with tempfile.TemporaryDirectory(dir=output.parent) as workspace, tarfile.open(archive) as objects:
         objects.extractall(workspace, filter="data")
         flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
         command = [*linker, *flags, "-o", str(output), *sorted(map(str, Path(workspace).rglob("*.o")))]

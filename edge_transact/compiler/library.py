@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_transact.compiler.archive import android_linker, check_library, check_temporaries, link_android
+from edge_transact.compiler.archive import (
+    android_linker,
+    check_library,
+    check_temporaries,
+    link_android,
+    write_archive,
+)
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.quantization import Quantization
@@ -190,17 +197,19 @@ def _compile(
 
 def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:
     """Write, check and rename; where a linker is installed, the check includes linking an Android archive."""
-    from tvm.support import tar
-
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
         fresh = Path(workspace) / path.name
-        if target.is_system_lib:
-            executable.export_library(str(fresh), fcompile=tar.tar)
-        else:
-            executable.export_library(str(fresh))
+        executable.export_library(
+            str(fresh), fcompile=_archive if target.is_system_lib else None, workspace_dir=workspace
+        )
         check_library(fresh, target, model_lib)
         if target.device == "opencl":
             check_temporaries(fresh)
         if target.name.startswith("android") and (linker := android_linker()):
             link_android(fresh, Path(workspace) / "linked.so", linker)
         os.replace(fresh, path)
+
+
+def _archive(output: str, files: Sequence[str]) -> None:
+    # TVM's own records the user's name, and leaves its copies of the objects in $TMPDIR when it is killed.
+    write_archive(Path(output), [(Path(file).name, Path(file).read_bytes()) for file in files])

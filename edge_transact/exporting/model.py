@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from gguf import GGMLQuantizationType as Kind
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, MODEL_FILES
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.building.dist import definition_config, takes_trained
 from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding, place_weights
@@ -95,10 +95,10 @@ def open_model(model: str, kind: str | None) -> Iterator[Model]:
     _require_groups(model, checkpoint.plan, wanted)
     pairs = [checkpoint.rope_pairs(index).numpy() for index in range(len(checkpoint.plan.layers))]
     places = layout.places(checkpoint.plan, pairs)
-    with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
+    with scratch_directory() as scratch:
         tensors: Tensors = CheckpointTensors(checkpoint, places, wanted)
         if wanted == Kind.Q4_0:
-            tensors = _quantized(checkpoint, Path(scratch), places)
+            tensors = _quantized(checkpoint, scratch, places)
         yield Model(
             source=model,
             directory=checkpoint.path,

@@ -10,12 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
-from edge_transact.compiler.archive import check_library
+from edge_transact.artifacts.outputs import scratch_directory
+from edge_transact.compiler.archive import archived, check_library, write_archive
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -73,8 +73,8 @@ class MLC:
         """
         path = directory / CHAT_CONFIG
         ours = json.loads(path.read_text())
-        with tempfile.TemporaryDirectory(prefix="edge-transact-") as scratch:
-            source = _as_defined(checkpoint, definition, Path(scratch))
+        with scratch_directory() as scratch:
+            source = _as_defined(checkpoint, definition, scratch)
             common = (str(source), f"--quantization={quantization.name}", f"--output={directory}")
             options = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
             self._run(emitted, "gen_config", *common, f"--conv-template={ours['conv_template']['name']}", *options)
@@ -96,6 +96,8 @@ class MLC:
         prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
         options = (f"--device={DEVICES[target.name]}", f"--system-lib-prefix={prefix}", f"--output={path}")
         self._run(emitted, "compile", str(directory), *options)
+        if target.is_system_lib:
+            write_archive(path, archived(path))
         check_library(path, target, model_lib)
 
     def _run(self, emitted: Path, command: str, *arguments: str) -> None:

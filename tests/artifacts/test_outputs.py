@@ -184,7 +184,7 @@ def test_a_workspace_that_is_being_locked_is_not_swept(tmp_path, monkeypatch):
 
     def while_another_sweeps(lock, *arguments, **options):
         if Path(lock.lock_file).parent.suffix == ".begun":
-            outputs._sweep(tmp_path / "out")
+            outputs._sweep(tmp_path, ".out-")
         return acquire(lock, *arguments, **options)
 
     monkeypatch.setattr(outputs.FileLock, "acquire", while_another_sweeps)
