@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.compiler.archive import (
@@ -160,6 +164,7 @@ def _compile(
         for name, passes in {"definition": [], **phases(tvm_target, metadata, bounds)}.items():
             for run in passes:
                 mod = run(mod)
+                interrupt()
             if dump is not None:
                 dump_module(dump, len(made), name, mod)
             made[name] = mod
@@ -182,17 +187,47 @@ def _compile(
                 system_lib=target.is_system_lib,
             )
 
-    try:
-        executable = compile_with()
-    except RuntimeError as error:
-        # TVM 0.26's common subexpression elimination fails on its own attention kernels for some head dims, such as 48.
-        # The driver's compiler eliminates them anyway.
-        if "cse_" not in str(error):
-            raise
-        executable = compile_with(disable_cse_tir=True)
+    with _kept_interrupts() as interrupt:
+        try:
+            executable = compile_with()
+        except RuntimeError as error:
+            # TVM 0.26's common subexpression elimination fails on its own attention kernels for some head dims, such
+            # as 48. The driver's compiler eliminates them anyway.
+            if "cse_" not in str(error):
+                raise
+            executable = compile_with(disable_cse_tir=True)
     if dump is not None:
         dump_code(dump, executable)
     return executable, made["planned"], lowered
+
+
+@contextmanager
+def _kept_interrupts() -> Iterator[Callable[[], None]]:
+    """Raises what interrupted the body again at its end; yields a function that does so earlier.
+
+    TVM tries schedules under `except:`. It would take an interrupt for one that doesn't fit, and compile other kernels.
+    """
+    pressed: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        handlers[signal.Signals(number)](number, frame)
+
+    def again() -> None:
+        if pressed:
+            handlers[signal.Signals(pressed[0])](pressed[0], None)
+
+    for number in handlers:
+        signal.signal(number, press)
+    try:
+        yield again
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        again()
 
 
 def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:

@@ -213,3 +213,13 @@ def test_what_the_system_refuses_is_no_bug(capsys):
         guarded(lambda: Path("/proc/edge").mkdir())()
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "/proc/edge: " in said and "permissions" in said and "a bug" not in said
+
+
+def test_scratch_directories_of_killed_runs_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("scratch-killed00.edge-transact", "scratch-mine", "out-abcdefgh.edge-transact"):
+        (tmp_path / name / "new").mkdir(parents=True)
+    with outputs.scratch_directory() as first, outputs.scratch_directory() as second:
+        assert first != second and first.is_dir() and second.is_dir()
+        assert names(tmp_path) & {"scratch-killed00.edge-transact", "scratch-mine"} == {"scratch-mine"}
+    assert names(tmp_path) == {"scratch-mine", "out-abcdefgh.edge-transact"}

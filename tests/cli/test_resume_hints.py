@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -46,14 +47,17 @@ def test_build_goes_on_inside_pruning_and_the_cache_shows_and_deletes_what_is_ke
     assert not (tmp_path / "dist").exists()
 
 
-def test_an_interrupt_inside_the_compiler_is_no_bug(random_model, tmp_path, monkeypatch) -> None:
-    """TVM calls the pass, and turns what it raises into an error of its own."""
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_an_interrupt_inside_the_compiler_is_no_bug(random_model, tmp_path, monkeypatch, swallowed) -> None:
+    """TVM calls the pass, turns what it raises into an error of its own, and tries schedules under `except:`."""
 
-    def interrupt(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.pause()
+    def interrupt(mod: object) -> object:
+        with suppress(KeyboardInterrupt if swallowed else ()):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        return mod
 
-    monkeypatch.setattr("edge_transact.compiler.objects.bar", interrupt)
+    monkeypatch.setattr("edge_transact.compiler.pipeline.phases", lambda *_: {"a phase": [interrupt]})
     stopped = run("build", random_model, "--target", "host", "-o", tmp_path / "dist")
     assert stopped.exit_code == 130 and f"edge-transact: interrupted\n  {RESUME_HINT}" in stopped.stderr
 

@@ -1,6 +1,8 @@
 """Libraries for phones, looked into after they are made; and what the look finds."""
 
 import io
+import os
+import subprocess
 import tarfile
 
 import pytest
@@ -9,9 +11,11 @@ from elftools.elf.elffile import ELFFile
 from edge_transact.compiler.archive import (
     LIBRARY_SYMBOL,
     android_linker,
+    archived,
     check_library,
     check_temporaries,
     link_android,
+    write_archive,
 )
 from edge_transact.compiler.targets import TARGETS, get_target, library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -128,3 +132,16 @@ def test_a_target_nearly_right_is_suggested():
     with pytest.raises(UsageError) as caught:
         get_target("andriod")
     assert "Did you mean 'android'?" in caught.value.fix and all(name in caught.value.fix for name in TARGETS)
+
+
+def test_an_archive_depends_on_its_objects_alone(tmp_path, monkeypatch):
+    objects = [("lib0.o", b"code"), ("devc.o", b"data")]
+    write_archive(tmp_path / "a.tar", objects)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    before = os.umask(0o77)
+    write_archive(tmp_path / "b.tar", objects[::-1])
+    os.umask(before)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert archived(tmp_path / "a.tar") == sorted(objects)
+    listed = subprocess.run(["tar", "-tvf", tmp_path / "a.tar"], capture_output=True, text=True, check=True).stdout
+    assert all(line.startswith("-rw-r--r-- 0/0 ") for line in listed.splitlines())
