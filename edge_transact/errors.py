@@ -53,7 +53,14 @@ def closest(name: str, choices: Iterable[str]) -> str:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem that pydantic found in a record, on one line: the field and what is wrong with it."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    """The first problem that pydantic found in a record, on one line: field, value and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("missing", "value_error", "json_invalid"):
+        value = ""
+    else:
+        import reprlib
+
+        value = f"{reprlib.repr(first['input'])}: "
+    where = ".".join(map(str, first["loc"]))[:200]
+    return f"{where}: {value}{problem}" if where else f"{value}{problem}"

@@ -7,7 +7,6 @@ hidden size. A pruned LLaMA is described by five numbers per layer, `LayerWidths
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -316,13 +316,11 @@ def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
             source's; the message names the layer and the field.
     """
     try:
-        rows = json.loads(path.read_text())
+        rows = read_json(path, "Give --widths a JSON list of objects, one per layer.")
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", fix="Give --widths a JSON file: one object per layer.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(
-            f"{path} is not JSON: {error}", fix="Give --widths a JSON list of objects, one per layer."
-        ) from error
+    except EdgeTransactError as error:
+        raise UsageError(error.message, fix=error.fix) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UsageError(
             f"{path} is not a JSON list of objects", fix="Write one object per layer, as `inspect --json` prints."

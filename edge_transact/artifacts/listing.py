@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact.artifacts.digests import SEAL, UNSEALED, is_sealed, seal, sha256
+from edge_transact.reading import checked, read_object
 
 FILES = "files"
 """The key of the list: path relative to the directory, to sha256 in hex."""
@@ -50,5 +51,4 @@ def listed(listing: Path) -> dict[str, str]:
     """The list; empty if there is none, or if the file was changed since."""
     if is_sealed(listing) is not True:
         return {}
-    found: dict[str, str] = json.loads(listing.read_text())[FILES]
-    return found
+    return checked(dict[str, str], read_object(listing).get(FILES), listing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, fields
 from fnmatch import fnmatch
@@ -17,6 +16,7 @@ from edge_transact.artifacts.digests import is_sealed, sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.listing import files_beside, write_listing
 from edge_transact.errors import EdgeTransactError, closest, first_problem
+from edge_transact.reading import checked, parsed, read_bytes
 from edge_transact.widths import LayerWidths, WidthPlan
 
 
@@ -81,10 +81,11 @@ class Manifest:
             EdgeTransactError: There is no manifest, it was changed, or this version can't read it.
         """
         path = directory / MANIFEST
-        if path.is_file() and is_sealed(path) is False:
-            raise changed(path)
         try:
-            content = json.loads(path.read_text())
+            text = read_bytes(path)
+            if is_sealed(path) is False:
+                raise changed(path)
+            content = checked(dict[str, Any], parsed(text, path, "Build the model again."), path)
             plan = WidthPlan(**content["model"], layers=tuple(LayerWidths(**layer) for layer in content["widths"]))
             values = {item.name: content[item.name] for item in fields(cls) if item.name != "plan"}
             manifest = cls(plan=plan, **values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.reading import read_object
 
 WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
@@ -105,8 +105,8 @@ def _strangers(directory: Path) -> list[str]:
     kind = next((names for names in OURS if _are_ours(directory, names)), ())
     listed, others = set(kind), re.compile(OURS.get(kind, "(?!)"), re.VERBOSE)
     if kind:
-        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-            listed |= set(json.loads((directory / kind[0]).read_text()).get("files", ()))
+        with suppress(OSError, TypeError, EdgeTransactError):
+            listed |= set(read_object(directory / kind[0]).get("files", ()))
     strangers: list[str] = []
     for root, directories, files in os.walk(directory):
         links = [name for name in directories if os.path.islink(os.path.join(root, name))]

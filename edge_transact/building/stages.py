@@ -29,6 +29,7 @@ from edge_transact.progress import working
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import TEXT_STEP, computation, ingredients, prune, resolved
 from edge_transact.quantization import Quantization
+from edge_transact.reading import read_json
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.calibrated import round_model
 from edge_transact.rounding.choice import rounding_named
@@ -130,7 +131,7 @@ def place_weights(
 
     recipe = cache.Recipe("weights", f"quantize to {quantization.name}", ingredients, make)
     digests = cache.place(recipe, directory)
-    calibration = json.loads((codes / _CALIBRATION).read_text()) if codes else None
+    calibration = read_json(codes / _CALIBRATION) if codes else None
     return Weights(name, calibration, digests)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from edge_transact.errors import EdgeTransactError, first_problem
+from edge_transact.reading import checked, parsed, read_bytes
 
 MODELS_JSON = "edge/models.json"
 """Its place in an app's assets, beside the models' files in ``edge/ID/``."""
@@ -65,18 +65,16 @@ class AppModels(_Record):
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> AppModels:
         """Reads ``models.json``; `EdgeTransactError` if this version can't."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            message = f"{where} cannot be read ({first_problem(error)})"
-            raise EdgeTransactError(message, fix="Bundle the app again.") from error
+        return checked(cls, parsed(text, where, BUNDLE), where, BUNDLE)
 
     @classmethod
     def of_project(cls, project: Path) -> AppModels:
         """The models of a project that `bundle` wrote."""
         path = project / ASSETS / MODELS_JSON
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(read_bytes(path, BUNDLE), str(path))
 
+
+BUNDLE = "Bundle the app again."
 
 ASSETS = Path("app/src/main/assets")
 """A project's assets."""

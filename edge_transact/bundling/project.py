@@ -22,6 +22,7 @@ from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
 from edge_transact.progress import bar
+from edge_transact.reading import read_object
 from edge_transact.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Project(Summarized):
         """The project in a directory; `EdgeTransactError` if there is none that this version can read."""
         path = directory / RECORD
         try:
-            record = json.loads(path.read_text())
+            record = read_object(path, "Bundle the app again.")
             return cls(directory, record["application_id"], AppModels.of_project(directory).models, record["digest"])
         except FileNotFoundError as error:
             raise EdgeTransactError(

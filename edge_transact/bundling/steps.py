@@ -20,6 +20,7 @@ from edge_transact.doctor.android import ALIGNED_NDK, find_ndk, ndk_revision
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.checkout import find
 from edge_transact.progress import working
+from edge_transact.reading import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def package_step(directory: Path) -> Step:
     }
     if ndk_revision(ndk)[0] < ALIGNED_NDK:
         environment |= ALIGN
-    config = json.loads((directory / PACKAGE_CONFIG).read_text())
+    config = read_object(directory / PACKAGE_CONFIG)
     archives = sorted(config["model_lib_path_for_prepare_libs"].values())
     arguments = ["--package-config", PACKAGE_CONFIG, "--mlc-llm-source-dir", str(source), "--output", "dist"]
     return Step(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, NonNegativeInt
 
 from edge_transact import costs
 from edge_transact.architecture.families import FAMILIES, order_in_heads, rope_parameters, translated
@@ -20,7 +21,8 @@ from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
-from edge_transact.errors import EdgeTransactError, first_problem
+from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import AGAIN, checked, opened, parsed, read_model, read_object
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -45,12 +47,18 @@ class _HeaderEntry(BaseModel):
     """A tensor in the header of a safetensors file; offsets count from the end of the header."""
 
     dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+    shape: tuple[NonNegativeInt, ...]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
-_HEADER = TypeAdapter(dict[str, _HeaderEntry | dict[str, str]])
+_HEADER = dict[str, _HeaderEntry | dict[str, str]]
 """A header: tensors by name, and ``__metadata__``, a map of strings."""
+
+_MOST_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Of a value, for the dtypes in which models are stored."""
 
 
 @dataclass(frozen=True)
@@ -262,15 +270,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise EdgeTransactError(f"{path} is not a directory", fix="Name the directory that holds config.json.")
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = read_object(file, "Download the checkpoint again.")
     except FileNotFoundError as error:
         raise EdgeTransactError(
             f"{path} has no config.json", fix="Name a Hugging Face checkpoint directory or a .gguf file."
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EdgeTransactError(f"{file} is not JSON: {error}", fix="Download the checkpoint again.") from error
-    if not isinstance(config, dict):
-        raise EdgeTransactError(f"{file} is not a JSON object", fix="Download the checkpoint again.")
     if refused := unsupported(config):
         problem, fix = refused
         raise EdgeTransactError(f"{path}: {problem}", fix=fix)
@@ -282,12 +286,7 @@ def _read_headers(path: Path) -> dict[str, _StoredTensor]:
     if single.is_file():
         return _read_header(single)
     if index.is_file():
-        try:
-            files = set(_Index.model_validate_json(index.read_bytes()).weight_map.values())
-        except ValidationError as error:
-            raise EdgeTransactError(
-                f"{index} is not an index of safetensors ({first_problem(error)})", fix="Download it again."
-            ) from error
+        files = set(read_model(_Index, index, "Download it again.", "an index of safetensors").weight_map.values())
         stored: dict[str, _StoredTensor] = {}
         for name in sorted(files):
             stored |= _read_header(path / Path(name).name)
@@ -307,26 +306,34 @@ def _read_headers(path: Path) -> dict[str, _StoredTensor]:
 def _read_header(file: Path) -> dict[str, _StoredTensor]:
     """The tensors in a safetensors header: a little-endian u64 length, then JSON of that length, then the data."""
     try:
-        actual = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if actual < 8 + length:
-                raise EdgeTransactError(
-                    f"{file} is truncated: {actual} bytes, its header alone says {8 + length}",
-                    fix="Copy or download the file again.",
-                )
-            header = _HEADER.validate_json(stream.read(length))
+        stream = opened(file)
     except FileNotFoundError as error:
         raise EdgeTransactError(f"{file} is missing", fix="Download the complete checkpoint again.") from error
-    except ValidationError as error:
-        raise EdgeTransactError(
-            f"{file} is not a safetensors file ({first_problem(error)})", fix="Download the file again."
-        ) from error
+    with stream:
+        actual = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if actual < 8 + length:
+            raise EdgeTransactError(
+                f"{file} is truncated: {actual} bytes, its header alone says {8 + length}", fix=AGAIN
+            )
+        if length > _MOST_HEADER_BYTES:
+            raise EdgeTransactError(f"{file} is not a safetensors file: its header has {length:,} bytes", fix=AGAIN)
+        header = checked(_HEADER, parsed(stream.read(length), f"{file}: its header"), file, AGAIN, "a safetensors file")
     tensors = {name: entry for name, entry in header.items() if isinstance(entry, _HeaderEntry)}
-    expected = 8 + length + max((entry.data_offsets[1] for entry in tensors.values()), default=0)
+    end = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
+        size = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
+        if entry.data_offsets[0] != end or (size and entry.data_offsets[1] != end + size):
+            raise EdgeTransactError(
+                f"{file} is damaged: tensor {name} of {entry.dtype} {list(entry.shape)} is at {entry.data_offsets}, "
+                f"the one before it ends at {end}",
+                fix=AGAIN,
+            )
+        end = entry.data_offsets[1]
+    expected = 8 + length + end
     if actual != expected:
         raise EdgeTransactError(
             f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
-            fix="Copy or download the file again.",
+            fix=AGAIN,
         )
     return {name: _StoredTensor(file, entry.dtype, entry.shape, name) for name, entry in tensors.items()}

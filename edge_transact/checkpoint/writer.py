@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from edge_transact.checkpoint.auto_classes import AUTO_MODELS
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
+from edge_transact.reading import read_object
 from edge_transact.version import __version__
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
@@ -101,8 +101,7 @@ def write_provenance(directory: Path, record: Mapping[str, object]) -> None:
 
 def provenance_of(directory: Path) -> dict[str, Any]:
     """How a checkpoint was made, without what is of its files; empty if there is no record of it."""
-    file = directory / PROVENANCE_FILE
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    found = read_object(directory / PROVENANCE_FILE, optional=True)
     return {key: value for key, value in found.items() if key not in (FILES, SEAL)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from edge_transact.gguf import layout, q4_0
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.quantization import get_quantization
+from edge_transact.reading import read_object
 from edge_transact.runtimes import gguf_architecture
 from edge_transact.weights import ShardReader
 from edge_transact.weights.trained import TRAINED
@@ -138,7 +138,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
         )
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
-    config = json.loads(path.read_text())
+    config = read_object(path)
     model_config = config["model_config"]
     _require_loadable(str(directory), plan, model_config["rope_scaling"])
     # Never from the DIST's own Python: a DIST to export is data.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from edge_transact.evaluation.models import evaluate_model
 from edge_transact.evaluation.report_text import TEXT, WINDOWS
 from edge_transact.healing.run import HealResult, teacher_of
 from edge_transact.options import written
+from edge_transact.reading import read_object
 from edge_transact.system.machine import machine_name
 
 TRAINED, HELD_OUT = 0, 1
@@ -41,7 +41,7 @@ def write_report(result: HealResult, directory: Path, text: str, *, force: bool 
     command = written.line(
         "heal", result.source.path, *written.words(result.options), "-o", output, "--report", directory
     )
-    versions = json.loads((output / PROVENANCE_FILE).read_text())["versions"]
+    versions = read_object(output / PROVENANCE_FILE)["versions"]
     with new_directory(directory, force=force) as fresh:
         result.measures.write(fresh)
         origin = Origin(command, machine_name(), versions, written.rows(result.options))

@@ -294,6 +294,6 @@ def ingredients(
 
 def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
     """The checkpoint's provenance; a model without one is its own source."""
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, EdgeTransactError):
         return provenance_of(source.path) or {"source": source_name(model)}
     return {"source": source_name(model)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.hub.download import HUB_ID, refused
+from edge_transact.reading import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def _card(directory: Path, repository: str, revision: str | None) -> bytes:
 def _source(directory: Path) -> str | None:
     """The hub id of the model that this one was pruned from, if it is on the hub."""
     try:
-        source = json.loads((directory / PROVENANCE_FILE).read_text()).get("source")
-    except (OSError, ValueError, AttributeError):
+        source = read_object(directory / PROVENANCE_FILE).get("source")
+    except (OSError, EdgeTransactError):
         return None
     match = HUB_ID.fullmatch(source) if isinstance(source, str) else None
     return match["repository"] if match else None

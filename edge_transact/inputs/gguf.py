@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from edge_transact.architecture.families import FAMILIES, SOURCE_TYPE
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
@@ -20,12 +22,15 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import layout
 from edge_transact.gguf.q4_0 import BLOCK_BYTES
 from edge_transact.progress import track, working
+from edge_transact.reading import checked, parsed
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from gguf import GGUFReader, ReaderTensor
+
+T = TypeVar("T")
 
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 """RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
@@ -109,6 +114,11 @@ class _Model:
         field = self.reader.get_field(name)
         return (field.contents() if field else None) or default
 
+    def _json(self, name: str, schema: type[T]) -> T:
+        """The value of JSON text in the metadata."""
+        where = f"{self.file}, {name}"
+        return checked(schema, parsed(checked(str, self.field(name, "{}"), where), where), where)
+
     @cached_property
     def tensors(self) -> dict[str, ReaderTensor]:
         return {tensor.name: tensor for tensor in self.reader.tensors}
@@ -116,7 +126,7 @@ class _Model:
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``: the one that `export` kept, or what the metadata says."""
-        return json.loads(stored) if (stored := self.field(layout.CONFIG)) else self._config()
+        return self._json(layout.CONFIG, dict[str, Any]) or self._config()
 
     @cached_property
     def plan(self) -> WidthPlan:
@@ -126,7 +136,7 @@ class _Model:
     def rope_pairs(self) -> Sequence[np.ndarray]:
         import numpy as np
 
-        kept = json.loads(self.field(layout.PAIRS, "{}"))
+        kept = self._json(layout.PAIRS, dict[str, list[list[Annotated[int, Field(ge=0, lt=self.plan.head_dim // 2)]]]])
         every = np.arange(self.plan.head_dim // 2, dtype=np.int32)
         return [
             np.array(kept[str(index)], np.int32)

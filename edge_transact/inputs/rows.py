@@ -6,7 +6,6 @@ it is the document in its column ``text``, or in its only column of strings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.html import strip_html
+from edge_transact.reading import parsed
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 
@@ -91,10 +91,7 @@ def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{place}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EdgeTransactError(f"{where} is not JSON: {error}", fix="Write one object per line.") from error
+        row = parsed(line, where, "Write one object per line.")
         if isinstance(row, str):
             yield row
             continue

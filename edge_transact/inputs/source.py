@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID
 from edge_transact.inputs.models import DEMO_MODELS, resolve_model
+from edge_transact.reading import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:
     checkpoint was trained since.
     """
     try:
-        provenance = json.loads((checkpoint.path / PROVENANCE_FILE).read_text())
+        provenance = read_object(checkpoint.path / PROVENANCE_FILE)
         name = provenance["source"]
         if not _is_here(name):
             logger.info(f"{name}, from which this model was pruned, is not on this machine")

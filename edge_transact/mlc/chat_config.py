@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveInt
 
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
-from edge_transact.errors import EdgeTransactError, first_problem
 from edge_transact.mlc.conversation import conversation_template
+from edge_transact.reading import read_model, read_object
 
 CHAT_CONFIG_VERSION = "0.1.0"
 """MLC-LLM's version of the format."""
@@ -42,7 +41,11 @@ def chat_config(
     the conversation template. `model_type` is the name under which the definition registers itself; sizes are in
     tokens.
     """
-    generation = {**_read_json(checkpoint / "config.json"), **_read_json(checkpoint / "generation_config.json")}
+    generation = {
+        name: value
+        for file in ("config.json", "generation_config.json")
+        for name, value in read_object(checkpoint / file, optional=True).items()
+    }
     eos = generation.get("eos_token_id", 2)
     eos_ids = [token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
     return {
@@ -72,12 +75,7 @@ def chat_config(
 
 def check_chat_config(path: Path) -> None:
     """Raises an `EdgeTransactError` if a file, which people may edit, isn't what MLC's engine can begin with."""
-    try:
-        _ForEngines.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise EdgeTransactError(
-            f"{path} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
-        ) from error
+    read_model(_ForEngines, path, "Correct it, or build the model again.")
 
 
 class _ForEngines(BaseModel):
@@ -97,10 +95,6 @@ def _number(value: object, default: float) -> object:
     return default if value is None else value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
     """Number of the tokenizer's tokens. There may be more logits, as padding."""
     path = checkpoint / "tokenizer.json"
@@ -116,7 +110,7 @@ def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:
 
     A directory without ``tokenizer.json`` has a SentencePiece model with byte fallback.
     """
-    tokenizer = _read_json(checkpoint / "tokenizer.json")
+    tokenizer = read_object(checkpoint / "tokenizer.json", optional=True)
     decoders = _steps(tokenizer.get("decoder"), "decoders")
     normalizers = _steps(tokenizer.get("normalizer"), "normalizers")
     byte_level = any(step.get("type") == "ByteLevel" for step in decoders)

@@ -21,6 +21,7 @@ from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc.checkout import CHECK_OUT_KNOWN, KNOWN_PAIR, find
 from edge_transact.quantization import Quantization
+from edge_transact.reading import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +73,14 @@ class MLC:
         which MLC's don't have. `emitted` holds the definition, and `sizes` are those of the chat configuration.
         """
         path = directory / CHAT_CONFIG
-        ours = json.loads(path.read_text())
+        ours = read_object(path)
         with scratch_directory() as scratch:
             source = _as_defined(checkpoint, definition, scratch)
             common = (str(source), f"--quantization={quantization.name}", f"--output={directory}")
             options = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
             self._run(emitted, "gen_config", *common, f"--conv-template={ours['conv_template']['name']}", *options)
             self._run(emitted, "convert_weight", *common, "--device=cpu")
-        theirs = json.loads(path.read_text())
+        theirs = read_object(path)
         kept = {"model_lib": ours["model_lib"], "conv_template": ours["conv_template"]}
         kept["model_config"] = {**ours["model_config"], **theirs["model_config"]}
         filled = {key: value for key, value in ours.items() if theirs.get(key) is None}
@@ -147,7 +148,7 @@ def _as_defined(checkpoint: Path, definition: Definition, scratch: Path) -> Path
     for path in checkpoint.iterdir():
         if path.name != "config.json":
             (scratch / path.name).symlink_to(path.resolve())
-    config = json.loads((checkpoint / "config.json").read_text())
+    config = read_object(checkpoint / "config.json")
     config |= definition.config.asdict() | {"model_type": MODEL_TYPE}
     (scratch / "config.json").write_text(json.dumps(config))
     return scratch

@@ -17,6 +17,7 @@ from edge_transact.options import Options, options_of
 from edge_transact.options.model import description_of
 from edge_transact.project.schema import DEFAULT_OUTPUT, FILE, Build, Heal, Project, Prune, read_project
 from edge_transact.pruning.options import BUDGET_KEYS, BUDGETS
+from edge_transact.reading import read_text
 
 
 def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) -> Project:
@@ -31,7 +32,7 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
     if path.exists():
         if not force:
             raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it with --force.")
-        project, text = read_project(path), path.read_text(encoding="utf-8")
+        project, text = read_project(path), read_text(path)
     else:
         text = _new_file()
         project = Project.model_validate(tomlkit.parse(text).unwrap())

@@ -19,6 +19,7 @@ from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.healing.options import HealOptions
 from edge_transact.options import IN_A_FILE, Options
 from edge_transact.pruning.options import BUDGET_KEYS, PruneChoices
+from edge_transact.reading import read_text
 
 FILE = "edge-transact.toml"
 DEFAULT_OUTPUT = "dist"
@@ -95,16 +96,14 @@ def read_project(path: Path) -> Project:
         EdgeTransactError: The file isn't TOML, or breaks the schema; the message has line, key, value and a suggestion.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "Check the file, or start over: init.")
         return Project.model_validate(tomllib.loads(text), context=IN_A_FILE)
-    except tomllib.TOMLDecodeError as error:
+    except ValidationError as error:
+        raise _file_error(path, text, error) from error
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, arrays 1,000 deep
         raise EdgeTransactError(
             f"{path} is not TOML: {error}", fix="Correct that line, or start over: init."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Check the file, or start over: init.") from error
-    except ValidationError as error:
-        raise _file_error(path, text, error) from error
 
 
 def json_schema() -> dict[str, Any]:

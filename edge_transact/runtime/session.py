@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.artifacts.manifest import not_a_dist
-from edge_transact.errors import EdgeTransactError, first_problem
+from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import read_model
 from edge_transact.runtime.chat_template import Message
 from edge_transact.runtime.host import HostModel, import_tvm_ffi
 from edge_transact.runtime.opening import Opening
@@ -42,12 +43,7 @@ class ChatConfig(Sampling):
         path = dist / CHAT_CONFIG
         if not path.is_file():
             raise not_a_dist(dist, path.name)
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise EdgeTransactError(
-                f"{path} cannot be read ({first_problem(error)})", fix="Correct it, or build the model again."
-            ) from error
+        return read_model(cls, path, "Correct it, or build the model again.")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import read_object, read_text
 from edge_transact.runtime.chat_template import Message, default_template, render_chat, require_template
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class TextCodec:
     def chat_template(self) -> str | None:
         """The chat template; `None` for a base model, which continues text."""
         file = self.directory / "chat_template.jinja"
-        template = file.read_text(encoding="utf-8") if file.is_file() else self._config.get("chat_template")
+        template = read_text(file) if file.is_file() else self._config.get("chat_template")
         return default_template(template)
 
     @property
@@ -136,8 +136,7 @@ def _configuration(directory: Path) -> dict[str, Any]:
     """``tokenizer_config.json``, with the additions of older files beside it, as in transformers."""
 
     def read(name: str) -> dict[str, Any]:
-        path = directory / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_object(directory / name, optional=True)
 
     config = read(CONFIG)
     if "added_tokens_decoder" not in config:

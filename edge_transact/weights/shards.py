@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from edge_transact.artifacts.dist_files import TENSOR_CACHE
-from edge_transact.errors import EdgeTransactError, first_problem
+from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import read_model
 
 SHARD_BYTES = 32 << 20
 """The most bytes of a shard, unless a tensor is larger."""
@@ -201,13 +202,9 @@ class ShardReader:
         self._directory = directory
         path = directory / TENSOR_CACHE
         try:
-            shards = TensorCache.model_validate_json(path.read_bytes()).records
+            shards = read_model(TensorCache, path, "Build the model again.", "a tensor cache index").records
         except FileNotFoundError as error:
             raise EdgeTransactError(f"{path} does not exist", fix="Name a directory that `build` wrote.") from error
-        except ValidationError as error:
-            raise EdgeTransactError(
-                f"{path} is not a tensor cache index ({first_problem(error)})", fix="Build the model again."
-            ) from error
         self._records = {record.name: (shard, record) for shard in shards for record in shard.records}
         for shard in shards:
             self._check_size(directory / shard.dataPath, shard.nbytes)

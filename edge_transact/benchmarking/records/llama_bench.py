@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
-from edge_transact.errors import EdgeTransactError, UsageError, first_problem
+from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.reading import read_model
 
 
 class Test(BaseModel):
@@ -33,19 +34,12 @@ class Test(BaseModel):
     samples_ns: list[int]
 
 
-_TESTS = TypeAdapter(list[Test])
-
-
 def read_llama_bench(path: Path) -> list[Test]:
     """The tests in a file; an `EdgeTransactError` if it isn't llama-bench's."""
     try:
-        return _TESTS.validate_json(path.read_bytes())
+        return read_model(list[Test], path, "Write it again.", "what llama-bench -o json prints")
     except FileNotFoundError as error:
         raise EdgeTransactError(f"{path} does not exist", fix="Write it with llama-bench -o json.") from error
-    except ValidationError as error:
-        raise EdgeTransactError(
-            f"{path} is not what llama-bench -o json prints ({first_problem(error)})", fix="Write it again."
-        ) from error
 
 
 def repetitions_of(tests: Sequence[Test], measured: Sequence[Record]) -> list[RepetitionRecord]:

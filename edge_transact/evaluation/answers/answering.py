@@ -6,7 +6,6 @@ empty line or the next question.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluation.answers.decoding import decode_in_library, decode_in_torch
 from edge_transact.evaluation.answers.degenerate import Degenerate, degenerate
 from edge_transact.progress import bar
+from edge_transact.reading import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,8 +99,7 @@ def stop_ids(codec: TextCodec) -> set[int]:
     """The tokens that end an answer: those of the model's configuration, and of its chat template."""
     found = set()
     for name in ("generation_config.json", "config.json", CHAT_CONFIG):
-        if (path := codec.directory / name).is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
+        if config := read_object(codec.directory / name, optional=True):
             eos = config.get("conv_template", {}).get("stop_token_ids", config.get("eos_token_id"))
             found |= set(eos if isinstance(eos, list) else [eos])
     template = codec.chat_template or ""

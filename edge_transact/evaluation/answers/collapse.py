@@ -6,7 +6,6 @@ prompt endlessly. A dozen answers of at most `MAX_TOKENS` tokens show that in se
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from edge_transact.evaluation.answers.basics import AnswerRow
 from edge_transact.evaluation.answers.degenerate import Degenerate
 from edge_transact.evaluation.answers.questions import quick_questions
 from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.reading import read_object
 
 THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/lab/degenerate-answers.md` has the measurements behind it."""
@@ -83,7 +83,7 @@ def _made_from(model: Path) -> tuple[Path | None, str]:
     """The pruned checkpoint that a model is or that a DIST was built from, if any, and the DIST's quantization."""
     quantization = ""
     if (model / MANIFEST).is_file():
-        manifest = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_object(model / MANIFEST)
         model, quantization = Path(manifest["source"]), manifest["quantization"]
     return model if (model / PROVENANCE_FILE).is_file() else None, quantization
 

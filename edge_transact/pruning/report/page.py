@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from edge_transact.pruning.report import figures
 from edge_transact.pruning.run import PruneResult
 from edge_transact.pruning.units import MODULES, QUERIES, UNITS
 from edge_transact.quantization import get_quantization
+from edge_transact.reading import read_object
 from edge_transact.system.machine import machine_name
 
 REPORT_STEP = "figures"
@@ -117,7 +117,7 @@ def _origin(result: PruneResult, directory: Path) -> Origin:
         "--report",
         directory,
     )
-    versions = json.loads((output / PROVENANCE_FILE).read_text())["versions"]
+    versions = read_object(output / PROVENANCE_FILE)["versions"]
     return Origin(
         command, machine_name(), versions, [*written.rows(options), *(written.rows(training) if training else ())]
     )
