@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from edge_transact.pruning.options import PruneOptions as PruneOptions
     from edge_transact.pruning.run import PruneResult as PruneResult
     from edge_transact.runtime.session import Session as Session
+    from edge_transact.verification import verify as verify
     from edge_transact.widths import LayerWidths as LayerWidths
     from edge_transact.widths import WidthPlan as WidthPlan
 
@@ -73,6 +74,7 @@ _API = {
     "inspect": "api",
     "load": "api",
     "prune": "api",
+    "verify": "verification",
 }
 """Each name of the API, and its module."""
 

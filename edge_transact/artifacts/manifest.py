@@ -60,6 +60,13 @@ class Manifest:
         """Stored bits per parameter, including scales and the padding of ragged groups."""
         return 8 * self.weights_bytes / self.parameters
 
+    def answer(self) -> tuple[list[int], list[int]] | None:
+        """The parity record's prompt and torch's greedy tokens; `None` if only some of the layers were compared."""
+        parity = self.parity
+        if parity.get("layers") != self.plan.num_hidden_layers or not parity.get("greedy_ids"):
+            return None
+        return list(parity["prompt_ids"]), list(parity["greedy_ids"])
+
     def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
         """Writes ``manifest.json``, with the sha256 of every file in `directory`, itself included."""
         values = {name: value for name, value in vars(self).items() if name not in ("plan", "files")}

@@ -46,13 +46,6 @@ class BenchModel:
         read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
         return read // lengths.batch_size
 
-    def check(self) -> tuple[list[int], list[int]] | None:
-        """The parity record's prompt and torch's greedy tokens; None if the build compared only some of the layers."""
-        parity = self.manifest.parity
-        if parity.get("layers") != self.manifest.plan.num_hidden_layers or not parity.get("greedy_ids"):
-            return None
-        return list(parity["prompt_ids"]), list(parity["greedy_ids"])
-
     def prompt(self, tokens: int) -> list[int]:
         """A prompt of `prompt_ids` for its vocabulary."""
         return prompt_ids(self.manifest.plan.vocab_size, tokens)

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -40,14 +41,21 @@ def examine_apk(path: Path) -> list[Check]:
     try:
         with path.open("rb") as file, ZipFile(file) as archive:
             libraries = [entry for entry in archive.infolist() if _is_library(entry)]
-            checks = [_abi(archive, libraries), _segments(archive, libraries), _offsets(file, libraries)]
-            return [*checks, *_zipalign(path), *_models(archive)]
-    except (OSError, BadZipFile, struct.error) as error:
+            checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
+            return [*checks, _offsets(file, libraries), *_zipalign(path), *_models(archive)]
+    # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
+    except (OSError, BadZipFile, struct.error, zlib.error, EOFError, RuntimeError) as error:
         raise EdgeTransactError(f"{path} is not a complete APK: {error}", fix="Build it, or copy it, again.") from error
 
 
 def _is_library(entry: ZipInfo) -> bool:
     return entry.filename.startswith("lib/") and entry.filename.endswith(".so")
+
+
+def _entries(archive: ZipFile) -> Check:
+    damaged = archive.testzip()
+    found = f"{damaged} is damaged" if damaged else f"{len(archive.namelist())} entries have their CRC-32"
+    return verdict("entries", damaged is None, found, _BUILD)
 
 
 def _abi(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:

@@ -40,6 +40,7 @@ COMMANDS = {
     "bench": "Measure latency and memory of models on phones or on this host.",
     "bundle": "Write an Android Studio project with models in it: a library module to build on, and a chat app.",
     "install": "Copy the weights of models that are too large for an app into its files on a phone, over adb.",
+    "verify": "Compare outputs, byte by byte, with the sha256 that was recorded when they were written.",
     "init": "Write an `edge-transact.toml`, with which `edge-transact build` alone does the whole job.",
     "doctor": "List what each job needs on this machine, and how to install what is missing.",
     "cache": "List the cached results of earlier runs, or delete them.",
@@ -47,7 +48,7 @@ COMMANDS = {
 }
 """The commands in the order of ``--help``, with the first sentence of each one's docstring."""
 
-OTHERS = ("init", "doctor", "cache", "push")
+OTHERS = ("verify", "init", "doctor", "cache", "push")
 """Those that aren't on the way from a checkpoint to an answer."""
 
 

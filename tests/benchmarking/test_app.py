@@ -79,7 +79,7 @@ def test_an_app_that_is_not_there(phone, run_bench):
 def test_an_app_that_says_something_else(phone, run_bench, tiny_dist):
     """The app compares no tokens; what it says is compared here."""
     (model,) = open_models([tiny_dist], [])
-    _, known = model.check()
+    _, known = model.manifest.answer()
     tokenizer = TextCodec(tiny_dist).tokenizer.backend_tokenizer
     text = tokenizer.decode(known[:2], skip_special_tokens=False) + "?"
     lines = [

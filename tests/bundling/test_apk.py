@@ -11,6 +11,7 @@ from edge_transact.bundling.apk import ENGINE, examine_apk
 from edge_transact.bundling.project import bundle
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.errors import EdgeTransactError
+from edge_transact.verification import verify
 from tests.support.command import run, said
 from tests.support.dists import CLANG, make_dist
 from tests.support.examples import examples_with, run_line, split
@@ -89,7 +90,7 @@ def test_a_complete_app(apk, tmp_path):
     path = apk.write(tmp_path / "app.apk")
     checks = {check.name: check.found for check in examine_apk(path)}
     assert failed(path) == {}
-    assert list(checks) == ["abi", "segments", "offsets", "libraries", "models"]
+    assert list(checks) == ["entries", "abi", "segments", "offsets", "libraries", "models"]
     assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
     assert checks["models"].startswith("tiny (")
     assert all(check["ok"] for check in said("doctor", path)["checks"])
@@ -138,6 +139,16 @@ def test_weights_that_are_missing_damaged_or_compressed(apk, tmp_path):
     assert "tiny/params_shard_0.bin is damaged" in problems and "tiny/tensor-cache.json is missing" in problems
     del apk.entries[f"{ASSETS}/models.json"]
     assert failed(apk.write(path)) == {"models": f"no {ASSETS}/models.json"}
+
+
+def test_a_damaged_entry(apk, tmp_path):
+    """As a disk damages it: what the archive says of it stays. `verify` checks an APK in the same way."""
+    apk.entries["classes.dex"] = b"code" * 100
+    path = apk.write(tmp_path / "app.apk")
+    assert all(check.ok for check in verify(path))
+    path.write_bytes(path.read_bytes().replace(b"codecode", b"codfcode", 1))
+    assert failed(path) == {"entries": "classes.dex is damaged"}
+    assert [check.name for check in verify(path) if not check.ok] == [f"{path}, entries"]
 
 
 def test_weights_that_are_installed_need_not_be_in_the_app(apk, tmp_path):

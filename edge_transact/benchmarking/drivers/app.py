@@ -79,7 +79,7 @@ class AppDriver(PhoneDriver):
             decode_tokens=visit.lengths.decode_tokens,
             repetitions=visit.repetitions,
             warmups=self.conditions.warmups,
-            check=model.check(),
+            check=model.manifest.answer(),
             timeout_s=self.conditions.timeout_s,
         )
         deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
@@ -140,7 +140,7 @@ class AppDriver(PhoneDriver):
 
 def _checked(line: CheckLine, model: BenchModel) -> CheckLine:
     """The line with the number of tokens of the parity record whose text the app's answer begins with."""
-    record = model.check()
+    record = model.manifest.answer()
     if record is None or line.text is None:
         return line
     from edge_transact.runtime.text import TextCodec

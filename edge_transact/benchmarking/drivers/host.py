@@ -74,7 +74,7 @@ class HostDriver:
             batch_size=visit.lengths.batch_size,
             repetitions=visit.repetitions,
             warmups=self._conditions.warmups,
-            check=model.check(),
+            check=model.manifest.answer(),
             threads=self._conditions.threads or None,
         )
         process = self._start(request)

@@ -141,7 +141,7 @@ class RunnerDriver(PhoneDriver):
             options["--threads"] = self.conditions.threads
         if self.conditions.cores:
             options["--cores"] = self.conditions.cores
-        parity = model.check()
+        parity = model.manifest.answer()
         if parity is not None:
             record = f"{self._runs}/{run}.check"
             self.device.push(_id_lines(*parity), record)
