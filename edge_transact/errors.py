@@ -55,12 +55,10 @@ def closest(name: str, choices: Iterable[str]) -> str:
 def first_problem(error: ValidationError) -> str:
     """The first problem that pydantic found in a record, on one line: field, value and what is wrong with it."""
     first = error.errors(include_url=False)[0]
-    problem = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("missing", "value_error", "json_invalid"):
-        value = ""
-    else:
+    where = ".".join(map(str, first["loc"]))[:200]
+    if where and first["type"] not in ("missing", "value_error"):
         import reprlib
 
-        value = f"{reprlib.repr(first['input'])}: "
-    where = ".".join(map(str, first["loc"]))[:200]
-    return f"{where}: {value}{problem}" if where else f"{value}{problem}"
+        where += f" is {reprlib.repr(first['input'])}"
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {problem}" if where else problem

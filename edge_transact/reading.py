@@ -108,9 +108,11 @@ def checked(schema: type[T], value: object, where: object, fix: str = AGAIN, wha
         EdgeTransactError: It breaks the schema; the message names the place, the field, its value and what is allowed.
     """
     from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import to_json
 
     try:
-        return TypeAdapter(schema).validate_python(value)
+        # As JSON, in which lists are tuples, and still no text is a number.
+        return TypeAdapter(schema).validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         problem = f"is not {what}" if what else "cannot be read"
         raise EdgeTransactError(f"{where} {problem} ({first_problem(error)})", fix=fix) from error

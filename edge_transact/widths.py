@@ -62,6 +62,9 @@ class LayerWidths:
         return self.num_attention_heads * self.v_head_dim
 
 
+MOST_LAYERS, MOST_HEAD_DIM = 1000, 1 << 14
+"""Bounds for files from outside, far beyond those of models."""
+
 CACHE_HEAD_DIM_MULTIPLE = 16
 """What attention kernels are fast on: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
 
@@ -120,6 +123,10 @@ class WidthPlan:
                 fix="The KV cache has one ratio for the whole model: use the same one in every layer.",
             )
         widest = max(layer.qk_head_dim for layer in self.layers)
+        if max(self.head_dim, widest) > MOST_HEAD_DIM:
+            raise UsageError(
+                f"head_dim is {max(self.head_dim, widest)}, more than any model's", fix="Correct it, or use a copy."
+            )
         sizes = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "head_dim": self.head_dim or widest}
         _require_sizes(sizes)  # they become source code, in `definition`
         object.__setattr__(self, "head_dim", self.head_dim or widest)

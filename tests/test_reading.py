@@ -66,6 +66,6 @@ def test_a_schema_names_field_value_and_what_is_allowed(tmp_path):
 
     (tmp_path / "sizes.json").write_text('{"layers": "12"}')
     with pytest.raises(
-        EdgeTransactError, match=r"sizes.json cannot be read \(layers: '12': Input should be a valid int"
+        EdgeTransactError, match=r"sizes.json cannot be read \(layers is '12': Input should be a valid int"
     ):
         read_model(Sizes, tmp_path / "sizes.json")

@@ -110,7 +110,7 @@ def window_of(config: Mapping[str, Any]) -> int | None:
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None or family.model_type == "llama" or (family.has_window and not config.get(family.has_window)):
         return None
-    if "sliding_attention" not in config.get("layer_types", ("sliding_attention",)):
+    if "sliding_attention" not in (config.get("layer_types") or ("sliding_attention",)):
         return None
     window, context = {**family.defaults, **config}.get("sliding_window"), config.get("max_position_embeddings")
     has_all = isinstance(context, int) and isinstance(window, int) and window >= context

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from edge_transact.artifacts.digests import is_sealed, sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.listing import files_beside, write_listing
-from edge_transact.errors import EdgeTransactError, closest, first_problem
+from edge_transact.errors import EdgeTransactError, UsageError, closest
 from edge_transact.reading import checked, parsed, read_bytes
-from edge_transact.widths import LayerWidths, WidthPlan
+from edge_transact.widths import MOST_LAYERS, WidthPlan
+
+Size = Annotated[int, Field(gt=0, lt=1 << 31)]
+
+
+class _Widths(BaseModel):
+    """A model's widths in ``manifest.json``."""
+
+    model: dict[str, Any]
+    widths: Annotated[list[dict[str, Any]], Field(max_length=MOST_LAYERS)]
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,13 @@ class Manifest:
     quantization: str
     rounding: str | None
     calibration: Mapping[str, Any] | None
-    context_window_size: int
-    prefill_chunk_size: int
-    max_batch_size: int
+    context_window_size: Size
+    prefill_chunk_size: Size
+    max_batch_size: Size
     device_profile: str | None
     plan: WidthPlan
-    parameters: int
-    weights_bytes: int
+    parameters: PositiveInt
+    weights_bytes: PositiveInt
     libraries: Mapping[str, str]
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -90,21 +99,22 @@ class Manifest:
         path = directory / MANIFEST
         try:
             text = read_bytes(path)
-            if is_sealed(path) is False:
-                raise changed(path)
-            content = checked(dict[str, Any], parsed(text, path, "Build the model again."), path)
-            plan = WidthPlan(**content["model"], layers=tuple(LayerWidths(**layer) for layer in content["widths"]))
-            values = {item.name: content[item.name] for item in fields(cls) if item.name != "plan"}
-            manifest = cls(plan=plan, **values)
-            for name in (*manifest.files, *manifest.libraries.values()):
-                if Path(name).is_absolute() or ".." in Path(name).parts:
-                    raise ValueError(f"{name} is outside the directory")
-            return manifest
         except FileNotFoundError as error:
             raise not_a_dist(directory, MANIFEST) from error
-        except (ValueError, KeyError, TypeError, EdgeTransactError) as error:
-            problem = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-            raise EdgeTransactError(f"{path} cannot be read ({problem})", fix="Build the model again.") from error
+        if is_sealed(path) is False:
+            raise changed(path)
+        fix = "Build the model again."
+        content = parsed(text, path, fix)
+        widths = checked(_Widths, content, path, fix)
+        try:
+            plan = {**widths.model, "layers": widths.widths}
+            manifest = checked(cls, {**content, "plan": plan}, path, fix)
+        except UsageError as error:
+            raise EdgeTransactError(f"{path} cannot be read ({error.message})", fix=fix) from error
+        for name in (*manifest.files, *manifest.libraries.values()):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise EdgeTransactError(f"{path} cannot be read ({name} is outside the directory)", fix=fix)
+        return manifest
 
     def verify(self, directory: Path, *patterns: str) -> None:
         """Checks a DIST's files against their sha256.

@@ -21,6 +21,7 @@ from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.checkpoint.schema import Configuration, Kind
 from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import AGAIN, checked, opened, parsed, read_model, read_object
 from edge_transact.widths import WidthPlan
@@ -99,11 +100,13 @@ class Checkpoint(Summarized):
                 are no safetensors, a file is truncated, or a tensor is missing or has another shape.
         """
         path = Path(path)
-        config = translated(_read_config(path))
+        config = _read_config(path)
         stored = _read_headers(path)
-        # Before the plan, which has an entry for every layer that config.json claims.
+        # Before what has an entry for every layer that config.json claims.
         _check_layer_count(path, config.get("num_hidden_layers"), stored)
+        config = translated(config)
         plan = WidthPlan.from_config(config)
+        _check_rope_factors(path, config, plan.rotary_dim // 2)
         stored = _translated_tensors(path, stored, plan, str(config.get("model_type")))
         for name, shape in tensor_shapes(plan).items():
             _check_shape(path, stored, name, shape)
@@ -248,6 +251,16 @@ def _translated_tensors(
     return found
 
 
+def _check_rope_factors(path: Path, config: Mapping[str, Any], pairs: int) -> None:
+    rope = rope_parameters(config)
+    for name in ("short_factor", "long_factor") if rope.get("rope_type") == "longrope" else ():
+        if len(rope[name]) != pairs:
+            raise EdgeTransactError(
+                f"{path}: rope_parameters.{name} has {len(rope[name])} numbers for {pairs} pairs",
+                fix="Use the config.json that belongs to these weights.",
+            )
+
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -275,9 +288,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise EdgeTransactError(
             f"{path} has no config.json", fix="Name a Hugging Face checkpoint directory or a .gguf file."
         ) from error
+    checked(Kind, config, file)
     if refused := unsupported(config):
         problem, fix = refused
         raise EdgeTransactError(f"{path}: {problem}", fix=fix)
+    checked(Configuration, config, file)
     return config
 
 

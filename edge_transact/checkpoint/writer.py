@@ -20,6 +20,7 @@ from edge_transact.checkpoint.auto_classes import AUTO_MODELS
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
+from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import read_object
 from edge_transact.version import __version__
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
@@ -128,7 +129,12 @@ def model_config(config: Mapping[str, Any], plan: WidthPlan, **changes: object) 
     ours = ("model_type", "architectures", "auto_map", "per_layer_config", "dtype", "torch_dtype", *WIDTH_FIELDS)
     fields = {key: value for key, value in config.items() if key not in ours}
     fields |= asdict(plan.widest) | {"head_dim": plan.head_dim, "num_hidden_layers": plan.num_hidden_layers}
-    return EdgeLlamaConfig(**fields | {"per_layer_config": plan.per_layer_config() or None} | changes)
+    try:
+        return EdgeLlamaConfig(**fields | {"per_layer_config": plan.per_layer_config() or None} | changes)
+    except Exception as error:  # of several packages
+        raise EdgeTransactError(
+            f"transformers can't use config.json: {' '.join(str(error).split())}", fix="Correct that field."
+        ) from error
 
 
 def write_config(directory: Path, config: Mapping[str, Any], plan: WidthPlan, dtype: torch.dtype) -> None:

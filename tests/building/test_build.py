@@ -243,7 +243,7 @@ def test_what_config_json_leaves_out_or_has_as_null_is_the_default(make_llama, t
     [
         ("tokenizer.json", "changed after the build"),
         ("params_shard_0.bin", "changed after the build"),
-        ("mlc-chat-config.json", "cannot be read"),
+        ("mlc-chat-config.json", "is not JSON"),
     ],
 )
 def test_a_changed_file_of_a_dist_is_named(built, tmp_path, file, says):
