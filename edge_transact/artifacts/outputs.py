@@ -62,11 +62,11 @@ def refuse_existing(
         EdgeTransactError: `path` exists, and `force` is off or it isn't an output of that kind and nothing else; or it
             can't be written.
     """
-    replaced = path.resolve()
+    replaced = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
     for other in (*apart_from, Path.cwd()):
         if other is None:
             continue
-        kept = Path(other).expanduser().resolve()
+        kept = Path(os.path.realpath(Path(other).expanduser()))
         if replaced == kept or replaced in kept.parents:
             raise UsageError(f"{path} would replace {other}", fix="Choose another output.")
     if os.path.lexists(path):

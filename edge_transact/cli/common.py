@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 PLANNING = "see what is to be done"
 """The bar of long commands before their steps, while they look at their inputs."""
 
+SHOWN = 1000
+"""Characters of an error's message."""
+
 RUN_OPTION = partial(typer.Option, rich_help_panel=RUN)
 """An option that no result depends on."""
 
@@ -220,6 +223,8 @@ def _interruptible(pressed: list[int]) -> Iterator[None]:
 def _end(message: str, fix: str, code: int) -> None:
     if logs.show_tracebacks:
         traceback.print_exc()
+    if len(message) > SHOWN:  # a path, or a value of a stranger's file
+        message = f"{message[: SHOWN // 2]} ... {message[-SHOWN // 2 :]}"
     sys.stderr.write(_wrapped(f"edge-transact: {message}"))
     if fix:
         sys.stderr.write(_wrapped(f"  {fix}"))

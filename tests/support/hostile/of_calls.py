@@ -29,7 +29,7 @@ CALLS = {
     "eval": (*EVAL, "--dry-run"),
     "export": EXPORT,
     "inspect": ("inspect", "model"),
-    "bench": ("bench", "dist", "--dry-run"),
+    "bench": ("bench", "dist", "--lengths", "8+4", "--dry-run"),
     "run": ("run", "dist", "-p", "The people", "--max-tokens", "2"),
     "bundle": ("bundle", "dist", "-o", "out"),
     "install": ("install", "dist"),
@@ -38,7 +38,7 @@ CALLS = {
 }
 """A call of each command that ends soon, to which an option is added."""
 ALL = ("model", "pruned", "dist", "text.txt", "log.jsonl", "other.jsonl")
-PLACES = {"--output", "--report", "--dump", "--plot", "--llama-bench", "--format"}
+PLACES = {"--tasks", "--output", "--report", "--dump", "--plot", "--llama-bench", "--format"}
 
 
 def of_options() -> Iterator[Case]:
@@ -232,10 +232,8 @@ JSONL: dict[str, Callable[[Path], None]] = {
 def of_texts() -> Iterator[Case]:
     """All cases of texts."""
     turn = count()
-    commands: tuple[tuple[str, ...], ...] = (
-        ("eval", "model", "--max-windows", "1", "--text"),
-        (*PRUNE, "--calibration"),
-    )
+    evaluate: tuple[str, ...] = ("eval", "model", "--max-windows", "1", "--text")
+    commands = (evaluate, (*PRUNE, "--calibration"))
     heal = ("heal", "pruned", "--teacher", "model", "--train-tokens", "256", "--train-window", "64", "-o", "out")
     for suffix in (".txt", ".md", ".html", ".jsonl", ".parquet"):
         for damage, harm in (OF_ANY_FILE | OF_TEXT | (JSONL if suffix == ".jsonl" else {})).items():

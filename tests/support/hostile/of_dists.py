@@ -293,7 +293,7 @@ def of_apps(base: Path) -> Iterator[Case]:
 
 def of_phones() -> Iterator[Case]:
     """All cases of false adb servers."""
-    bench = ("--device", "phone", "--reconnect", "0", "--timeout", "1", "-o", "bench.jsonl")
+    bench = ("--device", "phone", "--lengths", "8+4", "--reconnect", "0", "--timeout", "1", "-o", "bench.jsonl")
     for answers in ANSWERS:
         for command in (
             ("bench", "dist", *bench), ("bench", "dist", "--device", "all", *bench[2:]),

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 STDOUT, STDERR, EXIT = 1, 2, 3
 """Packet ids of the shell_v2 protocol (AOSP ``adb/shell_protocol.h``)."""
 
+MOST_IN_PACKET, MOST_OUTPUT = 1 << 20, 1 << 26
+"""Bytes of a packet (AOSP's ``MAX_PAYLOAD``) and of what a script prints."""
+
 SHOWN = 200
 """Number of characters of a script that ``--verbose`` shows."""
 
@@ -111,6 +114,10 @@ class AndroidDevice:
             deadline = time.monotonic() + timeout_s
             for kind, data in stream.packets(deadline):
                 output[kind] += data
+                if len(output[kind]) > MOST_OUTPUT:
+                    raise DeviceLost(
+                        f"{self.serial}: the output of {script[:40]!r} doesn't end", fix="Restart the phone."
+                    )
         assert stream.code is not None
         return ShellOutput(stream.code, *(output[kind].decode(errors="replace") for kind in (STDOUT, STDERR)))
 
@@ -236,6 +243,8 @@ class ShellStream:
                 return
             if len(self._buffer) >= 5:
                 length = int.from_bytes(self._buffer[1:5], "little")
+                if length > MOST_IN_PACKET or (self._buffer[0] == EXIT and not length):
+                    raise DeviceLost(f"{self._serial} doesn't answer as a shell does", fix="Restart adb and the phone.")
                 if len(self._buffer) >= 5 + length:
                     kind, data = self._buffer[0], bytes(self._buffer[5 : 5 + length])
                     del self._buffer[: 5 + length]
@@ -278,7 +287,7 @@ def _translated(serial: str) -> Iterator[None]:
 
     try:
         yield
-    except (adbutils.AdbError, EOFError, ConnectionError, TimeoutError) as error:
+    except (adbutils.AdbError, EOFError, ConnectionError, TimeoutError, ValueError) as error:
         words = str(error) or type(error).__name__
         if "No adb exe" in words:
             raise EdgeTransactError("adb is not installed", fix="Install Android's platform tools.") from error

@@ -93,7 +93,7 @@ def _connect(client: adbutils.AdbClient, addresses: Sequence[str]) -> None:
 
     for address in addresses:
         # If this fails, adb still doesn't know the device, and the caller reports that.
-        with suppress(adbutils.AdbError, OSError):
+        with suppress(adbutils.AdbError, EOFError, OSError, ValueError):
             client.connect(address, timeout=5)
 
 
@@ -108,9 +108,9 @@ def _states(client: adbutils.AdbClient) -> dict[str, str]:
             if not {"authorizing", "connecting"} & set(states.values()) or time.monotonic() > deadline:
                 return states
             time.sleep(0.2)
-    except (adbutils.AdbError, OSError) as error:
+    except (adbutils.AdbError, EOFError, OSError, ValueError) as error:
         raise EdgeTransactError(
-            f"no adb server at {client.host}:{client.port}: {error}",
+            f"no adb server at {client.host}:{client.port}: {str(error)[:200]}",
             fix="Install Android's platform tools and run `adb start-server`, or check ADB_SERVER_SOCKET.",
         ) from error
 
