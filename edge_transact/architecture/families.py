@@ -27,6 +27,7 @@ class Family:
         fused: Tensors that hold several matrices, one after the other, by the name in a layer.
         uncut: Units that can't be cut, with the reason.
         gguf: llama.cpp's name of the architecture for layers that are all alike.
+        ends: Tokens that end an answer in MLC, besides those that the checkpoint itself names.
     """
 
     model_type: str
@@ -39,10 +40,12 @@ class Family:
     fused: Mapping[str, tuple[Matrix, ...]] = field(default_factory=dict)
     uncut: Mapping[str, str] = field(default_factory=dict)
     gguf: str = "llama"
+    ends: tuple[str, ...] = ()
 
 
 _NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 _WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+_QWEN_ENDS = ("<|endoftext|>", "<|im_end|>")
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
@@ -64,6 +67,7 @@ FAMILIES: Mapping[str, Family] = {
             dropped=_WINDOW,
             has_window="use_sliding_window",
             gguf="qwen2",
+            ends=_QWEN_ENDS,
         ),
         Family(
             "qwen3",
@@ -75,6 +79,7 @@ FAMILIES: Mapping[str, Family] = {
             has_window="use_sliding_window",
             uncut={"queries-keys": PAIRS_ARE_NORMED},
             gguf="qwen3",
+            ends=_QWEN_ENDS,
         ),
         Family(
             "smollm3",
@@ -94,6 +99,7 @@ FAMILIES: Mapping[str, Family] = {
             dropped=(*_WINDOW, "embd_pdrop", "resid_pdrop"),
             fused={"self_attn.qkv_proj": ATTENTION_INPUTS, "mlp.gate_up_proj": MLP_INPUTS},
             gguf="phi3",
+            ends=("<|endoftext|>", "<|end|>"),
         ),
     )
 }

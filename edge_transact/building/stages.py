@@ -27,7 +27,7 @@ from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration, texts_of
 from edge_transact.progress import working
 from edge_transact.pruning.options import PruneOptions
-from edge_transact.pruning.run import TEXT_STEP, computation, ingredients, prune, resolved
+from edge_transact.pruning.run import TEXT_STEP, computation, for_model, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.reading import read_json
 from edge_transact.rounding.best import round_best
@@ -46,7 +46,10 @@ def compile_step(target: str) -> str:
 def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool = False) -> Checkpoint:
     """The model pruned to a budget. `model` is the MODEL as it was given, which the pruned checkpoint records."""
     with working("look for it in the cache"):
-        key = ingredients(source, resolved(options)) | {"model": model, "calibration": _text_digests(source, options)}
+        key = ingredients(source, for_model(options, source)) | {
+            "model": model,
+            "calibration": _text_digests(source, options),
+        }
 
     def make(directory: Path) -> None:
         prune(model, directory, options, fresh=fresh, force=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, PositiveInt
 
+from edge_transact.architecture.families import family_of, translated
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.mlc.conversation import conversation_template
 from edge_transact.reading import read_model, read_object
@@ -41,11 +42,8 @@ def chat_config(
     the conversation template. `model_type` is the name under which the definition registers itself; sizes are in
     tokens.
     """
-    generation = {
-        name: value
-        for file in ("config.json", "generation_config.json")
-        for name, value in read_object(checkpoint / file, optional=True).items()
-    }
+    config = read_object(checkpoint / "config.json", optional=True)
+    generation = {**config, **read_object(checkpoint / "generation_config.json", optional=True)}
     eos = generation.get("eos_token_id", 2)
     eos_ids = [token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
     return {
@@ -65,7 +63,7 @@ def chat_config(
         **{key: _number(generation.get(key), default) for key, default in _SAMPLING_DEFAULTS.items()},
         "tokenizer_files": [name for name in TOKENIZER_FILES if (checkpoint / name).is_file()],
         "tokenizer_info": tokenizer_info(checkpoint),
-        "conv_template": conversation_template(checkpoint, eos_ids),
+        "conv_template": conversation_template(checkpoint, eos_ids, family_of(translated(config)).ends),
         "pad_token_id": _number(generation.get("pad_token_id"), 0),
         "bos_token_id": _number(generation.get("bos_token_id"), 1),
         "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else eos_ids,

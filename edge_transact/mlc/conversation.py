@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_transact.runtime.chat_template import TemplateRefusal, default_template, render_row
+from edge_transact.runtime.chat_template import Message, TemplateRefusal, default_template, render_row
 from edge_transact.runtime.text import TextCodec
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 """Used if the chat template has none, because MLC always writes a system part."""
 
+_QUESTION: Sequence[Message] = [{"role": "user", "content": "?"}]
 _ASKED = "SYSTEM-MESSAGE"
 """A system message whose place in a rendered conversation is looked up."""
 
@@ -41,8 +42,8 @@ class _Family:
     roles: tuple[str, str, str]
     """Of the user, the assistant and tools."""
     seps: tuple[str, ...]
-    role_seps: tuple[str, str]
-    """Between a role and its message, and between the assistant's role and its answer."""
+    role_sep: str
+    """Between a role and its message."""
     stop_str: tuple[str, ...]
     merged_system: bool = False
     strips_reasoning: bool = False
@@ -54,7 +55,7 @@ _CHATML = _Family(
     system_template="<|im_start|>system\n{system_message}<|im_end|>\n",
     roles=("<|im_start|>user", "<|im_start|>assistant", "<|im_start|>tool"),
     seps=("<|im_end|>\n",),
-    role_seps=("\n", "\n"),
+    role_sep="\n",
     stop_str=("<|im_end|>",),
 )
 _MISTRAL = _Family(
@@ -63,7 +64,7 @@ _MISTRAL = _Family(
     system_template="{bos}[INST] {system_message}\n\n",
     roles=("[INST]", "[/INST]", "[INST]"),
     seps=("", "{eos}"),
-    role_seps=(" ", ""),
+    role_sep=" ",
     stop_str=("{eos}",),
     merged_system=True,
 )
@@ -73,17 +74,17 @@ _PHI_4 = _Family(
     system_template="<|system|>{system_message}<|end|>",
     roles=("<|user|>", "<|assistant|>", "<|tool|>"),
     seps=("<|end|>",),
-    role_seps=("", ""),
+    role_sep="",
     stop_str=("<|end|>",),
 )
 _USER, _ASSISTANT = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
 _R1 = _Family(
     name="deepseek_r1_qwen",
-    markers=(_USER, f"{_ASSISTANT}<think>"),
+    markers=(_USER,),
     system_template="{bos}{system_message}",
     roles=(_USER, _ASSISTANT, _USER),
     seps=("", "{eos}"),
-    role_seps=("", "<think>\n"),
+    role_sep="",
     stop_str=("{eos}",),
     strips_reasoning=True,
 )
@@ -97,7 +98,7 @@ _FAMILIES = (
         system_template="{bos}<|start_header_id|>system<|end_header_id|>\n\n{system_message}<|eot_id|>",
         roles=("<|start_header_id|>user", "<|start_header_id|>assistant", "<|start_header_id|>ipython"),
         seps=("<|eot_id|>",),
-        role_seps=("<|end_header_id|>\n\n", "<|end_header_id|>\n\n"),
+        role_sep="<|end_header_id|>\n\n",
         stop_str=("<|eot_id|>",),
     ),
     _Family(
@@ -106,24 +107,21 @@ _FAMILIES = (
         system_template="{bos}[INST] <<SYS>>\n{system_message}\n<</SYS>>\n\n",
         roles=("{bos}[INST]", "[/INST]", "[INST]"),
         seps=(" ", " {eos}"),
-        role_seps=(" ", ""),
+        role_sep=" ",
         stop_str=("[INST]",),
         merged_system=True,
     ),
     replace(_MISTRAL, markers=("[INST] ", " [/INST]"), seps=(" ", "{eos}")),  # v0.2
     _MISTRAL,
-    replace(
-        _MISTRAL, markers=("[INST]",), system_template="{bos}[INST]{system_message}\n\n", role_seps=("", "")
-    ),  # Nemo
+    replace(_MISTRAL, markers=("[INST]",), system_template="{bos}[INST]{system_message}\n\n", role_sep=""),  # Nemo
     _R1,
-    replace(_R1, markers=_R1.markers[:1], role_seps=("", "")),
     replace(
         _PHI_4,
         name="phi-3",
         markers=("<|user|>", "<|end|>"),
         system_template="<|system|>\n{system_message}<|end|>\n",
         seps=("<|end|>\n",),
-        role_seps=("\n", "\n"),
+        role_sep="\n",
     ),
     _PHI_4,
     _Family(
@@ -132,16 +130,18 @@ _FAMILIES = (
         system_template="<|system|>\n{system_message}{eos}\n",
         roles=("<|user|>", "<|assistant|>", "<|user|>"),
         seps=("{eos}\n",),
-        role_seps=("\n", "\n"),
+        role_sep="\n",
         stop_str=(),
     ),
 )
 
-_PLAIN = _Family("LM", (), "{system_message}", ("", "", ""), ("",), ("", ""), ())
+_PLAIN = _Family("LM", (), "{system_message}", ("", "", ""), ("",), "", ())
 
 
-def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dict[str, object]:
-    """``conv_template`` of ``mlc-chat-config.json``, with all fields, given the ids that end the model's text.
+def conversation_template(
+    checkpoint: Path, eos_token_ids: Sequence[int], ends: Sequence[str] = ()
+) -> dict[str, object]:
+    """``conv_template`` of ``mlc-chat-config.json``, with all fields, given the ids and the tokens that end an answer.
 
     It continues plain text if the model has no chat template, or one of no known family; `plain_note` says which.
 
@@ -157,13 +157,13 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
             template = template.replace(key, token)
         return template
 
-    stop_str = [text(stop) for stop in family.stop_str]
-    stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in stop_str if stop in tokenizer.get_vocab()]
+    stop_str, vocabulary = [text(stop) for stop in family.stop_str], tokenizer.get_vocab()
+    stop_ids = [tokenizer.convert_tokens_to_ids(stop) for stop in (*stop_str, *ends) if stop in vocabulary]
     # A plain model's text begins with BOS if its tokenizer adds it to every text.
     adds_bos = family is _PLAIN and tokenizer.bos_token_id in tokenizer("")["input_ids"]
-    system = text(family.system_template)
+    system, before_answer = text(family.system_template), ""
     if family is not _PLAIN:
-        system = _system_template(tokenizer, system)
+        system, before_answer = _system_template(tokenizer, system), _before_answer(tokenizer, family)
     return {
         "name": family.name,
         "system_template": system,
@@ -174,8 +174,8 @@ def conversation_template(checkpoint: Path, eos_token_ids: Sequence[int]) -> dic
         "role_templates": {role: f"{{{role}_message}}" for role in ROLES},
         "messages": [],
         "seps": [text(sep) for sep in family.seps],
-        "role_content_sep": text(family.role_seps[0]),
-        "role_empty_sep": text(family.role_seps[1]),
+        "role_content_sep": family.role_sep,
+        "role_empty_sep": before_answer,
         "stop_str": stop_str,
         "stop_token_ids": sorted({*eos_token_ids, *stop_ids}),
         **({"strip_reasoning_in_history": True} if family.strips_reasoning else {}),
@@ -209,9 +209,8 @@ def _family(chat_template: str) -> _Family:
 def _system_template(tokenizer: PreTrainedTokenizerBase, system_template: str) -> str:
     """The family's template, with all that the chat template writes around a system message."""
     before, after = system_template.split("{system_message}")
-    asked = [{"role": "system", "content": _ASKED}, {"role": "user", "content": "?"}]
     try:
-        rendered = render_row(tokenizer, asked)
+        rendered = render_row(tokenizer, [{"role": "system", "content": _ASKED}, *_QUESTION])
     except TemplateRefusal:
         return system_template
     start = rendered.find(_ASKED)
@@ -225,9 +224,18 @@ def _system_message(tokenizer: PreTrainedTokenizerBase, system_template: str) ->
     """The system message that the chat template adds to a conversation without one."""
     before, after = system_template.split("{system_message}")
     try:
-        rendered = render_row(tokenizer, [{"role": "user", "content": "?"}])
+        rendered = render_row(tokenizer, _QUESTION)
     except TemplateRefusal:
         return DEFAULT_SYSTEM_MESSAGE
     if not rendered.startswith(before) or after not in rendered:
         return DEFAULT_SYSTEM_MESSAGE
     return rendered[len(before) : rendered.index(after, len(before))]
+
+
+def _before_answer(tokenizer: PreTrainedTokenizerBase, family: _Family) -> str:
+    """What the chat template writes between the assistant's role and its answer, such as ``<think>``."""
+    try:
+        _, role, after = render_row(tokenizer, _QUESTION, answers_next=True).rpartition(family.roles[1])
+    except TemplateRefusal:
+        return family.role_sep
+    return after if role else family.role_sep

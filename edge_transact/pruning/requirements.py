@@ -21,7 +21,7 @@ from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import WIDTHS_STEP
 from edge_transact.pruning.report.page import REPORT_STEP
-from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, resolved
+from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, for_model
 from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.shots import shot_trainings
 from edge_transact.selftext.texts import SELF
@@ -39,7 +39,7 @@ def requirements(
 
     `options` and `training` are those of `prune`; `report_of` names the pruned model, if a report follows.
     """
-    options, plan, stored = resolved(options), source.plan, source.tensor(EMBEDDING).dtype
+    options, plan, stored = for_model(options, source), source.plan, source.tensor(EMBEDDING).dtype
     trainings = [
         requirements_of_training(source, source if each.teacher else None, each)
         for each in (shot_trainings(training, options.shots, str(source.path), options.seed) if training else ())

@@ -152,7 +152,8 @@ def prune(
     """
     start = Start.of(resume=resume, fresh=fresh)
     started = time.perf_counter()
-    options, scoring = resolved(options), find_method(options.method)
+    resolved(options)  # refuses what contradicts itself before a download
+    scoring = find_method(options.method)
     if options.runtime:
         logger.info(f"for {options.runtime}: {RUNTIMES[options.runtime].reason}")
     inputs = [
@@ -164,8 +165,9 @@ def prune(
     if finish is None:
         refuse_existing(output, force, apart_from=inputs)
     source = Checkpoint.open(resolve_model(model))
-    options = _for_family(options, family_of(source.config))
-    _check_loader(options, source.plan)
+    if options.runtime == "llama.cpp" and not options.allocation and (architecture := _one_width(source.plan)):
+        logger.info(f"its {architecture} has one width for all layers: allocation uniform")
+    options = for_model(options, source)
     check_reachable(options, source.plan)
     check_chats(source.path)
     processes = trainer.processes if trainer else None
@@ -269,6 +271,11 @@ def resolved(options: PruneOptions) -> PruneOptions:
     return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})
 
 
+def for_model(options: PruneOptions, source: Checkpoint) -> PruneOptions:
+    """`resolved`, with what the model's family and its loader in the runtime decide. Raises the same."""
+    return _for_family(resolved(_for_loader(options, source.plan)), family_of(source.config))
+
+
 def _for_family(options: PruneOptions, family: Family) -> PruneOptions:
     """Resolved options for a model of this family, some of whose units may have to stay."""
     for unit in options.units:
@@ -282,27 +289,36 @@ def _for_family(options: PruneOptions, family: Family) -> PruneOptions:
     return options.model_copy(update={"units": [unit for unit in DEFAULT_UNITS if unit not in family.uncut]})
 
 
-def _check_loader(options: PruneOptions, plan: WidthPlan) -> None:
-    """Refuses to prune for llama.cpp what its loader of this model's architecture can't load."""
+def _for_loader(options: PruneOptions, plan: WidthPlan) -> PruneOptions:
+    """The options with an allocation and units, if none are given, for which llama.cpp's loader of the model works."""
     if options.runtime != "llama.cpp":
-        return
+        return options
     architecture, misfit = gguf_architecture(plan)
     if misfit:
         raise UsageError(f"--for llama.cpp: its {architecture} can't load this model: {misfit}", fix="Give --for mlc.")
-    first, *others = plan.layers
-    uneven = plan.with_layers((replace(first, intermediate_size=first.intermediate_size + 1), *others))
-    architecture, misfit = gguf_architecture(uneven)
-    if not misfit:
-        return
+    if not (architecture := _one_width(plan)):
+        return options
+    units = options.units or (["mlp"] if architecture == "phi3" else [])
+    options = options.model_copy(update={"allocation": options.allocation or "uniform", "units": units})
     if options.allocation != "uniform":
         raise UsageError(
             f"--allocation {options.allocation} --for llama.cpp: its {architecture} has one width for all layers",
-            fix="Give --allocation uniform.",
+            fix="Give --allocation uniform, or leave it out.",
         )
-    if architecture == "phi3" and options.units != ["mlp"]:
+    if architecture == "phi3" and units != ["mlp"]:
         raise UsageError(
-            "--for llama.cpp: in its phi3, all heads together have the hidden size's dims", fix="Give --units mlp."
+            "--for llama.cpp: in its phi3, all heads together have the hidden size's dims",
+            fix="Give --units mlp, or leave it out.",
         )
+    return options
+
+
+def _one_width(plan: WidthPlan) -> str:
+    """llama.cpp's architecture of the model, if that has one width for all layers; else empty."""
+    first, *others = plan.layers
+    uneven = plan.with_layers((replace(first, intermediate_size=first.intermediate_size + 1), *others))
+    architecture, misfit = gguf_architecture(uneven)
+    return architecture if misfit else ""
 
 
 def _for_runtime(options: PruneOptions) -> PruneOptions:

@@ -72,10 +72,10 @@ def render_chat(
     return found["text"]
 
 
-def render_row(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def render_row(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answers_next: bool = False) -> str:
     """A whole conversation, as transformers' ``tokenizer.apply_chat_template``. Raises the errors of `render_chat`."""
     special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return render_chat(default_template(tokenizer.chat_template) or "", messages, special, answers_next=False)
+    return render_chat(default_template(tokenizer.chat_template) or "", messages, special, answers_next=answers_next)
 
 
 def default_template(template: str | Sequence[Mapping[str, str]] | Mapping[str, str] | None) -> str | None:

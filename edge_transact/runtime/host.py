@@ -66,8 +66,7 @@ class HostModel:
                 f"{library.name} was built to decode on {parts} threads, so {self.threads} don't decode faster. "
                 "Build it again on this machine."
             )
-        embedding = (each for each in self.metadata["params"] if each["name"].startswith("model.embed_tokens."))
-        self.vocab_size: int = next(embedding)["shape"][0]
+        self.vocab_size: int = self.metadata["params"][0]["shape"][0]  # the embedding's
         self._parameters = load_parameters(weights, self.metadata["params"], verified)
         self.context_window_size: int = self.metadata["context_window_size"]
         self.prefill_chunk_size: int = self.metadata["prefill_chunk_size"]

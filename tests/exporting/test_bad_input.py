@@ -12,9 +12,11 @@ import pytest
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import write_checkpoint
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import resolve_model
+from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.run import for_model
 from tests.support.checkpoints import FAMILIES, LLAMA3, YARN, narrowed, odd_plan
 from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
@@ -146,9 +148,12 @@ def test_different_widths_of_families_with_one_width(make_llama, tmp_path, famil
     plan = odd_plan(source.plan)
     path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
     refused(path, tmp_path / "out.gguf", f"llama.cpp's {family} can't load it", "one width for all", "uniform")
-    prune = ["prune", str(source.path), "-o", str(tmp_path / "pruned"), "--ratio", "0.9", "--for", "llama.cpp"]
-    result = run(*prune)
-    assert result.exit_code == 2 and "--allocation uniform" in result.stderr
+    asked = {"ratio": 0.9, "runtime": "llama.cpp"}
+    options = for_model(PruneOptions(**asked), source)
+    assert (options.allocation, options.units) == ("uniform", ["mlp"] if family == "phi3" else ["mlp", "groups"])
+    for given in ({"allocation": "budgeted"}, {"units": ["groups"]} if family == "phi3" else {"units": ["values"]}):
+        with pytest.raises(UsageError, match=r"budgeted|values|hidden size"):
+            for_model(PruneOptions(**asked | given), source)
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_prompts_are_those_of_the_chat_template(tmp_path, name, chat_template):
 @pytest.mark.parametrize(
     ("name", "file", "cases"),
     [
-        ("chatml", "qwen", (MESSAGES[:2], MESSAGES[1:2])),
-        ("qwen3", "qwen3", (MESSAGES, MESSAGES[:2])),
+        ("chatml", "qwen", (MESSAGES, MESSAGES[:2], MESSAGES[1:], MESSAGES[1:2])),
         ("chatml", "smollm3", (MESSAGES, MESSAGES[:2], MESSAGES[1:], MESSAGES[1:2])),
-        ("mistral_default", "mistral-v0.3", (MESSAGES[:2],)),  # which repeats the system message in the last turn
+        # MLC puts the system message in the first turn, and this template in the last.
+        ("mistral_default", "mistral-v0.3", (MESSAGES[:2],)),
         ("phi-3", "phi-3.5", (MESSAGES, MESSAGES[:2])),
         ("phi-4", "phi-4-mini", (MESSAGES, MESSAGES[:2])),
         ("deepseek_r1_qwen", "deepseek-r1", (MESSAGES, MESSAGES[:2], MESSAGES[1:2])),
@@ -93,7 +93,7 @@ def test_prompts_of_the_families(tmp_path, name, file, cases):
     tokenizer = write_tokenizer(tmp_path, (TEMPLATES / f"{file}.jinja").read_text())
     template = conversation_template(tmp_path, [2])
     assert template["name"] == name and template["stop_token_ids"][0] == 2
-    assert template.get("strip_reasoning_in_history", False) == (name in ("qwen3", "deepseek_r1_qwen"))
+    assert template.get("strip_reasoning_in_history", False) == (name == "deepseek_r1_qwen")
     for messages in cases:
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert mlc_prompt(template, messages) == expected
@@ -157,3 +157,15 @@ def test_every_field_of_mlc_chat_config(tmp_path):
     assert config["conv_template"]["stop_token_ids"] == [2, 4]
     assert config["active_vocab_size"] == 7
     json.dumps(config)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "edge_llama"])
+def test_a_family_ends_answers_with_its_own_tokens_too(tmp_path, model_type):
+    """Whatever its ``generation_config.json`` leaves out; a pruned model's family is in its ``config.json``."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "source_model_type": "qwen2"}))
+    config = chat_config(
+        tmp_path, model_type="edge_llama", model_lib="edge_llama_x", quantization="q4f16_0", vocab_size=8,
+        model_config={}, context_window_size=2048, prefill_chunk_size=128,
+    )  # fmt: skip
+    assert config["conv_template"]["name"] == "LM" and config["conv_template"]["stop_token_ids"] == [2, 4]

@@ -64,27 +64,33 @@ def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> Non
 
 
 def save_sentencepiece(directory: Path) -> int:
-    """Llama 2's kind: characters, a byte for what has no token, a space and BOS in front. Returns its size."""
-    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    """`save_merges` of a few words. Returns the number of tokens."""
     trained = Tokenizer(models.BPE())
-    trained.normalizer = normalizer
+    trained.normalizer = SPACES
     trained.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=120, max_token_length=8, show_progress=False))
     model = json.loads(trained.to_str())["model"]
-    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocab = {token: index for index, token in enumerate([*first, *model["vocab"]])}
-    merges = [tuple(merge) for merge in model["merges"]]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    save_merges(directory, tokens, [tuple(merge) for merge in model["merges"]])
+    return len(tokens)
+
+
+SPACES = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+
+
+def save_merges(directory: Path, tokens: list[str], merges: list[tuple[str, str]], chat_template: str = "") -> None:
+    """Llama 2's and Mistral's kind: characters, a byte for what has no token, a space and BOS in front."""
+    vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizer
+    tokenizer.normalizer = SPACES
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    _save(tokenizer, directory, "<s>", "</s>")
-    return len(vocab)
+    _save(tokenizer, directory, "<s>", "</s>", chat_template)
 
 
-def _save(tokenizer: Any, directory: Path, bos: str, eos: str) -> None:
+def _save(tokenizer: Any, directory: Path, bos: str, eos: str, chat_template: str = "") -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
-    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fast.chat_template = chat_template or "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     fast.save_pretrained(directory)
