@@ -20,6 +20,7 @@ from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.doctor.check import Check, verdict
 from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
+from edge_transact.reading import MOST_BYTES, opened
 
 ABI = "arm64-v8a"
 ENGINE = f"lib/{ABI}/libtvm4j_runtime_packed.so"
@@ -39,13 +40,20 @@ def examine_apk(path: Path) -> list[Check]:
         EdgeTransactError: The file isn't an APK, or is damaged.
     """
     try:
-        with path.open("rb") as file, ZipFile(file) as archive:
+        with opened(path) as file, ZipFile(file) as archive:
             libraries = [entry for entry in archive.infolist() if _is_library(entry)]
             checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
             return [*checks, _offsets(file, libraries), *_zipalign(path), *_models(archive)]
     # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
     except (OSError, BadZipFile, struct.error, zlib.error, EOFError, RuntimeError) as error:
         raise EdgeTransactError(f"{path} is not a complete APK: {error}", fix="Build it, or copy it, again.") from error
+
+
+def _read(archive: ZipFile, name: str, at_most: int = 1 << 29) -> bytes:
+    entry = archive.getinfo(name)
+    if entry.file_size > at_most:
+        raise BadZipFile(f"{name} has {entry.file_size:,} bytes, which no such file needs")
+    return archive.read(entry)
 
 
 def _is_library(entry: ZipInfo) -> bool:
@@ -114,8 +122,8 @@ def _models(archive: ZipFile) -> list[Check]:
     name = f"assets/{MODELS_JSON}"
     if name not in archive.namelist():
         return [Check("models", False, f"no {name}", _BUILD)]
-    models = AppModels.parse(archive.read(name), name).models
-    engine = archive.read(ENGINE) if ENGINE in archive.namelist() else b""
+    models = AppModels.parse(_read(archive, name, MOST_BYTES), name).models
+    engine = _read(archive, ENGINE) if ENGINE in archive.namelist() else b""
     missing = [
         library
         for model in models
@@ -158,6 +166,6 @@ def _elves(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Iterator[tuple[str
 
     for entry in libraries:
         try:
-            yield entry.filename, ELFFile(io.BytesIO(archive.read(entry)))
+            yield entry.filename, ELFFile(io.BytesIO(_read(archive, entry.filename)))
         except ELFError:
             yield entry.filename, None

@@ -22,6 +22,7 @@ from edge_transact.cli import logs
 from edge_transact.cli.command import RUN
 from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import duration
+from edge_transact.options import MOST_CPUS
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ DryRunOption = Annotated[
     bool, RUN_OPTION("--dry-run", help="Print the steps, and the memory and disk that they need, and stop.")
 ]
 ThreadsOption = Annotated[
-    int | None, RUN_OPTION(min=1, help="Number of CPU threads.", show_default="one for each big core")
+    int | None, RUN_OPTION(min=1, max=MOST_CPUS, help="Number of CPU threads.", show_default="one for each big core")
 ]
 ForceOption = Annotated[bool, RUN_OPTION("--force", help="Replace an output that exists.")]
 

@@ -148,7 +148,7 @@ def evaluate_models(
     from edge_transact.inputs import read_text
 
     with working(TEXT_STEP):
-        document = read_text(text, "evaluation")
+        document = read_text(text, "evaluation", max_windows and max_windows * window)
         ingredients = {
             "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
             "text": text_digest(document),

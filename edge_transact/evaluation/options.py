@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, model_validator
 
 from edge_transact.errors import UsageError
-from edge_transact.options import COMMAS, Count, Option, Options
+from edge_transact.options import COMMAS, Count, Option, Options, Threads
 
 if TYPE_CHECKING:
     from edge_transact.evaluation.tasks import Tasks
@@ -62,7 +62,7 @@ class EvalOptions(Options):
     limit: Annotated[Count | None, Option("Ask only the first questions of each task, at most this many.", TASKS)] = (
         None
     )
-    threads: Annotated[Count | None, Option("Number of CPU threads.", RUN, default="one for each big core")] = None
+    threads: Annotated[Threads | None, Option("Number of CPU threads.", RUN, default="one for each big core")] = None
 
     @model_validator(mode="after")
     def _limits_have_tasks(self) -> EvalOptions:

@@ -29,7 +29,8 @@ def requirements(
     from edge_transact.inputs import read_text
 
     reference = options.reference
-    windows = max(1, len(read_text(options.text, "evaluation")) // CHARACTERS_PER_TOKEN // window)
+    text = read_text(options.text, "evaluation", options.max_windows and options.max_windows * window)
+    windows = max(1, len(text) // CHARACTERS_PER_TOKEN // window)
     windows = min(windows, options.max_windows or windows)
     steps = [TEXT_STEP, *([load_step(reference)] if reference else [])]
     for name in models:

@@ -6,6 +6,7 @@ it is the document in its column ``text``, or in its only column of strings.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.html import strip_html
-from edge_transact.reading import parsed
+from edge_transact.reading import opened, parsed
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 
@@ -53,8 +54,10 @@ def plain(row: Row) -> str:
     return row if isinstance(row, str) else row.plain()
 
 
-def read_files(files: Iterable[Path]) -> Iterator[Row]:
+def read_files(files: Iterable[Path], at_most: int = -1) -> Iterator[Row]:
     """The rows of all files, in order; a file that isn't JSON lines or Parquet is one row.
+
+    Of a text file, no more than `at_most` characters are read, if that isn't -1.
 
     Raises:
         EdgeTransactError: A file can't be read. The message names it, and the line.
@@ -63,14 +66,20 @@ def read_files(files: Iterable[Path]) -> Iterator[Row]:
         suffix = file.suffix.lower()
         with reading(file):
             if suffix == ".jsonl":
-                with file.open(encoding="utf-8") as stream:
+                with _text(file) as stream:
                     yield from rows_of_lines(stream, str(file))
             elif suffix == ".parquet":
                 yield from read_parquet(file)
             elif suffix in (".html", ".htm"):
-                yield strip_html(file.read_text(encoding="utf-8"))
+                with _text(file) as stream:
+                    yield strip_html(stream.read())
             else:
-                yield file.read_text(encoding="utf-8")
+                with _text(file) as stream:
+                    yield stream.read(at_most)
+
+
+def _text(file: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(opened(file), encoding="utf-8")
 
 
 @contextmanager

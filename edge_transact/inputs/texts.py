@@ -24,10 +24,20 @@ SPLITS: dict[Purpose, tuple[str, ...]] = {"calibration": ("train",), "evaluation
 
 DOCUMENT_SEPARATOR = "\n\n"
 
+MOST_CHARACTERS = 1 << 23
+"""Shorter texts are read whole, even if a few windows are wanted."""
 
-def read_text(text: str, purpose: Purpose) -> str:
-    """All documents of a TEXT, joined."""
-    return DOCUMENT_SEPARATOR.join(read_documents(text, purpose))
+
+def needed_characters(tokens: int) -> int:
+    """As many characters as surely hold so many tokens: more of a text needn't be read."""
+    return max(MOST_CHARACTERS, 64 * tokens)
+
+
+def read_text(text: str, purpose: Purpose, tokens: int | None = None) -> str:
+    """All documents of a TEXT, joined; of a large one, no more than `needed_characters` for `tokens`, if given."""
+    at_most = -1 if tokens is None else needed_characters(tokens)
+    joined = DOCUMENT_SEPARATOR.join(map(plain, read_rows(text, purpose, at_most)))
+    return joined if tokens is None else joined[:at_most]
 
 
 def read_documents(text: str, purpose: Purpose) -> list[str]:
@@ -35,8 +45,8 @@ def read_documents(text: str, purpose: Purpose) -> list[str]:
     return list(map(plain, read_rows(text, purpose)))
 
 
-def read_rows(text: str, purpose: Purpose) -> list[Row]:
-    """The documents and chats of a TEXT that aren't blank.
+def read_rows(text: str, purpose: Purpose, at_most: int = -1) -> list[Row]:
+    """The documents and chats of a TEXT that aren't blank: the first that have `at_most` characters, if it isn't -1.
 
     Args:
         text: A ``.txt``, ``.md``, ``.html``, ``.jsonl`` or ``.parquet`` file; a directory of these; a hub data set
@@ -47,11 +57,16 @@ def read_rows(text: str, purpose: Purpose) -> list[Row]:
     Raises:
         EdgeTransactError: There is no such text, it can't be read, or it is empty. The message names file and line.
     """
-    found = demo_rows(text, purpose) if text.startswith("demo:") else read_files(files_of(text, purpose))
-    rows = [row for row in found if plain(row).strip()]
+    found = demo_rows(text, purpose) if text.startswith("demo:") else read_files(files_of(text, purpose), at_most)
+    rows, characters = [], 0
+    for row in found:
+        if plain(row).strip():
+            rows.append(row)
+            characters += len(plain(row))
+        if 0 <= at_most <= characters:
+            break
     if not rows:
         raise EdgeTransactError(f"{text} holds no text", fix="Name a text that isn't empty.")
-    characters = sum(len(plain(row)) for row in rows)
     logger.debug(f"{text}, for {purpose}: {len(rows):,} documents of {characters:,} characters")
     return rows
 

@@ -19,9 +19,10 @@ from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.inputs.pieces import Part, pieces_of
 from edge_transact.inputs.rows import Row, plain
 from edge_transact.inputs.shares import dealt, share_of, shares_of
-from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, read_rows
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, needed_characters, read_rows
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.suitability import check_text
 from edge_transact.runtime.chat_template import render_row
@@ -94,7 +95,7 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
     files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
     tokenizer = _tokenizer(checkpoint.path, files_digest(files))
-    rows = [[] if text.text == SELF else read_rows(text.text, "calibration") for text in texts]
+    rows = [[] if text.text == SELF else _rows(text.text, tokens, options.seed) for text in texts]
     pools = [
         None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, options.packing)
         for text, of_text in zip(texts, rows, strict=True)
@@ -128,6 +129,20 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             fix="Use the tokenizer that belongs to the model.",
         )
     return Calibration(drawn, tuple(sources), options.packing, options.seed)
+
+
+def _rows(text: str, tokens: int, seed: int) -> Sequence[Row]:
+    """A text's rows; of a large text, those of pieces of it, drawn with a seed, that surely hold so many tokens."""
+    needed = needed_characters(tokens)
+    if not text.startswith("demo:"):
+        pieces, _, nbytes = pieces_of(text, "calibration")
+        if nbytes > needed:
+            count = max(1, len(pieces) * needed // nbytes)
+            drawn = [pieces[number] for number in sorted(random.Random(seed).sample(range(len(pieces)), count))]
+            rows = [row.text if isinstance(row, Part) else row for piece in drawn for row in piece.rows()]
+            if rows := [row for row in rows if plain(row).strip()]:
+                return rows
+    return read_rows(text, "calibration")
 
 
 def window_of(checkpoint: Checkpoint, window: int | None) -> int:

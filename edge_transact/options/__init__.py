@@ -6,11 +6,12 @@ holds what a result depends on; where a result goes and how a run goes are param
 """
 
 from edge_transact.options.model import IN_A_FILE, Option, Options, options_of
-from edge_transact.options.values import COMMAS, BadValue, Bytes, Count, OneOf, Parameters, Share
+from edge_transact.options.values import COMMAS, MOST_CPUS, BadValue, Bytes, Count, OneOf, Parameters, Share, Threads
 
 __all__ = [
     "COMMAS",
     "IN_A_FILE",
+    "MOST_CPUS",
     "BadValue",
     "Bytes",
     "Count",
@@ -19,5 +20,6 @@ __all__ = [
     "Options",
     "Parameters",
     "Share",
+    "Threads",
     "options_of",
 ]

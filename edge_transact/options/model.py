@@ -134,12 +134,14 @@ def _wrong(field: FieldInfo, error: ErrorDetails) -> str:
     bounds = {
         name: getattr(entry, name)
         for entry in metadata_of(field)
-        for name in ("gt", "ge", "lt")
+        for name in ("gt", "ge", "lt", "le")
         if hasattr(entry, name)
     }
     if error["type"].startswith(("greater_than", "less_than", "finite")):
         if bounds.keys() >= {"gt", "lt"}:
             return f"not between {bounds['gt']:g} and {bounds['lt']:g}"
+        if "le" in bounds and error["type"].startswith("less_than"):
+            return f"more than {bounds['le']:,}"
         if "ge" in bounds:
             return f"not at least {bounds['ge']:g}"
     if error["type"] == "int_parsing":

@@ -66,7 +66,7 @@ _PARAMETERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 def parse_parameters(text: str | int) -> int:
     """A number of parameters: ``1.3B``, ``900M``, ``64k`` or digits; raises a `BadValue` for others."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", _without_separators(str(text)))
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([a-zA-Z]*)", _without_separators(str(text)))
     if not match or match[2].upper() not in _PARAMETERS:
         raise BadValue(f"{text!r} is not a number of parameters", fix="Write 1.3B, 900M or digits.")
     return round(float(match[1]) * _PARAMETERS[match[2].upper()])
@@ -90,7 +90,7 @@ def _parse_bytes(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     # ByteSize reads the beginning of a text and ignores the rest: 1,234 would be one byte.
     text = _without_separators(str(value))
     try:
-        if re.fullmatch(r"\d+(?:\.\d+)?\s*[a-zA-Z]*", text):
+        if re.fullmatch(r"\d{1,18}(?:\.\d+)?\s*[a-zA-Z]*", text):
             return parse(text)
     except ValidationError:
         pass
@@ -101,7 +101,10 @@ def _without_separators(number: str) -> str:
     return number.strip().replace("_", "").replace(",", "")
 
 
-Count = Annotated[int, Field(ge=1)]
+MOST_CPUS = 1024
+
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Threads = Annotated[int, Field(ge=1, le=MOST_CPUS)]
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(gt=0, lt=1)]
 Parameters = Annotated[int, BeforeValidator(parse_parameters, json_schema_input_type=int | str), Field(ge=1)]
 Bytes = Annotated[ByteSize, WrapValidator(_parse_bytes), Field(ge=1)]

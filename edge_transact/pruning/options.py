@@ -103,7 +103,7 @@ class PruneChoices(CalibrationOptions, Budget):
             "Cut only what this runtime can load: {choices}.", HOW, flags=("--for",), default="mlc", example="llama.cpp"
         ),
     ] = None
-    shots: Annotated[Count, Option("Number of pruning steps; each scores the model again.", HOW)] = 1
+    shots: Annotated[Count, Field(le=100), Option("Number of pruning steps; each scores the model again.", HOW)] = 1
 
     def counted(self, quant: str, context: int) -> PruneOptions:
         """The same choices as options that count bytes in this quantization and for this context.

@@ -13,6 +13,7 @@ from edge_transact.costs import Requirements, memory
 from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.healing.requirements import requirements as requirements_of_training
 from edge_transact.inputs.shares import shares_of
+from edge_transact.inputs.texts import needed_characters
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
 from edge_transact.pruning.allocate.limits import limits_of
@@ -51,7 +52,7 @@ def requirements(
     tokens = options.calibration_tokens // window * window
     matrices = 8 if wants_losses else 4 if options.compensate else 0
     in_shots = memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS)
-    resident = [memory.PACKAGES_BYTES + max(text_bytes(options.calibration), in_shots)]
+    resident = [memory.PACKAGES_BYTES + max(text_bytes(options.calibration, options.calibration_tokens), in_shots)]
     resident += [each.memory_bytes for each in trainings]
     if report_of:
         steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
@@ -81,15 +82,18 @@ def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requir
     yield from [WRITE_STEP] if trainings else finish
 
 
-def text_bytes(calibration: Sequence[str]) -> int:
-    """The bytes that a tokenizer needs for the largest text; what isn't a file counts as the default text."""
+def text_bytes(calibration: Sequence[str], tokens: int) -> int:
+    """The bytes that a tokenizer needs for what is read of the largest text for so many tokens.
+
+    What isn't a file counts as the default text.
+    """
     sizes = [0]
     for share in shares_of(calibration):
         path = Path(share.text).expanduser()
         files = [path, *path.rglob("*")] if path.exists() else []
         if share.text != SELF:
             sizes.append(sum(file.stat().st_size for file in files if file.is_file()) if files else TEXT_CHARACTERS)
-    return CHARACTER_BYTES * max(sizes)
+    return CHARACTER_BYTES * min(max(sizes), needed_characters(tokens))
 
 
 def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:

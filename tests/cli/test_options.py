@@ -9,6 +9,7 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
+from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.building.options import BuildOptions
 from edge_transact.bundling.options import BundleOptions
@@ -17,6 +18,7 @@ from edge_transact.cli.common import guarded
 from edge_transact.errors import UsageError
 from edge_transact.evaluation.options import EvalOptions
 from edge_transact.exporting.options import ExportOptions
+from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
 from edge_transact.project.schema import Build, Prune
@@ -155,3 +157,12 @@ def test_a_command_gets_what_was_given(line, given):
 @pytest.mark.parametrize("units", ["mlp,groups", "mlp, groups", ["mlp", "groups"], ("mlp", "groups")])
 def test_a_list_is_a_list_a_tuple_or_a_string_with_commas(units) -> None:
     assert PruneOptions(ratio=0.5, units=units).units == ["mlp", "groups"]
+
+
+def test_numbers_have_bounds():
+    with pytest.raises(UsageError, match="--train-tokens 1000000000000000000000000 is more than 1,000,000,000,000"):
+        HealOptions(train_tokens=10**24)
+    with pytest.raises(UsageError, match="--threads 100000 is more than 1,024"):
+        EvalOptions(threads=100_000)
+    with pytest.raises(UsageError, match="--cores has '0-999999999'"):
+        parse_cores("0-999999999")

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs import read_text
+from edge_transact.inputs import read_text, texts
 from edge_transact.inputs.names import package_directory
 from edge_transact.inputs.texts import strip_html
 
@@ -117,3 +117,12 @@ def test_hub_data_sets_are_read_by_split(tmp_path, hub):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["train 0\n\ntrain 1", "test 0\n\ntest 1"]
+
+
+def test_no_more_of_a_text_is_read_than_a_few_windows_need(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "MOST_CHARACTERS", 1000)
+    (tmp_path / "long.txt").write_text("word " * 100_000)
+    assert texts.read_text(str(tmp_path / "long.txt"), "evaluation", tokens=10) == "word " * 200
+    assert len(texts.read_text(str(tmp_path / "long.txt"), "evaluation", tokens=100)) == 6400
+    (tmp_path / "long.jsonl").write_text("\n".join(f'{{"text": "row {number}"}}' for number in range(10_000)))
+    assert len(texts.read_text(str(tmp_path / "long.jsonl"), "evaluation", tokens=10)) == 1000

@@ -30,6 +30,7 @@ from edge_transact.benchmarking.records.lines import FinalLine, HostRequest, Lin
 from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.benchmarking.records.readings import Reading
 from edge_transact.errors import UsageError
+from edge_transact.options import MOST_CPUS
 from edge_transact.runtime.threads import check_threads
 from edge_transact.system.cores import allowed_cpus
 
@@ -197,9 +198,9 @@ def parse_cores(text: str) -> list[int]:
     """
     cores: list[int] = []
     for part in text.split(",") if text else []:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)
         named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        if not named:
+        if not named or named.stop > MOST_CPUS:
             raise UsageError(f"--cores has {part!r}, which is no core", fix="Write numbers and ranges: 0,4-7.")
         cores += named
     return cores
