@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,57 +41,44 @@ def verify(*paths: str | Path, tokens: bool = False) -> list[Check]:
     checks = []
     for path in map(Path, paths):
         with working(f"verify {path.name}"):
-            checks += _kind_of(path)(path)
+            checks += _checks(path)
             if tokens:
                 checks.append(_answer(path))
     return checks
 
 
-def _kind_of(path: Path) -> Callable[[Path], list[Check]]:
+def _checks(path: Path) -> list[Check]:
     if path.is_file():
         with path.open("rb") as file:
-            if kind := {b"GGUF": _gguf, b"PK\3\4": _apk}.get(file.read(4)):
-                return kind
-    for name, kind in {MANIFEST: _dist, RECORD: _project, cache.RECORD: _entry, "config.json": _checkpoint}.items():
+            head = file.read(4)
+        if head == b"GGUF":
+            found = f"{megabytes(path.stat().st_size)} are as they were written"
+            return _unsealed(path) or [Check(str(path), True, found)]
+        if head == b"PK\3\4":
+            return [replace(check, name=f"{path}, {check.name}") for check in examine_apk(path)]
+    for name in (MANIFEST, RECORD, PROVENANCE_FILE):
         if (path / name).is_file():
-            return kind
+            return _listed(path / name)
+    if (path / cache.RECORD).is_file():
+        return _entry(path)
+    if (path / "config.json").is_file():
+        found = f"has {len(Checkpoint.open(path).tensor_names())} tensors as in config.json, and no sha256 of them"
+        return [Check(str(path), False, found, "Compare it with its source: another program wrote it.")]
     if any((path / name).is_dir() for name in cache.KINDS):
-        return _cache
+        return _cache(path)
     raise EdgeTransactError(
         f"{path} is nothing that edge-transact writes" if path.exists() else f"{path} does not exist",
         fix="Name a checkpoint, a DIST, a project, a .gguf or .apk file, or the cache.",
     )
 
 
-def _gguf(path: Path) -> list[Check]:
-    return _unsealed(path) or [Check(str(path), True, f"{megabytes(path.stat().st_size)} are as they were written")]
-
-
-def _apk(path: Path) -> list[Check]:
-    return [replace(check, name=f"{path}, {check.name}") for check in examine_apk(path)]
-
-
-def _dist(path: Path) -> list[Check]:
-    return _listed(path / MANIFEST, lambda name: True)
-
-
-def _project(path: Path) -> list[Check]:
-    return _listed(path / RECORD, lambda name: False)  # what people add to it is theirs
-
-
-def _checkpoint(path: Path) -> list[Check]:
-    if (path / PROVENANCE_FILE).is_file():
-        return _listed(path / PROVENANCE_FILE, lambda name: name != MODEL_CARD and not name.startswith("."))
-    found = f"has {len(Checkpoint.open(path).tensor_names())} tensors as in config.json, and no sha256 of them"
-    return [Check(str(path), False, found, "Compare it with its source: another program wrote it.")]
-
-
-def _listed(listing: Path, is_ours: Callable[[str], bool]) -> list[Check]:
-    """Checks a directory. What isn't in the list counts if it would be ours."""
+def _listed(listing: Path) -> list[Check]:
+    """Checks a directory. People may write a card, hidden files, and what they like into a project."""
     if unsealed := _unsealed(listing):
         return unsealed
     files = listed(listing)
-    strangers = [name for name in files_beside(listing) if name not in files and is_ours(name)]
+    others = [name for name in files_beside(listing) if name not in (*files, MODEL_CARD) and not name.startswith(".")]
+    strangers = [] if listing.name == RECORD else others
     wrong = problems(listing.parent, files) | dict.fromkeys(strangers, f"is not in {listing.name}")
     return _compared(listing.parent, listing.parent, files, wrong)
 

@@ -27,7 +27,6 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from edge_transact.artifacts import digests
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 
@@ -119,15 +118,31 @@ def made(recipe: Recipe) -> Path:
     which takes about a second a gigabyte; a damaged entry is made again.
     """
     with lock(recipe.entry, recipe.what):
-        record = _complete_record(recipe) if enabled else None
-        for name, (_, expected) in record.files.items() if record else ():
-            file = recipe.entry / recipe.name / name
-            if _digest(file, file.stat().st_mtime_ns) != expected:
-                logger.warning(f"{file} is not as it was made: making it again")
-                shutil.rmtree(recipe.entry)
-                break
-        _obtain(recipe)
-        hold(recipe.entry)
+        return _made(recipe)
+
+
+def _made(recipe: Recipe) -> Path:
+    """`made`. Needs the entry's `lock`."""
+    record = _complete_record(recipe) if enabled else None
+    for name, (_, expected) in record.files.items() if record else ():
+        file = recipe.entry / recipe.name / name
+        if _digest(file, file.stat().st_mtime_ns) != expected:
+            logger.warning(f"{file} is not as it was made: making it again")
+            shutil.rmtree(recipe.entry)
+            record = None
+            break
+    if record is None:
+        logger.log(logging.INFO if recipe.is_step else logging.DEBUG, recipe.what)
+        if recipe.is_step and logger.isEnabledFor(logging.DEBUG):
+            logger.debug(f"{recipe.what}: {_why(recipe)}")
+        _make(recipe)
+    else:
+        os.utime(recipe.entry)
+        # That an input was converted before is no news; that a stage is skipped is.
+        level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
+        logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
+    logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
+    hold(recipe.entry)
     return recipe.entry / recipe.name
 
 
@@ -139,24 +154,6 @@ def _digest(file: Path, _changed_ns: int) -> str:
 def is_lacking(recipe: Recipe) -> bool:
     """Whether the recipe has to be made."""
     return not enabled or _complete_record(recipe) is None
-
-
-def _obtain(recipe: Recipe) -> tuple[Record, bool]:
-    """Makes the entry unless the cache has it. Returns its record, and whether it was made now. Needs its `lock`."""
-    record = _complete_record(recipe) if enabled else None
-    is_new = record is None
-    if record is None:
-        logger.log(logging.INFO if recipe.is_step else logging.DEBUG, recipe.what)
-        if recipe.is_step and logger.isEnabledFor(logging.DEBUG):
-            logger.debug(f"{recipe.what}: {_why(recipe)}")
-        record = _make(recipe)
-    else:
-        os.utime(recipe.entry)
-        # That an input was converted before is no news; that a stage is skipped is.
-        level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
-        logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
-    logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
-    return record, is_new
 
 
 @contextmanager
@@ -243,7 +240,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
     return found
 
 
-def _make(recipe: Recipe) -> Record:
+def _make(recipe: Recipe) -> None:
     started = time.perf_counter()
     with new_directory(recipe.entry, own=True) as fresh:
         content = fresh / recipe.name
@@ -260,29 +257,20 @@ def _make(recipe: Recipe) -> Record:
             files={name: (size, sha256(content / name)) for name, size in _sizes(content).items()},
         )
         write_record(fresh, record)
-    return record
 
 
 def place(recipe: Recipe, output: Path) -> dict[str, str]:
-    """Copies what the recipe makes into `output`, and checks the sha256 of every file that comes from the cache.
+    """Copies what the recipe makes, as `made` checks it, into `output`. Returns the sha256 of its files.
 
     The files are copied rather than linked: a user may edit the output, and the cache must not change with it.
     """
     with lock(recipe.entry, recipe.what):
-        record, is_new = _obtain(recipe)
-        source = recipe.entry / recipe.name
-        for name, (_, expected) in record.files.items():
-            target = output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if is_new:
-                shutil.copyfile(source / name, target)
-            elif digests.copy(source / name, target) != expected:
-                logger.warning(f"{source / name} is not as it was made: making it again")
-                shutil.rmtree(recipe.entry)
-                break
-        else:
-            return {name: digest for name, (_, digest) in record.files.items()}
-    return place(recipe, output)
+        content, record = _made(recipe), read_record(recipe.entry)
+        assert record is not None
+        for name in record.files:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(content / name, output / name)
+    return {name: digest for name, (_, digest) in record.files.items()}
 
 
 @dataclass(frozen=True)

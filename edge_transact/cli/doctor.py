@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,6 @@ def _jobs(incomplete: str) -> list[str]:
 
 @guarded
 def doctor(
-    apk: Annotated[Path | None, typer.Argument(metavar="[APK]", help="App to check instead of this machine.")] = None,
     job: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,15 +34,11 @@ def doctor(
     `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`, `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`,
     `runner`, `mlc`, `app`, `install`.
 
-    With an APK, check that its native libraries fit 64-bit ARM and 16 KB pages, and that its models are complete.
-
     **Examples**
 
     `edge-transact doctor`
 
     `edge-transact doctor --for app`
-
-    `edge-transact doctor app.apk`
 
     `edge-transact doctor --json | tail -1 | jq -r '.checks[] | select(.ok | not) | .fix'`
     """
@@ -53,9 +47,6 @@ def doctor(
     from edge_transact.doctor import JOBS, examine
     from edge_transact.errors import UsageError, did_you_mean
 
-    if apk is not None:
-        _check_apk(apk, job, as_json)
-        return
     wanted = job or []
     for name in wanted:
         if name not in JOBS:
@@ -77,19 +68,4 @@ def doctor(
 
     show(result, as_json, text)
     if any(missing[name] for name in wanted):
-        raise typer.Exit(1)
-
-
-def _check_apk(apk: Path, job: list[str] | None, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from edge_transact.bundling.apk import examine_apk
-    from edge_transact.doctor.screen import print_checks
-    from edge_transact.errors import UsageError
-
-    if job:
-        raise UsageError(f"--for {job[0]} checks this machine, not an APK", fix="Leave out one of them.")
-    checks = examine_apk(apk)
-    show({"checks": [asdict(check) for check in checks]}, as_json, lambda: print_checks(checks))
-    if not all(check.ok for check in checks):
         raise typer.Exit(1)

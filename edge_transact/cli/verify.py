@@ -24,14 +24,17 @@ def verify(
     """Compare outputs, byte by byte, with the sha256 that was recorded when they were written.
 
     Exits with 1 if a file is damaged, missing, edited or unknown, and also if nothing was recorded: what another
-    program wrote can't be verified. Model cards, and what people add to a project, aren't compared. An APK is checked
-    as `doctor` does.
+    program wrote can't be verified. Model cards, and what people add to a project, aren't compared.
+
+    Of an APK, check that entries and models are complete, and that native code fits 64-bit ARM and 16 KB pages.
 
     **Examples**
 
     `edge-transact verify pruned dist app`
 
     `edge-transact verify dist --tokens`
+
+    `edge-transact verify app.apk`
 
     `edge-transact verify ~/.cache/edge-transact --json | jq '.checks[] | select(.ok | not)'`
     """

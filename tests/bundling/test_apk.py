@@ -1,4 +1,4 @@
-"""`doctor APK`: what would keep an app from running is found, in real zip files with real ELF libraries."""
+"""`verify APK`: what would keep an app from running is found, in real zip files with real ELF libraries."""
 
 import json
 import subprocess
@@ -93,14 +93,14 @@ def test_a_complete_app(apk, tmp_path):
     assert list(checks) == ["entries", "abi", "segments", "offsets", "libraries", "models"]
     assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
     assert checks["models"].startswith("tiny (")
-    assert all(check["ok"] for check in said("doctor", path)["checks"])
+    assert all(check["ok"] for check in said("verify", path)["checks"])
 
 
 def test_a_library_for_pages_of_4_kb(apk, linked, tmp_path):
     apk.entries[EDGE] = linked["small pages"]
     path = apk.write(tmp_path / "app.apk")
     assert failed(path) == {"segments": f"segments not aligned to 16384 bytes: {EDGE} (4096)"}
-    result = run("doctor", str(path))
+    result = run("verify", str(path))
     assert result.exit_code == 1 and "max-page-size=16384" in result.stdout
 
 
@@ -142,7 +142,7 @@ def test_weights_that_are_missing_damaged_or_compressed(apk, tmp_path):
 
 
 def test_a_damaged_entry(apk, tmp_path):
-    """As a disk damages it: what the archive says of it stays. `verify` checks an APK in the same way."""
+    """As a disk damages it: what the archive says of it stays."""
     apk.entries["classes.dex"] = b"code" * 100
     path = apk.write(tmp_path / "app.apk")
     assert all(check.ok for check in verify(path))
@@ -165,8 +165,7 @@ def test_what_is_no_apk(tmp_path, content):
     (tmp_path / "app.apk").write_bytes(content)
     with pytest.raises(EdgeTransactError, match="is not a complete APK"):
         examine_apk(tmp_path / "app.apk")
-    assert run("doctor", str(tmp_path / "gone.apk")).exit_code == 1
-    assert run("doctor", str(tmp_path / "app.apk"), "--for", "app").exit_code == 2
+    assert run("verify", str(tmp_path / "gone.apk")).exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,6 @@ class Repetition:
 
 def main() -> None:
     """Entry point of ``python -m edge_transact.benchmarking.drivers.host_runner``."""
-    try:
-        _measure()
-    except EdgeTransactError as error:
-        raise SystemExit(f"{error.message}. {error.fix}") from error
-
-
-def _measure() -> None:
     request = HostRequest(**json.load(sys.stdin))
     _write(StartLine(run=request.run))
     # Before the clock starts: imports are this process's cost, not the model's.
@@ -157,4 +150,7 @@ def _write(line: WellFormedLine) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeTransactError as error:
+        sys.exit(f"{error.message}. {error.fix}")
