@@ -105,7 +105,10 @@ class Checkpoint(Summarized):
         # Before what has an entry for every layer that config.json claims.
         _check_layer_count(path, config.get("num_hidden_layers"), stored)
         config = translated(config)
-        plan = WidthPlan.from_config(config)
+        try:
+            plan = WidthPlan.from_config(config)
+        except EdgeTransactError as error:
+            raise EdgeTransactError(f"{path}: {error.message}", fix=error.fix) from error
         _check_rope_factors(path, config, plan.rotary_dim // 2)
         stored = _translated_tensors(path, stored, plan, str(config.get("model_type")))
         for name, shape in tensor_shapes(plan).items():

@@ -12,17 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 
+from edge_transact import costs
 from edge_transact.architecture.families import FAMILIES, SOURCE_TYPE
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.checkpoint.schema import Configuration
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.checkpoint.writer import MODEL_CARD, stock_config, write_config
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import layout
 from edge_transact.gguf.q4_0 import BLOCK_BYTES
 from edge_transact.progress import track, working
-from edge_transact.reading import checked, parsed
+from edge_transact.reading import AGAIN, checked, parsed
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -35,10 +37,16 @@ T = TypeVar("T")
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 """RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
 
+_SIZES = ("block_count", "embedding_length")
+
 ARCHITECTURES = ("llama", layout.VARIABLE, "qwen2", "qwen3")
 """llama.cpp's architectures that are read. Mistral's is ``llama``."""
 
 NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
+
+
+_MOST_VALUES = 1 << 24
+"""Of an array in metadata; the largest vocabularies have 300,000 tokens."""
 
 
 def convert_gguf(file: Path, directory: Path) -> None:
@@ -112,7 +120,10 @@ class _Model:
     def field(self, name: str, default: Any = None) -> Any:
         """A metadata value; `None` and 0 stand for the default."""
         field = self.reader.get_field(name)
-        return (field.contents() if field else None) or default
+        try:
+            return (field.contents() if field else None) or default
+        except (ValueError, IndexError, TypeError, KeyError) as error:
+            raise EdgeTransactError(f"{self.file}: {name} can't be read: {error}", fix=AGAIN) from error
 
     def _json(self, name: str, schema: type[T]) -> T:
         """The value of JSON text in the metadata."""
@@ -126,11 +137,28 @@ class _Model:
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``: the one that `export` kept, or what the metadata says."""
-        return self._json(layout.CONFIG, dict[str, Any]) or self._config()
+        config = self._json(layout.CONFIG, dict[str, Any]) or self._config()
+        checked(Configuration, config, f"{self.file}, its configuration")
+        self._check_layers(config.get("num_hidden_layers"))
+        return config
+
+    def _check_layers(self, claimed: object) -> None:
+        stored = sum(name.startswith("blk.") and name.endswith(".ffn_norm.weight") for name in self.tensors)
+        if claimed != stored:
+            raise EdgeTransactError(f"{self.file} has {stored} layers, its metadata says {claimed!r}", fix=AGAIN)
 
     @cached_property
     def plan(self) -> WidthPlan:
-        return WidthPlan.from_config(self.config)
+        try:
+            plan = WidthPlan.from_config(self.config)
+        except EdgeTransactError as error:
+            raise EdgeTransactError(f"{self.file}: {error.message}", fix=error.fix) from error
+        stored = sum(tensor.n_elements for tensor in self.tensors.values())
+        if costs.parameters(plan) > stored:
+            raise EdgeTransactError(
+                f"{self.file} has {stored:,} parameters, its metadata says {costs.parameters(plan):,}", fix=AGAIN
+            )
+        return plan
 
     @cached_property
     def rope_pairs(self) -> Sequence[np.ndarray]:
@@ -138,12 +166,14 @@ class _Model:
 
         kept = self._json(layout.PAIRS, dict[str, list[list[Annotated[int, Field(ge=0, lt=self.plan.head_dim // 2)]]]])
         every = np.arange(self.plan.head_dim // 2, dtype=np.int32)
-        return [
-            np.array(kept[str(index)], np.int32)
-            if str(index) in kept
-            else np.tile(every, (layer.num_key_value_heads, 1))
-            for index, layer in enumerate(self.plan.layers)
-        ]
+        found = []
+        for index, layer in enumerate(self.plan.layers):
+            shape = (layer.num_key_value_heads, layer.qk_head_dim // 2)
+            table = kept.get(str(index), [every] * shape[0])
+            if [len(row) for row in table] != [shape[1]] * shape[0]:
+                raise EdgeTransactError(f"{self.file}, {layout.PAIRS}: layer {index} has other than {shape}", fix=AGAIN)
+            found.append(np.array(table, np.int32))
+        return found
 
     @cached_property
     def places(self) -> Mapping[str, layout.Place]:
@@ -184,11 +214,13 @@ class _Model:
                 raise EdgeTransactError(f"{self.file}: its metadata has no {name}", fix=NOT_A_LLAMA)
             return value
 
-        layers, hidden = size("block_count"), size("embedding_length")
+        layers, hidden = (checked(PositiveInt, size(name), f"{self.file}, {name}") for name in _SIZES)
+        self._check_layers(layers)
         heads = self._of_layers(size("attention.head_count"), "attention.head_count", layers)
         groups = self._of_layers(size("attention.head_count_kv", heads), "attention.head_count_kv", layers)
         dims = self._of_layers(size("feed_forward_length"), "feed_forward_length", layers)
         head_dim = size("attention.key_length", size("rope.dimension_count", hidden // heads[0]))
+        checked(PositiveInt, head_dim, f"{self.file}, its head_dim")
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
         scaling = self.field(f"{self.field('general.architecture')}.rope.scaling.type", "none")
         if scaling in ("yarn", "longrope"):
@@ -232,9 +264,10 @@ class _Model:
             raise EdgeTransactError(f"{self.file} has no token_embd.weight", fix=NOT_A_LLAMA)
         return int(self.tensors["token_embd.weight"].shape[1])
 
-    def _of_layers(self, value: int | Sequence[int], name: str, layers: int) -> list[int]:
+    def _of_layers(self, value: Any, name: str, layers: int) -> list[int]:
         """A width of every layer, none of which may be 0."""
-        values = [value] * layers if isinstance(value, int) else list(map(int, value))
+        values = value if isinstance(value, list) else [value] * layers
+        checked(list[NonNegativeInt], values, f"{self.file}, {name}")
         if len(values) != layers or 0 in values:
             which = f"layer {values.index(0)} has 0" if 0 in values else f"it has {len(values)} for {layers} layers"
             raise EdgeTransactError(f"{self.file}: {name}: {which}", fix="Use a model whose layers are all complete.")
@@ -265,16 +298,31 @@ class _Model:
 
 def _open(file: Path) -> GGUFReader:
     try:
-        from gguf import GGUFReader
+        from gguf import GGUFReader, GGUFValueType
     except ImportError as error:
         raise EdgeTransactError(
             f"{file}: reading GGUF needs the package {error.name}", fix="pip install 'edge-transact[gguf]'"
         ) from error
+
+    class Reader(GGUFReader):
+        """Raises a `ValueError` for what the file's length contradicts; the package would go on with less."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) != count:
+                raise ValueError(f"it has {len(found)} of {count} values at byte {offset}")
+            return found
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == GGUFValueType.ARRAY and (length := self._get(orig_offs + 4, "u8")[0]) > _MOST_VALUES:
+                raise ValueError(f"it has an array of {length} values")
+            return super()._get_field_parts(orig_offs, raw_type)
+
     try:
-        reader = GGUFReader(file)
+        reader = Reader(file)
         field = reader.get_field("general.architecture")
         architecture = field.contents() if field else None
-    except (ValueError, IndexError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, IndexError, KeyError, AttributeError, OSError, RecursionError, OverflowError) as error:
         raise EdgeTransactError(
             f"{file} is not a GGUF file, or it is truncated: {error}", fix="Copy or download the file again."
         ) from error

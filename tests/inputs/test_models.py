@@ -1,6 +1,7 @@
 """MODEL: demo models against their own implementations, GGUF, the hub, and names that are nearly right."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -108,6 +109,38 @@ def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, own_cache):
         with pytest.raises(EdgeTransactError, match="truncated"):
             resolve_model(str(tmp_path / "cut.gguf"))
     assert not list(own_cache.rglob("config.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("llama.block_count", 10**9, r"has 3 layers, its metadata says 1000000000"),
+        ("llama.attention.key_length", 1 << 31, "head_dim is 2147483648, more than any model's"),
+        ("llama.attention.head_count", 3 << 28, "m.gguf has .* parameters, its metadata says"),
+        ("llama.embedding_length", "wide", "embedding_length cannot be read .'wide'|Input should be a valid integer"),
+        ("llama.context_length", "long", "max_position_embeddings is 'long'"),
+        ("edge_transact.config", "[1]", "m.gguf, edge_transact.config cannot be read"),
+        ("edge_transact.config", 5, "m.gguf, edge_transact.config cannot be read"),
+        ("edge_transact.config", "{" * 10**5, "m.gguf, edge_transact.config is not JSON"),
+        ("edge_transact.config", '{"num_hidden_layers": 1000000000}', "its metadata says 1000000000"),
+        ("edge_transact.rope_pairs", '{"0": [[10]]}', "rope_pairs cannot be read .0.0.0 is 10"),
+        ("edge_transact.rope_pairs", '{"0": [[1]]}', "rope_pairs: layer 0 has other than"),
+    ],
+)
+def test_metadata_that_contradicts_a_gguf_file(make_llama, tmp_path, name, value, words):
+    write_gguf(tmp_path / "m.gguf", Checkpoint.open(make_llama()), "F32", extra={name: value})
+    with pytest.raises(EdgeTransactError, match=words):
+        convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
+
+
+def test_a_bomb_in_a_gguf_file(tmp_path):
+    """An array of 10^12 numbers in 70 bytes."""
+    key = b"general.file_type"
+    head = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key
+    for count in (10**12, 10**6):
+        (tmp_path / "m.gguf").write_bytes(head + struct.pack("<IIQ", 9, 4, count) + bytes(16))
+        with pytest.raises(EdgeTransactError, match=r"m.gguf is not a GGUF file.* it has (an array of|0 of 1)"):
+            convert_gguf(tmp_path / "m.gguf", tmp_path / "out")
 
 
 @pytest.mark.slow

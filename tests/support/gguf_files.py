@@ -43,6 +43,9 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tensor_type: str, **metadata)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
     for name, data in metadata.get("tensors", {}).items():
         writer.add_tensor(name, data)
+    for name, value in metadata.get("extra", {}).items():
+        kind = gguf.GGUFValueType.UINT64 if isinstance(value, int) else gguf.GGUFValueType.STRING
+        writer.add_key_value(name, value, kind)
     _finish(writer)
 
 
