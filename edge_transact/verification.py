@@ -41,8 +41,8 @@ def verify(*paths: str | Path, tokens: bool = False) -> list[Check]:
     checks = []
     for path in map(Path, paths):
         with working(f"verify {path.name}"):
-            checks += _checks(path)
-            if tokens:
+            checks += (found := _checks(path))
+            if tokens and all(check.ok for check in found):  # damaged libraries aren't loaded
                 checks.append(_answer(path))
     return checks
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import pytest
 import edge_transact as et
 from edge_transact import cache
 from edge_transact.artifacts.digests import SEAL
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MODEL_FILES
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MODEL_FILES, TOKENIZER_FILES
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking.drivers.host import HostDriver
 from edge_transact.benchmarking.model import open_models
 from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import EdgeTransactError
+from edge_transact.evaluation.requirements import plans_of
 from edge_transact.exporting.gguf import export_gguf
 from edge_transact.runtime.opening import Opening
 from tests.support.command import edge_transact
@@ -110,8 +113,8 @@ def test_command(dist: Path, checkpoint: Path) -> None:
     ]
     code, out, _ = edge_transact("verify", dist, "--tokens")
     assert code == 0 and f"ok {dist}, tokens: 100% of 17 tokens are torch's, and 100% were in the build" in out
-    parity = json.loads((dist / "manifest.json").read_text())["parity"]
-    edit_json(dist / "manifest.json", parity=parity | {"greedy_ids": parity["greedy_ids"][::-1]})
+    manifest = Manifest.read(dist)
+    replace(manifest, parity=manifest.parity | {"greedy_ids": manifest.answer()[1][::-1]}).write(dist)
     code, out, _ = edge_transact("verify", dist, "--tokens")
     assert code == 1 and "-- " in out and "% of 17 tokens are torch's" in out
 
@@ -122,13 +125,14 @@ def read_for_bench(dist: Path) -> None:
 
 
 def read_for_run(dist: Path) -> None:
-    """What `run` and `eval` read."""
+    """What `run`, and `eval` as a function, read."""
     with Opening(dist, text=True) as opening:
         opening.codec()
 
 
 READS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "run": (read_for_run, ("manifest.json", *MODEL_FILES, "lib/*-host.so")),
+    "eval": (lambda dist: plans_of([str(dist)]), ("manifest.json", *TOKENIZER_FILES)),
     "bench": (read_for_bench, ("manifest.json", *MODEL_FILES, "lib/*-host.so")),
     "export": (
         lambda dist: export_gguf(str(dist), dist.parent / "out.gguf", pre="llama-bpe"),

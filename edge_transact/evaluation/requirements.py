@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.costs import Requirements
 from edge_transact.costs.memory import PACKAGES_BYTES, logits_bytes, model_bytes
@@ -18,8 +19,14 @@ CHARACTERS_PER_TOKEN = 4
 
 
 def plans_of(names: Iterable[str]) -> dict[str, WidthPlan]:
-    """The widths of MODELs and DISTs by name. MODELs that aren't here are downloaded or converted."""
-    return {name: Manifest.read(Path(name)).plan if is_dist(name) else checkpoint_of(name).plan for name in names}
+    """The widths of MODELs and DISTs by name, whose tokenizers are intact. MODELs are downloaded or converted."""
+    return {name: _dist(Path(name)).plan if is_dist(name) else checkpoint_of(name).plan for name in names}
+
+
+def _dist(path: Path) -> Manifest:
+    manifest = Manifest.read(path)
+    manifest.verify(path, *TOKENIZER_FILES)
+    return manifest
 
 
 def requirements(
