@@ -27,6 +27,7 @@ from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from edge_transact.cache.journal import Journal
@@ -277,6 +278,7 @@ def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | Host
         codec.check_chats()
         disable_progress_bar()  # ours names what is loaded
         network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        network.get_input_embeddings().register_forward_pre_hook(_check_tokens)
         return network, codec
 
 
@@ -284,3 +286,11 @@ def _network(model: PreTrainedModel | HostModel) -> PreTrainedModel | LogitsFunc
     from edge_transact.runtime.host import HostModel
 
     return model.window_logits if isinstance(model, HostModel) else model
+
+
+def _check_tokens(embedding: torch.nn.Embedding, inputs: tuple[torch.Tensor, ...]) -> None:
+    if (most := int(inputs[0].max())) >= embedding.num_embeddings:
+        raise EdgeTransactError(
+            f"the tokenizer makes token {most}, the model's vocabulary has {embedding.num_embeddings}",
+            fix="Use the tokenizer that belongs to the model.",
+        )

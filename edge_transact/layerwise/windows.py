@@ -26,6 +26,7 @@ from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, needed_characters, re
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.suitability import check_text
 from edge_transact.runtime.chat_template import render_row
+from edge_transact.runtime.text import load
 from edge_transact.selftext.texts import SELF, self_tokens
 from edge_transact.system.memory import trim
 
@@ -165,12 +166,7 @@ def _tokenizer(path: Path, _digest: str) -> PreTrainedTokenizerBase:
     register()
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise EdgeTransactError(
-            f"{path} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."
-        ) from error
+    return load(AutoTokenizer, path)
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,6 +12,7 @@ from edge_transact.architecture.families import family_of, translated
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.mlc.conversation import conversation_template
 from edge_transact.reading import read_model, read_object
+from edge_transact.runtime.text import read_tokenizer
 
 CHAT_CONFIG_VERSION = "0.1.0"
 """MLC-LLM's version of the format."""
@@ -95,12 +96,8 @@ def _number(value: object, default: float) -> object:
 
 def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
     """Number of the tokenizer's tokens. There may be more logits, as padding."""
-    path = checkpoint / "tokenizer.json"
-    if not path.is_file():
-        return vocab_size
-    from tokenizers import Tokenizer
-
-    return min(vocab_size, Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True))
+    tokenizer = read_tokenizer(checkpoint)
+    return min(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True)) if tokenizer else vocab_size
 
 
 def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:

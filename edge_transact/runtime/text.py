@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from edge_transact.errors import EdgeTransactError
-from edge_transact.reading import read_object, read_text
+from edge_transact.reading import AGAIN, checked, opened, read_object, read_text
 from edge_transact.runtime.chat_template import Message, default_template, render_chat, require_template
 
 if TYPE_CHECKING:
@@ -66,8 +68,7 @@ class TextCodec:
 
         # Not AutoTokenizer: a DIST has no config.json for it, and a checkpoint may name a slow tokenizer class.
         fast = (self.directory / TOKENIZER).exists()
-        loader: Any = PreTrainedTokenizerFast if fast else AutoTokenizer
-        return loader.from_pretrained(self.directory)
+        return load(PreTrainedTokenizerFast if fast else AutoTokenizer, self.directory)
 
     @cached_property
     def special_tokens(self) -> Mapping[str, str]:
@@ -106,6 +107,18 @@ class TextCodec:
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
 
+def load(loader: Any, directory: Path) -> Any:
+    """A tokenizer as a class of transformers loads it; an `EdgeTransactError` if that fails."""
+    try:
+        return loader.from_pretrained(directory)
+    except Exception as error:  # of transformers, tokenizers and sentencepiece
+        read_tokenizer(directory)
+        _configuration(directory)
+        raise EdgeTransactError(
+            f"{directory} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."
+        ) from error
+
+
 def check_chats(directory: Path) -> None:
     """Raises the errors of a chat template that doesn't work; what needs a tokenizer says whether there is one."""
     try:
@@ -129,7 +142,11 @@ def read_tokenizer(directory: Path) -> tokenizers.Tokenizer | None:
         return None
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(directory / TOKENIZER))
+    opened(directory / TOKENIZER).close()
+    try:
+        return Tokenizer.from_file(str(directory / TOKENIZER))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise EdgeTransactError(f"{directory / TOKENIZER} is not a tokenizer: {error}", fix=AGAIN) from error
 
 
 def _configuration(directory: Path) -> dict[str, Any]:
@@ -142,7 +159,23 @@ def _configuration(directory: Path) -> dict[str, Any]:
     if "added_tokens_decoder" not in config:
         config |= read("special_tokens_map.json")
         config["added_tokens"] = list(read("added_tokens.json"))
+    tokens = {name: value for name, value in config.items() if name.endswith("_token")}
+    checked(dict[str, str | bool | _Token | None], tokens, directory / CONFIG)
+    checked(_Configuration, config, directory / CONFIG)
     return config
+
+
+class _Token(BaseModel):
+    content: str
+
+
+class _Configuration(BaseModel):
+    """The fields of ``tokenizer_config.json`` that are read, apart from the names of tokens."""
+
+    chat_template: str | list[dict[str, str]] | None = None
+    additional_special_tokens: list[str | _Token] | None = None
+    extra_special_tokens: list[str | _Token] | dict[str, str | _Token] | None = None
+    added_tokens_decoder: dict[str, _Token] | None = None
 
 
 def _tokens(config: Mapping[str, Any]) -> Iterator[str]:

@@ -233,3 +233,8 @@ def test_a_window_fits_every_model_before_any_is_measured(make_llama, tmp_path):
     with pytest.raises(UsageError, match=r"--window 128 is longer than the context of .*: 64 tokens") as refused:
         window_of([large, dist], 128)
     assert "--window 64" in refused.value.fix
+
+
+def test_tokens_beyond_the_vocabulary_are_named():
+    with pytest.raises(EdgeTransactError, match="the tokenizer makes token 5, the model's vocabulary has 3"):
+        models._check_tokens(torch.nn.Embedding(3, 2), (torch.tensor([[1, 5]]),))

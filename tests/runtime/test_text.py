@@ -180,3 +180,38 @@ def test_thinking_is_the_templates_variable(directory, tmp_path):
         )
         assert codec.encode_chat(messages, thinking) == expected
     assert codec.encode_chat(messages) == codec.encode_chat(messages, True) != expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("tokenizer.json", b"", "is not a tokenizer: EOF"),
+        ("tokenizer.json", b"[]", "is not a tokenizer"),
+        ("tokenizer.json", b"{}", "is not a tokenizer"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "is not a tokenizer"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 4294967296}}}', "is not a tokenizer"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {}, "merges": ["a b"]}}', "is not a tokenizer"),
+        ("tokenizer.json", b"[" * 100_000, "is not a tokenizer"),
+        ("tokenizer.json", "{}".encode("utf-16"), "is not a tokenizer"),
+        ("tokenizer.json", b"\xef\xbb\xbf{}", "is not a tokenizer"),
+        ("tokenizer_config.json", b"", "is not JSON: EOF"),
+        ("tokenizer_config.json", b"[]", "is not a JSON object"),
+        ("tokenizer_config.json", b"{" * 100_000, "is not JSON"),
+        ("tokenizer_config.json", b"\xef\xbb\xbf{}", "is not plain UTF-8: a byte order mark"),
+        ("tokenizer_config.json", "{}".encode("utf-16"), "is not plain UTF-8: it is UTF-16"),
+        ("tokenizer_config.json", b'{"bos_token": {"a": 1}}', "cannot be read .bos_token"),
+        ("tokenizer_config.json", b'{"bos_token": 3}', "cannot be read .bos_token"),
+        ("tokenizer_config.json", b'{"chat_template": 5}', "cannot be read .chat_template"),
+        ("tokenizer_config.json", b'{"additional_special_tokens": [5]}', "cannot be read .additional_special_tokens"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": ["a"]}', "cannot be read .added_tokens_decoder"),
+        ("special_tokens_map.json", b"[]", "is not a JSON object"),
+        ("added_tokens.json", b"5", "is not a JSON object"),
+    ],
+)
+def test_a_broken_file_is_named(directory, tmp_path, name, content, problem):
+    configure(directory, tmp_path / "broken")
+    (tmp_path / "broken" / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "broken" / name).unlink(missing_ok=True)
+    (tmp_path / "broken" / name).write_bytes(content)
+    with pytest.raises(EdgeTransactError, match=f"{name} {problem}"):
+        TextCodec(tmp_path / "broken")
