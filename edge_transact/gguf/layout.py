@@ -7,6 +7,7 @@ head dim for q, k and v of all layers: dims that were pruned from heads become z
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +34,7 @@ CONFIG, PAIRS, PROVENANCE = "edge_transact.config", "edge_transact.rope_pairs", 
 """Our own metadata, as JSON: the checkpoint's ``config.json`` and its layers' RoPE pairs by index, from which the
 checkpoint is restored without zeros in its heads, and how the model was pruned."""
 
-_LENGTHS = ("long", "short")
+_LENGTHS, _FACTORS = ("long", "short"), "rope_factors_{}.weight"
 
 BLOCKS_FILE = "q4_0.safetensors"
 """The blocks of a converted checkpoint's Q4_0 matrices, uint8 ``[rows, groups, 18]``: a file beside it."""
@@ -48,12 +49,14 @@ class Place:
         shape: The GGUF tensor's shape, outputs first.
         rows: The GGUF row of each of the checkpoint's rows; `None` for the same.
         columns: The GGUF column of each of the checkpoint's columns; `None` for the same.
+        first: The row of the GGUF tensor where it begins, if others of the checkpoint are above it.
     """
 
     name: str
     shape: tuple[int, ...]
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
+    first: int = 0
 
     @property
     def group_columns(self) -> np.ndarray | None:
@@ -112,15 +115,18 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
         if layer.v_head_dim != plan.head_dim:
             rows[prefix + VALUE.name] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
             columns[prefix + OUTPUT.name] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
-    found = {}
+    found, filled = {}, Counter[str]()
     for name, shape in tensor_shapes(whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")
+        stored = str(names.get_name(_stored(name, fused), try_suffixes=(".weight", ".bias")))
         found[name] = Place(
-            name=str(names.get_name(_stored(name, fused), try_suffixes=(".weight", ".bias"))),
+            name=stored,
             shape=shape,
             rows=rows.get(module),
             columns=columns.get(module) if kind == "weight" else None,
+            first=filled[stored],
         )
+        filled[stored] += shape[0]
     return found
 
 
@@ -162,8 +168,14 @@ def rope_tensors(theta: float, scaling: Mapping[str, Any] | None, head_dim: int)
     if scaling and scaling["rope_type"] == "llama3":
         return {ROPE_FREQS: rope_divisors(theta, scaling, head_dim)}
     if scaling and scaling["rope_type"] == "longrope":
-        return {f"rope_factors_{name}.weight": np.array(scaling[f"{name}_factor"], np.float32) for name in _LENGTHS}
+        return {_FACTORS.format(name): np.array(scaling[f"{name}_factor"], np.float32) for name in _LENGTHS}
     return {}
+
+
+def stored_factors(tensors: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """LongRoPE's settings among a file's tensors; empty if it has none."""
+    stored = {name: tensors.get(_FACTORS.format(name)) for name in _LENGTHS}
+    return {f"{name}_factor": factors.tolist() for name, factors in stored.items() if factors is not None}
 
 
 def rope_divisors(theta: float, scaling: Mapping[str, Any], head_dim: int) -> np.ndarray:

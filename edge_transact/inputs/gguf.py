@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from edge_transact import costs
-from edge_transact.architecture.families import FAMILIES, SOURCE_TYPE
+from edge_transact.architecture.families import FAMILIES, family_of, translated
+from edge_transact.architecture.unsupported import unsupported
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.schema import Configuration
 from edge_transact.checkpoint.shards import write_shards
@@ -37,9 +38,7 @@ T = TypeVar("T")
 LLAMA3_LOW_FREQ_FACTOR, LLAMA3_HIGH_FREQ_FACTOR, LLAMA3_ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 """RoPE scaling of all models from Llama 3.1 on; only the factor differs."""
 
-_SIZES = ("block_count", "embedding_length")
-
-ARCHITECTURES = ("llama", layout.VARIABLE, "qwen2", "qwen3")
+ARCHITECTURES = (layout.VARIABLE, *dict.fromkeys(family.gguf for family in FAMILIES.values()))
 """llama.cpp's architectures that are read. Mistral's is ``llama``."""
 
 NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
@@ -101,9 +100,9 @@ def _write_tokenizer(directory: Path, file: Path) -> None:
 
 
 def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
-    """A stock LLaMA's ``config.json`` where its layers are alike, so that everything reads it."""
+    """A stock model's ``config.json`` where its layers are alike and its tensors not fused: everything reads it."""
     plan = model.plan
-    if not plan.is_stock:
+    if not plan.is_stock or family_of(model.config).fused:
         write_config(directory, model.config, plan, dtype)
         return
     config = stock_config(model.config, plan) | {"dtype": str(dtype).removeprefix("torch.")}
@@ -149,8 +148,9 @@ class _Model:
 
     @cached_property
     def plan(self) -> WidthPlan:
+        config = self.config
         try:
-            plan = WidthPlan.from_config(self.config)
+            plan = WidthPlan.from_config(config)
         except EdgeTransactError as error:
             raise EdgeTransactError(f"{self.file}: {error.message}", fix=error.fix) from error
         stored = sum(tensor.n_elements for tensor in self.tensors.values())
@@ -179,6 +179,11 @@ class _Model:
     def places(self) -> Mapping[str, layout.Place]:
         return layout.places(self.plan, self.rope_pairs, self.field("general.architecture"))
 
+    @cached_property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each GGUF tensor, which may be several of the checkpoint's, one below the other."""
+        return {place.name: place.first + place.shape[0] for place in self.places.values()}
+
     def values(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors in transformers' names and order: float32, and tables of RoPE pairs in int32."""
         import gguf
@@ -190,9 +195,10 @@ class _Model:
                 continue
             place = self.places[name]
             found = self.tensors.get(place.name)
-            if found is None or tuple(map(int, reversed(found.shape))) != place.shape:
+            if found is None or tuple(map(int, reversed(found.shape))) != (self.rows[place.name], *place.shape[1:]):
                 raise EdgeTransactError(f"{self.file} has no {name} of {list(place.shape)}", fix=NOT_A_LLAMA)
-            tensor = place.take_rows(gguf.dequantize(found.data, found.tensor_type).reshape(place.shape))
+            data = found.data[place.first : place.first + place.shape[0]]
+            tensor = place.take_rows(gguf.dequantize(data, found.tensor_type).reshape(place.shape))
             yield name, torch.tensor(tensor if place.columns is None else tensor[:, place.columns])
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -203,7 +209,7 @@ class _Model:
         for name, place in self.places.items():
             tensor = self.tensors[place.name]
             if tensor.tensor_type == GGMLQuantizationType.Q4_0 and place.keeps_groups:
-                rows = place.take_rows(np.asarray(tensor.data))
+                rows = place.take_rows(np.asarray(tensor.data[place.first : place.first + place.shape[0]]))
                 blocks, columns = rows.reshape(len(rows), -1, BLOCK_BYTES), place.group_columns
                 yield name, np.ascontiguousarray(blocks if columns is None else blocks[:, columns])
 
@@ -214,39 +220,35 @@ class _Model:
                 raise EdgeTransactError(f"{self.file}: its metadata has no {name}", fix=NOT_A_LLAMA)
             return value
 
-        layers, hidden = (checked(PositiveInt, size(name), f"{self.file}, {name}") for name in _SIZES)
+        def count(name: str, default: Any = None) -> int:
+            return checked(PositiveInt, size(name, default), f"{self.file}, {name}")
+
+        layers, hidden = count("block_count"), count("embedding_length")
         self._check_layers(layers)
         heads = self._of_layers(size("attention.head_count"), "attention.head_count", layers)
         groups = self._of_layers(size("attention.head_count_kv", heads), "attention.head_count_kv", layers)
         dims = self._of_layers(size("feed_forward_length"), "feed_forward_length", layers)
-        head_dim = size("attention.key_length", size("rope.dimension_count", hidden // heads[0]))
-        checked(PositiveInt, head_dim, f"{self.file}, its head_dim")
+        head_dim = count("attention.key_length", hidden // heads[0])
+        rotated = count("rope.dimension_count", head_dim)
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
-        scaling = self.field(f"{self.field('general.architecture')}.rope.scaling.type", "none")
-        if scaling in ("yarn", "longrope"):
-            raise EdgeTransactError(
-                f"{self.file}: RoPE scaling {scaling!r} is not read from GGUF",
-                fix="Use the Hugging Face checkpoint of this model.",
-            )
         architecture = self.field("general.architecture")
         config: dict[str, Any] = {
-            **({SOURCE_TYPE: architecture} if architecture in FAMILIES else {}),
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "model_type": architecture if architecture in FAMILIES else "llama",
             "hidden_size": hidden,
             "num_hidden_layers": layers,
             **{name: max(values) for name, values in widths.items()},
             "head_dim": head_dim,
             "vocab_size": self._vocab_size(),
-            "max_position_embeddings": size("context_length", 2048),
+            "max_position_embeddings": count("context_length", 2048),
             "rms_norm_eps": size("attention.layer_norm_rms_epsilon", 1e-6),
+            "sliding_window": self.field(f"{architecture}.attention.sliding_window"),
             "rope_parameters": {
-                "rope_type": "default" if scaling == "none" else scaling,
+                "rope_type": "default",
                 "rope_theta": size("rope.freq_base", 10000.0),
+                **({"partial_rotary_factor": rotated / head_dim} if rotated < head_dim else {}),
             },
             "attention_bias": "blk.0.attn_q.bias" in self.tensors,
             "attention_out_bias": "blk.0.attn_output.bias" in self.tensors,
-            "use_qk_norm": "blk.0.attn_q_norm.weight" in self.tensors,
             "mlp_bias": "blk.0.ffn_gate.bias" in self.tensors,
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "per_layer_config": {
@@ -256,8 +258,19 @@ class _Model:
         names = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
         ids = {name: self.reader.get_field(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in names.items()}
         config |= {f"{name}_token_id": int(field.contents()) for name, field in ids.items() if field}
+        scaling = self.field(f"{architecture}.rope.scaling.type", "none")
+        if factors := layout.stored_factors({name: tensor.data for name, tensor in self.tensors.items()}):
+            config["original_max_position_embeddings"] = count("rope.scaling.original_context_length")
+            config["rope_parameters"] |= {"rope_type": "longrope", **factors}
+        elif scaling != "none":
+            raise EdgeTransactError(
+                f"{self.file}: RoPE scaling {scaling!r} is not read from GGUF",
+                fix="Use the Hugging Face checkpoint of this model.",
+            )
         config["rope_parameters"] |= self._llama3_scaling(config) or {}
-        return config
+        if refused := unsupported(config):
+            raise EdgeTransactError(f"{self.file}: {refused[0]}", fix=refused[1])
+        return translated(config)
 
     def _vocab_size(self) -> int:
         if "token_embd.weight" not in self.tensors:
@@ -329,6 +342,6 @@ def _open(file: Path) -> GGUFReader:
     if architecture not in ARCHITECTURES:
         raise EdgeTransactError(
             f"{file}: its architecture is {architecture!r}, and only {', '.join(ARCHITECTURES)} are read from GGUF",
-            fix=NOT_A_LLAMA if architecture not in ("smollm3", "phi3") else "Use its Hugging Face checkpoint.",
+            fix=NOT_A_LLAMA,
         )
     return reader

@@ -73,6 +73,8 @@ def worst(logits: list, expected: np.ndarray) -> float:
 PLAIN_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75}
 LONG |= {"short_factor": [1.0, 1.5, 2.0], "long_factor": [1.5, 3.0, 4.0]}
+WHOLE_LONG = {"rope_type": "longrope", "rope_theta": 1e4}
+WHOLE_LONG |= {"short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [1.5, 3.0, 4.0, 5.0]}
 SIZES = {"vocab_size": 300, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
 SIZES |= {"num_hidden_layers": 4, "intermediate_size": 96, "tie_word_embeddings": False}
 OWN = {
@@ -83,6 +85,8 @@ OWN = {
     | {"no_rope_layer_interval": 4, "rope_parameters": PLAIN_YARN, "max_position_embeddings": 2048},
     "phi3": FAMILIES["phi3"]
     | {"original_max_position_embeddings": 2048, "max_position_embeddings": 4096, "rope_parameters": LONG},
+    "phi3 beyond its original context": FAMILIES["phi3"]
+    | {"original_max_position_embeddings": 16, "max_position_embeddings": 64, "rope_parameters": WHOLE_LONG},
 }
 """By llama.cpp's name of the architecture. Up to its original context, LongRoPE has its short factors."""
 
@@ -93,7 +97,7 @@ def test_other_families_compute_what_transformers_does(llama, make_llama, tmp_pa
     """Dense and with equal widths in all layers, under llama.cpp's own name of the family."""
     path = make_llama(**SIZES | OWN[architecture])
     save_byte_level(path, 290)
-    source = Checkpoint.open(path)
+    source, architecture = Checkpoint.open(path), architecture.split()[0]
     if cut:
         groups = {} if architecture == "phi3" else {"num_attention_heads": 4, "num_key_value_heads": 2}
         plan = source.plan.with_layers(replace(layer, intermediate_size=64, **groups) for layer in source.plan.layers)
@@ -109,16 +113,16 @@ def test_other_families_compute_what_transformers_does(llama, make_llama, tmp_pa
     assert behind(logits, tokens) < 1e-2, "transformers' greedy tokens"
 
 
-WHOLE_LONG = {"rope_type": "longrope", "rope_theta": 1e4}
-WHOLE_LONG |= {"short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [1.5, 3.0, 4.0, 5.0]}
-
-
 SHARP = [PLAIN_YARN | {"attention_factor": 1.7}, PLAIN_YARN | {"mscale": 3.0, "mscale_all_dim": 0.5}]
 
 
 @pytest.mark.parametrize(
     ("family", "rope"),
-    [*((family, rope) for family in ("mistral", "qwen2") for rope in (*SHARP, LLAMA3)), ("phi3", WHOLE_LONG)],
+    [
+        *((family, rope) for family in ("mistral", "qwen2") for rope in (*SHARP, LLAMA3)),
+        ("phi3", WHOLE_LONG),
+        ("phi3", LONG | {"original_max_position_embeddings": 16}),
+    ],
 )
 def test_other_scalings_of_rope(llama, make_llama, tmp_path, family, rope):
     """Sharper attention amplifies the rounding to fp16; without its factor, logits are off by half of the largest."""

@@ -25,6 +25,7 @@ from tests.support.gguf_files import copy_gguf
 from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, emitted, make_source
 from tests.support.tokenizers import save_byte_level
 
+PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 MODELS = {"all layers differ": CONFIG, "heads that lost dims": OWN_DIMS}
 
 
@@ -79,10 +80,12 @@ def test_foreign_deci_files_come_in_by_their_metadata(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("foreign", [False, True])
-@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_come_back(make_llama, tmp_path, family, foreign):
     """With our own metadata, and by llama.cpp's alone."""
-    source = Checkpoint.open(make_llama(vocab_size=300, **FAMILIES[family]))
+    every_fourth = {"no_rope_layer_interval": 4, "num_hidden_layers": 4, "rope_parameters": PLAIN}
+    more = every_fourth if family == "smollm3" else {}
+    source = Checkpoint.open(make_llama(vocab_size=300, **FAMILIES[family] | more))
     save_byte_level(source.path, 290)
     file = export_gguf(str(source.path), tmp_path / "model.gguf", kind="bf16").path
     if foreign:
@@ -90,17 +93,20 @@ def test_other_families_come_back(make_llama, tmp_path, family, foreign):
         file = tmp_path / "foreign.gguf"
     back = Checkpoint.open(resolve_model(str(file)))
     assert back.plan == source.plan and back.rope_theta == source.rope_theta
+    assert back.rope_scaling == source.rope_scaling
+    assert family_of(back.config).gguf == family_of(source.config).gguf
     for name in source.tensor_names():
         assert torch.equal(back.tensor(name).float(), source.tensor(name).bfloat16().float()), name
 
 
-def test_families_whose_gguf_is_not_read(make_llama, tmp_path):
+def test_a_foreign_file_with_a_window_is_refused(make_llama, tmp_path):
+    """Phi-3-mini-4k's."""
     source = make_llama(vocab_size=300, **FAMILIES["phi3"])
     save_byte_level(source, 290)
-    export_gguf(str(source), tmp_path / "model.gguf")
-    with pytest.raises(EdgeTransactError, match=r"'phi3', and only llama, deci, qwen2, qwen3 are read") as refused:
-        resolve_model(str(tmp_path / "model.gguf"))
-    assert "Hugging Face checkpoint" in refused.value.fix
+    file = export_gguf(str(source), tmp_path / "model.gguf").path
+    copy_gguf(file, tmp_path / "foreign.gguf", without=["edge_transact.", "phi3.attention.sliding"], sliding_window=16)
+    with pytest.raises(EdgeTransactError, match="sliding window of 16 tokens"):
+        resolve_model(str(tmp_path / "foreign.gguf"))
 
 
 def test_a_foreign_file_with_yarn_is_refused(make_llama, tmp_path):
