@@ -14,7 +14,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.checkpoints import FAMILIES, LLAMA3, TINY, save_llama
+from tests.support.checkpoints import LLAMA3, MODELS, TINY, save_llama
 
 ODD = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5},
@@ -56,19 +56,19 @@ def test_equal_widths_are_stock_llama(tied, biases, rope):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_other_families_are_read_as_ours(tmp_path, family, tied):
+@pytest.mark.parametrize("name", MODELS)
+def test_other_families_are_read_as_ours(tmp_path, name, tied):
     """Their config.json and tensors are transformers' own; ours computes the same of them, also when written again."""
     theirs = AutoModelForCausalLM.from_pretrained(
-        save_llama(tmp_path / "theirs", **FAMILIES[family], tie_word_embeddings=tied)
+        save_llama(tmp_path / "theirs", **MODELS[name], tie_word_embeddings=tied)
     )
-    source = Checkpoint.open(tmp_path / "theirs")
+    source, family = Checkpoint.open(tmp_path / "theirs"), MODELS[name]["model_type"]
     tensors = ((name, source.tensor(name)) for name in source.tensor_names())
     ours = write_checkpoint(source, source.plan, tensors, {}, tmp_path / "ours")
     assert ours.config["source_model_type"] == family and ours.plan == source.plan
     loaded = EdgeLlamaForCausalLM.from_pretrained(ours.path)
     assert family == "phi3" or set(loaded.state_dict()) == set(theirs.state_dict())
-    tolerance = 1e-4 if family == "phi3" else 1e-6  # where RoPE is partial, dims are added up in another order
+    tolerance = 1e-4 if family == "phi3" else 1e-6  # its matrices are fused, and dims of partial RoPE reordered
     for length in (12, 40):  # below and above the original length of longrope
         ids = tokens(2, length)
         with torch.inference_mode():

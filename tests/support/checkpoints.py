@@ -48,6 +48,11 @@ FAMILIES = {
 }  # fmt: skip
 """Other families than LLaMA, for `save_llama`."""
 
+WHOLE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.2, 1.5, 2.0]}
+WHOLE |= {"long_factor": [1.5, 3.0, 4.0, 5.0]}
+MODELS = {**FAMILIES, "phi3, whole heads": FAMILIES["phi3"] | {"rope_parameters": WHOLE}}
+"""And Phi-3.5, where RoPE rotates all dims of a head."""
+
 
 def save_llama(path: Path, seed: int = 0, model_type: str = "llama", **config) -> Path:
     """Writes a stock LLaMA, or another model of `FAMILIES`, with random weights, `TINY` but for `config`."""

@@ -43,17 +43,28 @@ ONE_HEAD_COUNT = "reads the model's one num_attention_heads"
 OWN_WIDTHS = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 20}}
 OWN_DIMS = {"0": {"v_head_dim": 4}, "1": {"qk_head_dim": 6}}
 BOTH = {"0": OWN_DIMS["0"], "1": OWN_WIDTHS["1"] | OWN_DIMS["1"]}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 5, "factor": 4.0}
+LONGROPE |= {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.5, 3.0, 4.0, 5.0]}
+PARTIAL = LONGROPE | {"partial_rotary_factor": 0.5, "short_factor": [1.0, 1.5], "long_factor": [1.5, 3.0]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {},
     "own widths": {"per_layer_config": OWN_WIDTHS},
     "cut head dims": {"per_layer_config": OWN_DIMS},
-    "own widths and cut head dims": {"per_layer_config": BOTH},
+    "own widths, cut head dims and RoPE of a part": {
+        "per_layer_config": BOTH, "rope_parameters": PARTIAL, "no_rope_layers": [1, 0],
+    },
     "own widths and normed heads": {
         "per_layer_config": {"0": OWN_DIMS["0"], **OWN_WIDTHS}, "use_qk_norm": True, "attention_bias": True,
         "attention_out_bias": False,
     },
+    "qwen2": {"attention_bias": True, "attention_out_bias": False},
+    "qwen3": {"use_qk_norm": True},
+    "smollm3": {"no_rope_layers": [1, 0], "rope_parameters": YARN},
+    "phi3": {"rope_parameters": LONGROPE},
+    "phi3, partial RoPE": {"rope_parameters": PARTIAL},
 }  # fmt: skip
-"""What each variant of our model adds to `SIZES`."""
+"""What each variant of our model adds to `SIZES`; a family's name stands for what it adds to LLaMA."""
 
 SIZES = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
