@@ -277,7 +277,12 @@ def load(model: str, threads: int | None = None) -> tuple[PreTrainedModel | Host
         codec = TextCodec(directory)
         codec.check_chats()
         disable_progress_bar()  # ours names what is loaded
-        network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        try:
+            network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        except Exception as error:  # of config.json's fields that are transformers' own
+            raise EdgeTransactError(
+                f"transformers can't load {directory}: {error}", fix="Correct its config.json."
+            ) from error
         network.get_input_embeddings().register_forward_pre_hook(_check_tokens)
         return network, codec
 

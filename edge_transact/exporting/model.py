@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
+from pydantic import BaseModel, Field
 
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, MODEL_FILES
@@ -21,6 +22,7 @@ from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.checkpoint.schema import Configuration, Number, Rope
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.definition import load
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -29,7 +31,7 @@ from edge_transact.gguf import layout, q4_0
 from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.quantization import get_quantization
-from edge_transact.reading import read_object
+from edge_transact.reading import checked, read_object
 from edge_transact.runtimes import gguf_architecture
 from edge_transact.weights import ShardReader
 from edge_transact.weights.trained import TRAINED
@@ -139,6 +141,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
     _require_groups(str(directory), plan, stored)
     path = directory / CHAT_CONFIG
     config = read_object(path)
+    checked(_ChatConfig, config, path, "Build the model again.")
     model_config = config["model_config"]
     _require_loadable(str(directory), plan, model_config["rope_scaling"])
     # Never from the DIST's own Python: a DIST to export is data.
@@ -159,6 +162,20 @@ def _dist(directory: Path, kind: str | None) -> Model:
         places=places,
         tensors=ShardTensors(reader, definition.parameter_sources(), quantization, plan, places),
     )
+
+
+class _ModelConfig(Configuration):
+    rope_theta: Number
+    rope_scaling: Rope | None
+
+
+class _ChatConfig(BaseModel):
+    """The fields of a DIST's ``mlc-chat-config.json`` that a GGUF file gets."""
+
+    of_model: _ModelConfig = Field(alias="model_config")
+    bos_token_id: int
+    eos_token_id: int | list[int]
+    pad_token_id: int
 
 
 def _config(chat_config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
