@@ -18,7 +18,10 @@ from tests.support.machine import TestRun
 from tests.support.pruning import TEXT
 
 TEST_RUN = pytest.StashKey[TestRun]()
-NO_MODULES_FILES = ("<ast>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+NO_MODULES_FILES = (
+    *("<ast>", "<string>", "<frozen runpy>"),
+    *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

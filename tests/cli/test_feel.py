@@ -55,55 +55,78 @@ def test_help_costs_less_than_three_times_the_help_of_an_empty_program():
     assert cpu_seconds("-m", "edge_transact", "--help") < 3 * cpu_seconds("-c", empty)
 
 
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, os, sys
+sys.argv[0] = "edge-transact"
+from edge_transact.cli import app
+for arguments, environment in json.loads(sys.stdin.read()):
+    os.environ.update(environment)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            app(arguments, prog_name="edge-transact")
+        except SystemExit as ended:
+            assert not ended.code
+    print(json.dumps([out.getvalue(), list(sys.modules)]))
+"""
+
+
+def one_after_another(*calls: tuple[list[str], dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """What calls with these arguments and variables print, in one process, and all modules that it then has."""
+    command, environment = [sys.executable, "-c", ONE_AFTER_ANOTHER], {**os.environ, "COLUMNS": "80"}
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": True, "env": environment}
+    done = subprocess.run(command, input=json.dumps(calls), **options)
+    assert not done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[str, list[str]]]:
+    """The help of every command, the program's own first."""
+    names = ["", *COMMANDS]
+    return dict(zip(names, one_after_another(*(([*name.split(), "--help"], {}) for name in names)), strict=True))
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_imports_nothing_heavy_and_fits_80_columns_with_examples(command):
-    arguments, heavy = ([command, "--help"], HEAVY) if command else (["--help"], (*HEAVY, "pydantic"))
-    program = (
-        "import sys\nsys.argv[0] = 'edge-transact'\nfrom edge_transact.cli import app\n"
-        f"try:\n    app({arguments!r}, prog_name='edge-transact')\n"
-        "except SystemExit as ended:\n    assert not ended.code\n"
-        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
-    )
-    environment = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment)
-    assert done.stderr.strip() == "[]"
-    assert max(len(line) for line in done.stdout.splitlines()) <= 80
-    assert "…" not in done.stdout, "the name of an option is cut off"
-    assert "<bool>" not in done.stdout, "a flag has no value"
-    assert all(flag in done.stdout for flag in ("--debug", "--quiet", "--verbose", "--no-cache"))
-    assert not re.search(r"\\ +$", done.stdout, re.MULTILINE), "a shell would read a space, not the next line"
+def test_help_imports_nothing_heavy_and_fits_80_columns_with_examples(command, helps):
+    out, modules = helps[command]
+    assert not {*HEAVY, *(() if command else ("pydantic",))} & set(modules)
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "…" not in out, "the name of an option is cut off"
+    assert "<bool>" not in out, "a flag has no value"
+    assert all(flag in out for flag in ("--debug", "--quiet", "--verbose", "--no-cache"))
+    assert not re.search(r"\\ +$", out, re.MULTILINE), "a shell would read a space, not the next line"
     if command:
-        assert done.stdout.index(f"\n edge-transact {command}") < done.stdout.index("Usage:")
-        assert "--json" in done.stdout
+        assert out.index(f"\n edge-transact {command}") < out.index("Usage:")
+        assert "--json" in out
 
 
-@pytest.mark.parametrize(("typed", "offered"), [("bui", "build"), ("doc", "doctor"), ("ca", "cache")])
-def test_completion_offers_commands(typed, offered):
-    words = f"edge-transact {typed}"
-    environment = {"_EDGE_TRANSACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
-    assert offered in edge_transact(env={**os.environ, **environment}).stdout.split()
+COMPLETIONS = [
+    ("bui", {"build"}),
+    ("doc", {"doctor"}),
+    ("ca", {"cache"}),
+    ("build --ta", {"--target", "--target-params"}),
+    ("build --device-profile adreno-7", {"adreno-7xx", "adreno-750"}),
+    ("build --target host,andr", {"host,android", "host,android-cpu"}),
+    ("prune --method fl", {"flap"}),
+    ("build --rounding gp", {"gptq"}),
+    ("prune --quant q4f3", {"q4f32_1"}),
+    ("inspect --quant q0f1", {"q0f16"}),
+    ("bench --target android-", {"android-cpu"}),
+    ("cache --kind unf", {"unfinished"}),
+    ("doctor --for android", {"android", "android-cpu"}),
+]
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("build --ta", {"--target", "--target-params"}),
-        ("build --device-profile adreno-7", {"adreno-7xx", "adreno-750"}),
-        ("build --target host,andr", {"host,android", "host,android-cpu"}),
-        ("prune --method fl", {"flap"}),
-        ("build --rounding gp", {"gptq"}),
-        ("prune --quant q4f3", {"q4f32_1"}),
-        ("inspect --quant q0f1", {"q0f16"}),
-        ("bench --target android-", {"android-cpu"}),
-        ("cache --kind unf", {"unfinished"}),
-        ("doctor --for android", {"android", "android-cpu"}),
-    ],
-)
-def test_completion_offers_options_and_their_values(typed, offered):
-    words = f"edge-transact {typed}"
-    position = str(len(words.split()) - 1)
-    environment = {"_EDGE_TRANSACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
-    assert set(edge_transact(env={**os.environ, **environment}).stdout.split()) == offered
+def test_completion_offers_commands_options_and_their_values():
+    def variables(typed: str) -> dict[str, str]:
+        words = f"edge-transact {typed}"
+        return {
+            "_EDGE_TRANSACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+        }  # fmt: skip
+
+    typed = [typed for typed, _ in COMPLETIONS]
+    printed = one_after_another(*(([], variables(each)) for each in typed))
+    assert list(zip(typed, (set(out.split()) for out, _ in printed), strict=True)) == COMPLETIONS
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -47,22 +47,56 @@ def losses(rows: list[dict]) -> list[float]:
 
 
 LAUNCHER = """
-import sys
+import os, signal, sys, traceback
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from edge_transact.healing import run, train
+from edge_transact.pruning import run, shots
 together = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-elastic_launch(LaunchConfig(**together, max_restarts=0, start_method="fork"), exec)(sys.argv[1], {})
+for line in sys.stdin:
+    code, environment, output = eval(line)
+    if not (child := os.fork()):
+        signal.alarm(300)
+        os.environ.update(environment)
+        file = os.open(output, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1), os.dup2(file, 2)
+        try:
+            elastic_launch(LaunchConfig(**together, max_restarts=0, start_method="fork"), exec)(code, {})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def launched(environment: dict[str, str], code: str, *, by_torchrun: bool = False) -> subprocess.CompletedProcess:
-    """Runs Python code in two processes that know of each other.
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[subprocess.Popen]:
+    """Forks what torchrun would launch, which imports everything twice, from a process that has imported it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], **pipes) as process:
+        yield process
+        process.communicate(timeout=60)
 
-    What torchrun launches imports everything twice. Without it, the same agent forks both from a process that has.
-    """
+
+@pytest.fixture
+def launched(launcher: subprocess.Popen, environment, tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+    """Runs Python code in two processes that know of each other: the exit status, and what they print."""
+
+    def launch(code: str) -> tuple[int, str]:
+        output = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+        launcher.stdin.write(f"{(code, environment, str(output))!r}\n")
+        launcher.stdin.flush()
+        return int(launcher.stdout.readline()), output.read_text()
+
+    return launch
+
+
+def by_torchrun(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python", sys.executable]
-    arguments = [*torchrun, "-c", code] if by_torchrun else ["-c", LAUNCHER, code]
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *torchrun, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def code_of(model: Path, output: Path, text: Path, before: str = "", **options) -> str:
@@ -89,7 +123,7 @@ train.Training._step = dying
 
 
 @pytest.mark.slow
-def test_two_processes(pruned_model: Path, chapters: Path, tmp_path: Path, environment) -> None:
+def test_two_processes(pruned_model: Path, chapters: Path, tmp_path: Path, environment, launched) -> None:
     """They have the losses of one process, and when one fails or is killed, the other stops and one process goes on."""
     options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
     expected = losses(heal(str(pruned_model), tmp_path / "one", options).measures.rows)
@@ -97,21 +131,21 @@ def test_two_processes(pruned_model: Path, chapters: Path, tmp_path: Path, envir
     started = time.monotonic()
     dies = DIES.format(how="os.kill(os.getpid(), 9)")
     killed = code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS)
-    result = launched(environment, killed, by_torchrun=True)
+    result = by_torchrun(environment, killed)
     # torchrun names the signal, and ends process 0, which may have said before that it lost the connection.
     words = ("Signal 9 (SIGKILL) received", "process 0 lost the connection to another process")
     assert result.returncode != 0 and any(word in result.stderr for word in words), result.stderr
     assert not (tmp_path / "two").exists() and time.monotonic() - started < 200
 
     dies = DIES.format(how="raise OSError('the text is gone')")
-    result = launched(environment, code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
-    assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
+    status, output = launched(code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
+    assert status != 0 and "the text is gone" in output, output
 
     again = heal(str(pruned_model), tmp_path / "two", options, resume=True)
     assert losses(again.measures.rows) == pytest.approx(expected, abs=1e-5)
 
-    result = launched(environment, code_of(pruned_model, tmp_path / "both", chapters, **AGAINST_LOOPS))
-    assert result.returncode == 0, result.stderr
+    status, output = launched(code_of(pruned_model, tmp_path / "both", chapters, **AGAINST_LOOPS))
+    assert status == 0, output
     assert losses(json.loads((tmp_path / "both.json").read_text())) == pytest.approx(expected, abs=1e-5)
 
 
@@ -135,22 +169,22 @@ processes.Processes.__init__, train.Training.run = pretending, checked
 
 
 @pytest.mark.slow
-def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, environment) -> None:
+def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, launched) -> None:
     """FSDP2 has the losses of one process, and both continue what two have saved; whole weights are written."""
     options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
     expected = losses(heal(str(pruned_model), tmp_path / "one", options).measures.rows)
 
     dies = SHARDED + DIES.format(how="raise OSError('the text is gone')")
-    result = launched(environment, code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
-    assert result.returncode != 0 and "the text is gone" in result.stderr, result.stderr
+    status, output = launched(code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
+    assert status != 0 and "the text is gone" in output, output
     unfinished = shutil.copytree(tmp_path / "cache" / "unfinished", tmp_path / "unfinished")
     again = heal(str(pruned_model), tmp_path / "two", options, resume=True)
     assert losses(again.measures.rows) == pytest.approx(expected, abs=1e-5)
 
     shutil.copytree(unfinished, tmp_path / "cache" / "unfinished", dirs_exist_ok=True)
     assert any((tmp_path / "cache" / "unfinished").glob("*/step-3.safetensors"))
-    result = launched(environment, code_of(pruned_model, tmp_path / "whole", chapters, SHARDED, **AGAINST_LOOPS))
-    assert result.returncode == 0 and not any((tmp_path / "cache" / "unfinished").iterdir()), result.stderr
+    status, output = launched(code_of(pruned_model, tmp_path / "whole", chapters, SHARDED, **AGAINST_LOOPS))
+    assert status == 0 and not any((tmp_path / "cache" / "unfinished").iterdir()), output
     assert losses(json.loads((tmp_path / "whole.json").read_text())) == pytest.approx(expected, abs=1e-5)
     shapes = [
         {name: tensor.shape for name, tensor in load_file(tmp_path / name / "model.safetensors").items()}
@@ -162,7 +196,7 @@ def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, env
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["", SHARDED], ids=["DDP", "FSDP2"])
 def test_lora_over_weights_of_another_dtype(
-    before: str, random_model: Path, pruned_model: Path, chapters: Path, tmp_path: Path, environment
+    before: str, random_model: Path, pruned_model: Path, chapters: Path, tmp_path: Path, launched
 ) -> None:
     """The weights stay bf16, as in their file, beside LoRA's of fp32."""
     model = tmp_path / "model"
@@ -172,8 +206,8 @@ def test_lora_over_weights_of_another_dtype(
     save_file(stored, model / "model.safetensors", {"format": "pt"})
     choices = {"lora": 4, "teacher": str(random_model)}
     one = heal(str(model), tmp_path / "one", HealOptions(train=str(chapters), **SIZES, **choices))
-    result = launched(environment, code_of(model, tmp_path / "two", chapters, before, **choices))
-    assert result.returncode == 0, result.stderr
+    status, output = launched(code_of(model, tmp_path / "two", chapters, before, **choices))
+    assert status == 0, output
     found = losses(json.loads((tmp_path / "two.json").read_text()))
     assert found == pytest.approx(losses(one.measures.rows), abs=1e-5)
 
@@ -193,15 +227,14 @@ def test_recipe_is_a_configuration_of_accelerate() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_between_shots(
-    random_model: Path, chapters: Path, calibration: dict, tmp_path: Path, environment
+    random_model: Path, chapters: Path, calibration: dict, tmp_path: Path, launched
 ) -> None:
     """One prunes, both train, and the model is nearly that of one process."""
     text = str(chapters)
     options = PruneOptions(intermediate=32, method="transact", shots=2, **calibration)
     trainer = ShotTrainer(ShotTraining(train=text, **SIZES), str(random_model))
     one = prune(str(random_model), tmp_path / "one", options, trainer)
-    result = launched(
-        environment,
+    status, output = launched(
         "from pathlib import Path\nfrom edge_transact.pruning.run import prune\n"
         "from edge_transact.pruning.shots import ShotTrainer\n"
         "from edge_transact.pruning.options import PruneOptions, ShotTraining\n"
@@ -209,7 +242,7 @@ def test_two_processes_train_between_shots(
         f"trainer = ShotTrainer(ShotTraining(train={text!r}, **{SIZES!r}), {str(random_model)!r})\n"
         f"prune({str(random_model)!r}, Path({str(tmp_path / 'two')!r}), options, trainer)\n",
     )
-    assert result.returncode == 0, result.stderr
+    assert status == 0, output
     records = [json.loads((tmp_path / name / PROVENANCE_FILE).read_text())["healed"] for name in ("one", "two")]
     for alone, together in zip(*records, strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
