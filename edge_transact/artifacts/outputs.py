@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -136,7 +137,7 @@ def _require_writable(path: Path) -> None:
     try:
         with suppress(FileNotFoundError):
             path.lstat()
-        with tempfile.TemporaryDirectory(prefix=".", suffix=WORKSPACE, dir=parent):
+        with _workspace(parent, f".{_stem(path)}-"):
             pass
     except OSError as error:
         raise EdgeTransactError(f"{path} can't be written: {error.strerror}", fix="Choose another output.") from error
@@ -202,15 +203,21 @@ def scratch_directory() -> Iterator[Path]:
 @contextmanager
 def _workspace(parent: Path, prefix: str) -> Iterator[Path]:
     """A new directory that begins so. Its lock is held, containers that share `parent` see that, too."""
-    begun = Path(tempfile.mkdtemp(prefix=prefix, suffix=f"{WORKSPACE}.begun", dir=parent))
+    # Named here, and not by tempfile: an interrupt while it is made would leave a directory of unknown name.
+    begun = parent / f"{prefix}{secrets.token_hex(8)}{WORKSPACE}.begun"
     lock = FileLock(begun / "lock")
     try:
+        begun.mkdir(mode=0o700)
         lock.acquire()
         # Another run may sweep from now on, and finds it locked.
         yield begun.rename(begun.with_suffix(""))
     finally:
         for directory in (begun, begun.with_suffix("")):
-            shutil.rmtree(directory, ignore_errors=True)
+            try:
+                shutil.rmtree(directory, ignore_errors=True)
+            except KeyboardInterrupt:
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
         lock.release()
 
 
@@ -222,7 +229,7 @@ def _stem(path: Path) -> str:
 
 def _sweep(parent: Path, prefix: str, path: Path | None = None) -> None:
     """Removes workspaces that no process holds, and moves back the output `path` that a killed run had moved away."""
-    pattern = re.compile(rf"{re.escape(prefix)}[a-z0-9_]{{8}}{re.escape(WORKSPACE)}(\.begun)?")
+    pattern = re.compile(rf"{re.escape(prefix)}[a-f0-9]{{16}}{re.escape(WORKSPACE)}(\.begun)?")
     found = list(parent.iterdir()) if parent.is_dir() else []
     for left in (left for left in found if pattern.fullmatch(left.name) and not left.is_symlink()):
         try:

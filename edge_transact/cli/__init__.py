@@ -161,6 +161,8 @@ for _name, _sentence in COMMANDS.items():
 def main() -> None:
     """The console script."""
     gc.set_threshold(COLLECTED_OBJECTS)
+    # torch's threads would wait for each other by spinning: on CPUs that others use, that takes most of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # At its end, Python would look for garbage among those once more: a second's wait with torch and transformers.
     atexit.register(gc.freeze)
     # Until a command runs, an interrupt just ends the program. A signal that is ignored, as under nohup, stays so.

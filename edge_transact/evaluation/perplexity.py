@@ -65,7 +65,7 @@ class PerplexityResult:
 
     Attributes:
         perplexity: exp(mean negative log-likelihood, natural logarithm).
-        tokens: Tokens of all windows, including the first of each, which isn't predicted.
+        tokens: Tokens that are predicted: those of all windows but the first of each.
         text_sha256: sha256 of the text's UTF-8 bytes, so that nobody compares figures on different texts.
         divergence: From the reference; `None` without one.
     """
@@ -149,7 +149,7 @@ def perplexity(
         )
     return PerplexityResult(
         perplexity=math.exp(mean),
-        tokens=len(windows) * window,
+        tokens=len(windows) * (window - 1),
         windows=len(windows),
         window=window,
         text_tokens=len(token_ids),

@@ -50,7 +50,7 @@ class HostModel:
         # As tvm itself loads it, so that `import tvm` finds it loaded.
         ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
         try:
-            self._vm = ffi.load_module(str(library))["vm_load_executable"]()
+            self._vm = ffi.load_module(str(library), keep_module_alive=False)["vm_load_executable"]()
         except (RuntimeError, OSError) as error:
             raise EdgeTransactError(
                 f"{library} can't be loaded: {str(error).splitlines()[-1]}", fix="Build it again on this machine."

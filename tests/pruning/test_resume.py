@@ -1,11 +1,6 @@
 """A run that was killed continues where it was, and writes the same bytes."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -19,7 +14,6 @@ from edge_transact.errors import UsageError
 from edge_transact.pruning import run as pipeline
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
-from tests.support.command import edge_transact
 from tests.support.damage import DAMAGE
 from tests.support.interruption import KilledError, ended_after, killed_after
 from tests.support.pruning import weights_of
@@ -153,19 +147,3 @@ def test_every_group_can_be_made_again(
             shutil.rmtree(tmp_path / "out")
         shutil.rmtree(tmp_path / "kept")
     pytest.fail("it never ended")
-
-
-@pytest.mark.slow
-def test_a_kill(random_model, tmp_path: Path, whole, chapters, unfinished) -> None:
-    command = [sys.executable, "-m", "edge_transact", "prune", str(random_model), "--ratio", "0.4"]
-    command += ["--calibration", str(chapters), "--calibration-tokens", "512", "-o"]
-    process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(unfinished.glob("*/score-*.safetensors")):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() in (-signal.SIGKILL, 0)
-    if not (tmp_path / "out").exists():
-        code, _, err = edge_transact(*command[3:], tmp_path / "out")
-        assert code == 0 and "going on from 20" in err, err
-    prune(str(random_model), tmp_path / "whole", whole)
-    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
