@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_transact.cache import cache_directory
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import serve
@@ -118,7 +119,11 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test alone."""
+    """A cache of this test alone, which knows where sources of checkpoints lie that others made."""
+    known = cache_directory() / "sources"
+    known.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/sources").symlink_to(known)
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

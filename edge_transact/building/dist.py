@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.architecture.families import with_rope_of
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, SHARDS, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing, scratch_directory
 from edge_transact.artifacts.summary import Summarized, Summary
@@ -24,6 +24,7 @@ from edge_transact.building.parity import DECODE_STEPS, Parity, compare, prompt_
 from edge_transact.building.report.page import write_report
 from edge_transact.building.stages import Rounding, Weights, healed, place_library, place_weights, pruned
 from edge_transact.cache.resume import Start, resume_hint
+from edge_transact.cache.sources import public, remember_source
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.gpu.devices import GENERIC
@@ -321,12 +322,12 @@ def _fill(
     parity = _check_parity(maker, directory, definition, runnable, scratch)
     parity.require()
     manifest = Manifest(
-        source=model,
+        source=public(model),
         model_type=MODEL_TYPE,
         model_lib=model_lib,
         quantization=quantization.name,
         rounding=weights.rounding,
-        calibration=weights.calibration,
+        calibration=public(weights.calibration),
         context_window_size=sizes["context_window_size"],
         prefill_chunk_size=sizes["prefill_chunk_size"],
         max_batch_size=sizes["max_batch_size"],
@@ -345,6 +346,7 @@ def _fill(
     )
     with working(MANIFEST_STEP):
         manifest.write(directory, digests)
+        remember_source(directory / MANIFEST, model)
     return Manifest.read(directory), definition
 
 

@@ -16,6 +16,7 @@ from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.artifacts.listing import FILES, write_listing
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
+from edge_transact.cache.sources import public, remember_source, source_of
 from edge_transact.checkpoint.auto_classes import AUTO_MODELS
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
@@ -82,7 +83,7 @@ def write_checkpoint(
                 shutil.copyfile(source.path / name, directory / name)
         card = template("model_card.md.j2").render(
             name=output.name,
-            provenance=record,
+            provenance=public(record),
             parameters=costs.parameters(plan),
             source_parameters=costs.parameters(source.plan),
             cut_ratio=costs.cut_ratio(plan, source.plan),
@@ -96,14 +97,19 @@ def write_checkpoint(
 
 
 def write_provenance(directory: Path, record: Mapping[str, object]) -> None:
-    """Writes ``edge_transact.json`` into a complete checkpoint, with the sha256 of all files but the model card."""
-    write_listing(directory / PROVENANCE_FILE, record, apart_from=MODEL_CARD)
+    """Writes ``edge_transact.json`` into a complete checkpoint, with the sha256 of all files but the model card.
+
+    It has the last part of local paths only; `provenance_of` knows on this machine where the source lies.
+    """
+    write_listing(directory / PROVENANCE_FILE, public(record), apart_from=MODEL_CARD)
+    remember_source(directory / PROVENANCE_FILE, record.get("source"))
 
 
 def provenance_of(directory: Path) -> dict[str, Any]:
     """How a checkpoint was made, without what is of its files; empty if there is no record of it."""
     found = read_object(directory / PROVENANCE_FILE, optional=True)
-    return {key: value for key, value in found.items() if key not in (FILES, SEAL)}
+    made = {key: value for key, value in found.items() if key not in (FILES, SEAL)}
+    return made | ({"source": source_of(directory / PROVENANCE_FILE, made["source"])} if "source" in made else {})
 
 
 def license_of(directory: Path) -> str | None:
@@ -162,7 +168,7 @@ def stock_config(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, Any]:
     """
     (layer,) = set(plan.layers)
     family = family_of(config)
-    own = ("auto_map", "per_layer_config", "qk_head_dim", "v_head_dim", SOURCE_TYPE, *family.fixed)
+    own = ("_name_or_path", "auto_map", "per_layer_config", "qk_head_dim", "v_head_dim", SOURCE_TYPE, *family.fixed)
     return {
         **{key: value for key, value in config.items() if key not in own},
         **{name: value for name, value in rope_parameters(config).items() if name in family.defaults},

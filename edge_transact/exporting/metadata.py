@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 
 from edge_transact import costs
+from edge_transact.cache.sources import public
 from edge_transact.checkpoint.writer import license_of, provenance_of
 from edge_transact.exporting.model import Model
 from edge_transact.gguf import layout
@@ -20,7 +21,7 @@ from edge_transact.widths import describe
 def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
     """Adds metadata for people and apps, which show `name`, and for restoring the checkpoint (`layout.CONFIG`)."""
     parameters = costs.parameters(model.plan)
-    provenance = provenance_of(model.directory)
+    provenance = public(provenance_of(model.directory))
     metadata = gguf.Metadata(name=name, size_label=gguf.size_label(parameters, 0, 0, 0))
     metadata.license = provenance.get("license") or license_of(model.directory) or license_of(Path(model.source))
     metadata.description = f"{parameters:,} parameters; {'; '.join(describe(model.plan))}"
@@ -29,7 +30,9 @@ def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
         metadata.description = f"{_how(provenance)}: {metadata.description}"
         metadata.base_models = [_base(base)]
     metadata.set_gguf_meta_model(writer)
-    writer.add_string(layout.CONFIG, json.dumps(dict(model.config)))
+    writer.add_string(
+        layout.CONFIG, json.dumps({key: value for key, value in model.config.items() if key != "_name_or_path"})
+    )
     pairs = {
         str(index): table.tolist()
         for index, (layer, table) in enumerate(zip(model.plan.layers, model.rope_pairs, strict=True))

@@ -20,6 +20,7 @@ from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.building.dist import definition_config, takes_trained
 from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding, place_weights
+from edge_transact.cache.sources import source_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.checkpoint.schema import Configuration, Number, Rope
@@ -150,7 +151,7 @@ def _dist(directory: Path, kind: str | None) -> Model:
     pairs = [_stored_pairs(reader, plan, index) for index in range(len(plan.layers))]
     places = layout.places(plan, pairs)
     return Model(
-        source=manifest.source,
+        source=source_of(directory / MANIFEST, manifest.source),
         directory=directory,
         config=_config(config, manifest),
         plan=plan,

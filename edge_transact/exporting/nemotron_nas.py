@@ -22,7 +22,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
 from edge_transact.checkpoint.writer import COPIED_FILES, provenance_of, stock_config, write_provenance
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.inputs.models import resolve_model
 from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
 from edge_transact.widths import WidthPlan
 
@@ -59,7 +59,7 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
         for name in COPIED_FILES:
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, directory / name)
-        write_provenance(directory, provenance_of(checkpoint.path) or {"source": source_name(model)})
+        write_provenance(directory, provenance_of(checkpoint.path) or {"source": model})
     return {"output": str(output), "format": config["model_type"], "widths": plan.to_list()}
 
 

@@ -31,7 +31,7 @@ from edge_transact.healing.student import Student, load, tensors_of
 from edge_transact.healing.teacher import DenseTeacher, KeptTeacher, Teacher
 from edge_transact.healing.text import TrainingText
 from edge_transact.healing.train import NotFiniteError, Trained, Training
-from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.shares import names_of
 from edge_transact.inputs.source import pruned_from
 from edge_transact.progress import working
@@ -295,5 +295,5 @@ def ingredients(
 def _provenance(source: Checkpoint, model: str) -> dict[str, Any]:
     """The checkpoint's provenance; a model without one is its own source."""
     with suppress(OSError, EdgeTransactError):
-        return provenance_of(source.path) or {"source": source_name(model)}
-    return {"source": source_name(model)}
+        return provenance_of(source.path) or {"source": model}
+    return {"source": model}

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from edge_transact import progress
+from edge_transact.artifacts.templates import python_string
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -39,13 +40,24 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
 
     Raises:
         UsageError: `hub_id` isn't a hub id.
-        EdgeTransactError: The checkpoint is damaged or has no card, or the hub can't be reached or refuses.
+        EdgeTransactError: The checkpoint is damaged, has no card, or a link leads out of it; or the hub can't be
+            reached or refuses.
     """
     match = HUB_ID.fullmatch(hub_id)
     if match is None:
         raise UsageError(f"{hub_id!r} is not a hub id", fix="Write it as organisation/name.")
     repository, revision = match["repository"], match["revision"]
     Checkpoint.open(directory)
+    found = {
+        path.relative_to(directory): path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
+    files = {name.as_posix(): path for name, path in found.items() if _is_published(name)}
+    for path in files.values():
+        if not path.is_file() or not path.resolve().is_relative_to(directory.resolve()):
+            raise EdgeTransactError(
+                f"{path} is no file of this directory, but leads to {path.resolve()}",
+                fix="Replace it by a copy of what should be uploaded, or remove it.",
+            )
     card = _card(directory, repository, revision)
 
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
@@ -56,8 +68,6 @@ def push_checkpoint(directory: Path, hub_id: str, *, private: bool = False) -> P
         raise EdgeTransactError("not logged in to the hub", fix="Log in with a token that can write: hf auth login.")
     if not progress.drawable():
         disable_progress_bars()
-    found = {path.relative_to(directory): path for path in directory.rglob("*") if path.is_file()}
-    files = {name.as_posix(): path for name, path in found.items() if _is_published(name)}
     logger.info(f"push {directory}: {len(files)} files to {repository}")
     api = HfApi()
     try:
@@ -101,7 +111,7 @@ def _card(directory: Path, repository: str, revision: str | None) -> bytes:
         raise EdgeTransactError(
             f"{directory / CARD} has invalid YAML between its --- lines: {error}", fix="Correct the YAML."
         ) from error
-    here, there = f'from_pretrained("{directory.name}"', f'from_pretrained("{repository}"'
+    here, there = f"from_pretrained({python_string(directory.name)}", f'from_pretrained("{repository}"'
     card.text = card.text.replace(here, f'{there}, revision="{revision}"' if revision else there)
     source = _source(directory)
     if source and not card.data.get("base_model"):

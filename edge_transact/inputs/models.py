@@ -47,11 +47,6 @@ def resolve_model(model: str) -> Path:
     return directory
 
 
-def source_name(model: str) -> str:
-    """How a checkpoint's provenance names a MODEL: a path that could also be a hub id begins with ``./``."""
-    return f"./{model}" if HUB_ID.fullmatch(model) and Path(model).exists() else model
-
-
 def _resolve(model: str) -> Path:
     if model.startswith("demo:"):
         return _demo_model(model)

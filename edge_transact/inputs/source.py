@@ -9,11 +9,10 @@ import torch
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.checkpoint.writer import HEALED, PROVENANCE_FILE
+from edge_transact.checkpoint.writer import HEALED, provenance_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID
 from edge_transact.inputs.models import DEMO_MODELS, resolve_model
-from edge_transact.reading import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +24,13 @@ def pruned_from(checkpoint: Checkpoint) -> Checkpoint | None:
     checkpoint was trained since.
     """
     try:
-        provenance = read_object(checkpoint.path / PROVENANCE_FILE)
+        provenance = provenance_of(checkpoint.path)
         name = provenance["source"]
         if not _is_here(name):
             logger.info(f"{name}, from which this model was pruned, is not on this machine")
             return None
         source = Checkpoint.open(resolve_model(name))
-    except (OSError, ValueError, KeyError, TypeError, EdgeTransactError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, EdgeTransactError) as error:
         logger.debug(f"no source: {error}")
         return None
     same = checkpoint.shape(EMBEDDING) == source.shape(EMBEDDING) and (

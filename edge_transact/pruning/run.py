@@ -24,7 +24,7 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
 from edge_transact.errors import UsageError
-from edge_transact.inputs.models import resolve_model, source_name
+from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.shares import names_of
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
 from edge_transact.layerwise.windows import read_calibration
@@ -174,7 +174,7 @@ def prune(
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
         windows = read_calibration(source, options)
-        provenance = {"source": source_name(model)} | options.provenance() | {"calibration": windows.to_dict()}
+        provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
         key = ingredients(source, options, trainer) | {"calibration": windows.to_dict()}
     begin = processes.journal_of if processes else journal_of
     with begin(f"prune {model}", key, start) as journal:

@@ -12,8 +12,9 @@ import pytest
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.benchmarking.session import BenchOutcome, bench_models
 from edge_transact.runtime.host import HostModel
-from tests.support.bench_runs import NASTY, QUICK
+from tests.support.bench_runs import QUICK
 from tests.support.dists import edit_json
+from tests.support.hostile import NAME
 from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
 from tests.support.phone.root import missing
@@ -38,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def tiny_dist(built_dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with a short parity record: an emulated phone takes a second for the full one in each visit."""
-    path = tmp_path_factory.mktemp("dist") / NASTY
+    path = tmp_path_factory.mktemp("dist") / NAME
     shutil.copytree(built_dist, path)
     manifest = json.loads((path / MANIFEST).read_text())
     prompt = manifest["parity"]["prompt_ids"][:8]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, ShellOutput, adb_client, quote
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused
 from edge_transact.errors import UsageError
+from tests.support.hostile import NAMES
 
-NASTY = ["'", '"', "$(reboot)", "`id`", ";", "&", "|", "\n", "\r", "\\", " ", "*", "~", "!", "-n", "#"]
 ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
-WORDS = st.lists(ANY | st.lists(st.sampled_from(NASTY), max_size=8).map("".join), min_size=1, max_size=6)
+WORDS = st.lists(ANY | st.lists(st.sampled_from(NAMES), max_size=8).map("".join), min_size=1, max_size=6)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,8 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs import read_text
 from edge_transact.pruning.options import PruneOptions
 from tests.support.bench_logs import repetitions
-from tests.support.bench_runs import NASTY, copy_dist
+from tests.support.bench_runs import copy_dist
+from tests.support.hostile import NAME
 from tests.support.phone.phone import adb_server_beside
 
 
@@ -63,7 +64,7 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
 
 def test_nothing_is_left_running_or_changed(phone, run_bench):
     (result,) = run_bench(phone.serial).results
-    assert result["model"] == NASTY and not (phone.root / "pwned").exists()
+    assert result["model"] == NAME and not (phone.root / "pwned").exists()
     assert phone.read("/standin/fixed_performance").split()[-1] == "false"
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
     assert not (phone.tmp / "edge-transact/runs").exists()
@@ -113,7 +114,7 @@ def test_two_models_on_two_phones_of_one_name_at_once(make_phone, run_bench, tin
     outcome = run_bench("all", dists=[tiny_dist, other], repetitions=1)
     assert outcome.failures == []
     measured = [(result["serial"], result["model"]) for result in outcome.results]
-    assert sorted(measured) == sorted((phone.serial, name) for phone in phones for name in (NASTY, "other"))
+    assert sorted(measured) == sorted((phone.serial, name) for phone in phones for name in (NAME, "other"))
     names = {f"Stand-in Paper Phone ({phone.serial})" for phone in phones}
     assert {result["device"] for result in outcome.results} == names
 

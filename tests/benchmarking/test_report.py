@@ -14,15 +14,14 @@ from edge_transact.benchmarking.analysis.results import make_results
 from edge_transact.benchmarking.records.readings import Reading
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import bench_of, in_rounds, repetition, visit
+from tests.support.hostile import NAME
 
 write_report = partial(reports.write_report, command="edge-transact bench dense pruned")
-
-NASTY = '<script>alert("x")</script> & $(id)'
 
 
 @pytest.fixture(scope="module")
 def records():
-    noise, models = (0.99, 1.0, 1.02), {"dense": 2.0, "pruned": 1.0, NASTY: 1.5}
+    noise, models = (0.99, 1.0, 1.02), {"dense": 2.0, "pruned": 1.0, NAME: 1.5}
     return bench_of({model: [factor * each for each in noise] for model, factor in models.items()})
 
 
@@ -51,7 +50,7 @@ def test_figures_are_drawn(report):
 def test_the_first_line_says_what_a_person_wants(records):
     """Sizes are equal here, and the second model has no perplexity."""
     results = make_results(records)
-    assert answer([each for each in results if each["model"] != NASTY], {"dense": 23.8, "pruned": 29.1}) == (
+    assert answer([each for each in results if each["model"] != NAME], {"dense": 23.8, "pruned": 29.1}) == (
         "pruned: perplexity 23.8 → 29.1, 2.00 times as fast (2.00 to 2.00), against dense on Phone"
     )
     small = [each | {"weights_mib": 460.0} if each["model"] == "pruned" else each for each in results]

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
 
 import pytest
 
@@ -15,17 +16,18 @@ from edge_transact.artifacts import digests
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bundling import sources
+from edge_transact.bundling.escaping import android_string, model_ids
 from edge_transact.bundling.models import AppModels, files_digest
 from edge_transact.bundling.project import PACKAGE_CONFIG, Project, bundle
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import QUANTIZATIONS
 from tests.support.command import run, said
 from tests.support.dists import PLAN, edit_json, make_archive, make_dist
+from tests.support.hostile import NAME
 from tests.support.interruption import KilledError
 
 pytestmark = pytest.mark.needs("clang-19")
 
-NASTY = 'o\'dd "$(reboot)" <&>\n😀 {{ 7*7 }}'
 ASSETS = Path("app/src/main/assets/edge")
 
 
@@ -120,19 +122,19 @@ def test_mlcs_packaging_takes_the_configuration_and_compiles_nothing(dist, other
 
 
 def test_names_are_data(kept, tmp_path):
-    dist = Path(shutil.copytree(kept, tmp_path / NASTY.replace("/", "")))
-    directory = bundle([dist], tmp_path / "app", application_id="com.Example_1.x", app_name=NASTY).directory
+    dist = Path(shutil.copytree(kept, tmp_path / NAME))
+    directory = bundle([dist], tmp_path / "app", application_id="com.Example_1.x", app_name=NAME).directory
     strings = ElementTree.parse(directory / "app/src/main/res/values/strings.xml").getroot()
     (name,) = [item for item in strings if item.get("name") == "app_name"]
     assert name.get("formatted") == "false"
-    assert name.text == NASTY.replace("'", "\\'").replace('"', '\\"').replace("\n", "\\n")
+    assert name.text == unescape(android_string(NAME))
     gradle = (directory / "app/build.gradle").read_text()
     assert re.findall(r"applicationId\W+([\w.]+)", gradle) == ["com.Example_1.x"]
     (model,) = AppModels.of_project(directory).models
-    assert (model.id, model.name) == ("o-dd-reboot-7-7", NASTY)
+    assert (model.id, model.name) == (*model_ids([NAME]), NAME)
     written = [path for path in directory.rglob("*") if path.is_file() and path.name != "models.json"]
     # Nothing but the list of models, the app's name and the record has seen the names.
-    assert {path.name for path in written if b"$(reboot)" in path.read_bytes()} == {"strings.xml", "bundle.json"}
+    assert {path.name for path in written if b"$(touch" in path.read_bytes()} == {"strings.xml", "bundle.json"}
 
 
 def test_models_whose_names_differ_in_case_get_ids_that_differ(kept, other, tmp_path):

@@ -14,6 +14,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.perplexity import perplexity
 from edge_transact.inputs.models import resolve_model
+from edge_transact.inputs.source import pruned_from
 from edge_transact.inputs.texts import read_text
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
@@ -38,21 +39,31 @@ def test_what_the_command_writes_and_prints(tiny_model, chapters, tmp_path: Path
     assert result["seconds"] > 0
     assert "the MLP takes the whole cut" in err.replace("\n", " ").replace("The", "the")
     record = json.loads((output / "edge_transact.json").read_text())
-    assert record["source"] == str(tiny_model)
+    assert record["source"] == tiny_model.name
     assert (record["method"], record["budget"], record["seed"]) == ("transact", {"ratio": 0.3}, 0)
     (text,) = record["calibration"]["sources"]
     assert text["tokens"] == record["calibration"]["tokens"]
-    assert (text["text"], text["sha256"]) == (str(chapters), hashlib.sha256(chapters.read_bytes()).hexdigest())
+    assert (text["text"], text["sha256"]) == (chapters.name, hashlib.sha256(chapters.read_bytes()).hexdigest())
     assert len(record["scores_sha256"]) == 64
     assert record["versions"]["edge-transact"]
 
 
-def test_a_source_that_is_a_directory_is_not_named_like_a_hub_id(tiny_model, calibration, tmp_path: Path, monkeypatch):
+def test_a_source_that_is_a_directory_is_named_by_its_last_part_and_found_again(
+    tiny_model, calibration, tmp_path: Path, monkeypatch
+):
+    """Its name is no hub id, and says nothing of this machine; the source is found wherever the checkpoint goes."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny").symlink_to(tiny_model)
     monkeypatch.chdir(tmp_path)
     options = PruneOptions(ratio=0.3, method="magnitude", **calibration)
-    assert prune("models/tiny", Path("pruned"), options).provenance["source"] == "./models/tiny"
+    prune("models/tiny", Path("pruned"), options)
+    written = [path.read_text() for path in Path("pruned").glob("*.*") if path.suffix != ".safetensors"]
+    assert json.loads(Path("pruned/edge_transact.json").read_text())["source"] == "tiny"
+    assert not any(str(private) in text for private in (tmp_path, tiny_model.parent, Path.home()) for text in written)
+    Path("pruned").rename("elsewhere")
+    monkeypatch.chdir("/")
+    parent = pruned_from(Checkpoint.open(tmp_path / "elsewhere"))
+    assert parent and parent.path == tmp_path / "models/tiny"
 
 
 def test_people_see_a_table_and_the_next_command(tiny_model, chapters, tmp_path: Path) -> None:

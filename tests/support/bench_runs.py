@@ -20,9 +20,6 @@ QUICK = BenchOptions(
     lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
 )
 
-NASTY = 'it\'s a "tiny" $(touch pwned); `touch pwned` & touch pwned\n* | <b> \\ é -n #'
-"""A DIST may have this name. No shell and no page may take any part of it for a command."""
-
 
 def copy_dist(dist: Path, to: Path) -> None:
     """Copy a DIST so that it counts as another build: the manifest differs, and so does its digest."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.cache.sources import source_of
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluation.answers.basics import AnswerRow
 from edge_transact.evaluation.answers.degenerate import Degenerate
@@ -84,7 +85,7 @@ def _made_from(model: Path) -> tuple[Path | None, str]:
     quantization = ""
     if (model / MANIFEST).is_file():
         manifest = read_object(model / MANIFEST)
-        model, quantization = Path(manifest["source"]), manifest["quantization"]
+        model, quantization = Path(source_of(model / MANIFEST, manifest["source"])), manifest["quantization"]
     return model if (model / PROVENANCE_FILE).is_file() else None, quantization
 
 
