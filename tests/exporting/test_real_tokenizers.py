@@ -105,6 +105,7 @@ console.log(JSON.stringify({tokens: vocabById, merges: [...merges.keys()], ids})
 """
 
 
+@pytest.mark.soak
 def test_mistrals_tokenizer(make_llama, llama, tmp_path):
     """Its tokens and merges, which the package's own program applies as we do."""
     package = npm_packages("tokenizer-mistral", "mistral-tokenizer-js@1.0.0")
