@@ -1,16 +1,19 @@
-"""Prefill of ``android-cpu`` on emulated CPUs of two generations: the same library, and the same results."""
+"""``android-cpu`` on emulated CPUs: prefill on two generations of them, and whole libraries of all families."""
 
 import re
 import tarfile
 
 import numpy as np
 import pytest
+import torch
 
 from edge_transact.compiler.cpu.kernels import CPUKernels
+from edge_transact.compiler.library import build_library
 from edge_transact.compiler.matmul import Matmul
-from edge_transact.compiler.targets import get_target
+from edge_transact.compiler.targets import get_target, library_name
 from tests.support.cpu_kernels import matmul_case
-from tests.support.emulated import call, compile_kernel, link, llvm_tool, run
+from tests.support.emulated import call, compile_kernel, link, llvm_tool, run, run_library
+from tests.support.odd_models import CONFIG, MODEL_LIB, NORMED, PARTIAL_OWN_DIMS, make_source
 from tests.support.packed import W4F16
 
 WITH_DOTPROD, WITH_I8MM = "cortex-a76", "max"
@@ -54,3 +57,23 @@ def test_only_prefill_has_instructions_that_a_phone_may_lack(archives, tmp_path)
 def test_a_phone_without_i8mm_is_not_refused(archives):
     features = archives["android-cpu"].metadata["cpu"]["features"]
     assert "dotprod" in features and "i8mm" not in features
+
+
+@pytest.mark.soak
+@pytest.mark.needs("aarch64-linux-gnu-g++", "clang-19", "cmake", "ninja", "qemu-aarch64")
+@pytest.mark.parametrize(
+    ("config", "name"), [(CONFIG | NORMED, "q4f16_0"), (PARTIAL_OWN_DIMS, "q4f32_1")], ids=["normed", "partial RoPE"]
+)
+def test_libraries_of_other_families_give_torchs_tokens(config, name, tmp_path):
+    """Norms of heads, with RoPE in the cache; RoPE in some layers, of some dims, scaled beyond its length."""
+    # Weights so large that attention is sharp: tokens change with RoPE.
+    source = make_source(tmp_path, config | {"initializer_range": 0.5})
+    weights, quantization = source.weights(name)
+    library = library_name(MODEL_LIB, "android-cpu")
+    build_library(source.definition, quantization, get_target("android-cpu"), library, tmp_path / "library.tar")
+    ids = [(7 * i + 3) % 300 for i in range(41)]  # two chunks and a part of one
+    tokens = run_library(tmp_path / "library.tar", library, weights, ids, 12)
+    with torch.inference_mode():
+        logits = source.reference(name)(torch.tensor([ids + tokens[:-1]])).logits[0, len(ids) - 1 :]
+    assert tokens == logits.argmax(-1).tolist()
+    assert len(set(tokens)) > 6

@@ -1,5 +1,6 @@
-"""Kernels for aarch64, executed in qemu: linked to a small program without TVM's runtime."""
+"""Code for aarch64, executed in qemu: kernels in a small program without TVM's runtime, and libraries in the runner."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -9,12 +10,14 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from edge_transact.benchmarking.link import link_archive
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.kernels import CPUKernels, kernel
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
-from edge_transact.compiler.targets import get_target
+from edge_transact.compiler.targets import get_target, system_lib_prefix
 from edge_transact.errors import EdgeTransactError
+from tests.support.phone.runner import build_runner
 
 KERNEL = "w4"
 """The name of a compiled kernel."""
@@ -53,6 +56,18 @@ def call(program: Path, arguments: Sequence[np.ndarray], *flags: str) -> np.ndar
     result = arguments[-1]
     output = run(tool("qemu-aarch64", "qemu-user"), *flags, str(program), input=bytes(stdin))
     return np.frombuffer(output, result.dtype).reshape(result.shape)
+
+
+def run_library(archive: Path, name: str, weights: Path, prompt: Sequence[int], count: int) -> list[int]:
+    """The first tokens after a prompt, most likely ones, by an ``android-cpu`` library and its directory of shards."""
+    runner, ids = build_runner(), archive.with_suffix(".ids")
+    ids.write_text(" ".join(map(str, prompt)) + "\n")
+    files = ("--model", weights, "--library", link_archive(archive), "--system-lib-prefix", system_lib_prefix(name))
+    choices = ("--device", "cpu", "--prompt", ids, "--decode", count, "--repetitions", 1, "--warmups", 0)
+    emulator = (tool("qemu-aarch64", "qemu-user"), "-L", "/usr/aarch64-linux-gnu", "-E", f"LD_LIBRARY_PATH={runner}")
+    lines = run(*emulator, str(runner / "edge-bench"), *map(str, (*files, *choices))).splitlines()
+    (repetition,) = (line for line in map(json.loads, lines) if line["kind"] == "repetition")
+    return repetition["tokens"]
 
 
 def tool(name: str, package: str) -> str:
