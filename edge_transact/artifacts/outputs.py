@@ -64,7 +64,7 @@ def refuse_existing(
             can't be written.
     """
     replaced = Path(os.path.realpath(path))  # `resolve` raises for links in a circle
-    for other in (*apart_from, Path.cwd()):
+    for other in (Path.cwd(), *apart_from):  # models of no path are below the working directory
         if other is None:
             continue
         kept = Path(os.path.realpath(Path(other).expanduser()))

@@ -57,6 +57,8 @@ def test_the_working_directory_and_inputs_are_never_replaced(tmp_path, monkeypat
     for path in (Path("."), here, Path(".."), tmp_path, model, model.parent):
         with pytest.raises(UsageError, match="would replace"):
             refuse_existing(path, force=True, apart_from=["org/name", model])
+    with pytest.raises(UsageError, match=f"would replace {here}"):
+        refuse_existing(Path("../here"), force=True, apart_from=["demo:tiny"])
     with pytest.raises(UsageError, match="would replace"), new_directory(Path("."), force=True):
         pass
     refuse_existing(model / "pruned", force=True, apart_from=["org/name", model])
