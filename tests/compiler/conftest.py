@@ -15,6 +15,7 @@ from tests.support.odd_models import (
     NORMED_OWN_DIMS,
     OWN_DIMS,
     PARTIAL_OWN_DIMS,
+    QWEN2_BIASES,
     Archive,
     Source,
     make_source,
@@ -30,8 +31,8 @@ def source(tmp_path_factory) -> Source:
 
 @pytest.fixture(scope="session")
 def uniform(tmp_path_factory) -> Source:
-    """The same, and all layers are alike."""
-    return make_source(tmp_path_factory.mktemp("uniform"), {**CONFIG, "per_layer_config": {}})
+    """All layers are alike, and biases are Qwen2's."""
+    return make_source(tmp_path_factory.mktemp("uniform"), {**CONFIG, **QWEN2_BIASES, "per_layer_config": {}})
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +43,13 @@ def own_dims(tmp_path_factory) -> Source:
 
 @pytest.fixture(scope="session")
 def normed(tmp_path_factory) -> Source:
-    """The odd plan with a norm of every query and key head, and without a bias after attention."""
+    """The odd plan with a norm of every query and key head, and without biases."""
     return make_source(tmp_path_factory.mktemp("normed"), CONFIG | NORMED)
 
 
 @pytest.fixture(scope="session")
 def normed_own_dims(tmp_path_factory) -> Source:
-    """The same, and values lost dims."""
+    """The same with the biases of Qwen2, and values lost dims."""
     return make_source(tmp_path_factory.mktemp("normed-own-dims"), NORMED_OWN_DIMS)
 
 

@@ -45,8 +45,9 @@ CASES = {
 }
 """Device, plan, quantization, and how far logits may be from torch's, relative to the largest.
 
-Plans have biases. In a uniform one all layers are alike, otherwise all differ; the cache rotates whole heads, and the
-definition those that lost dims.
+Plans have biases, but for those with normed heads that aren't cut, with a layer without RoPE or with partial RoPE. In a
+uniform one, whose biases are Qwen2's, all layers are alike, otherwise all differ; the cache rotates whole heads, and
+the definition those that lost dims.
 """
 HOST = [case for case in CASES if case.startswith("host")]
 PHONE = [case for case in CASES if case not in HOST]

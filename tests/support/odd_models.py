@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from edge_transact.architecture.families import with_rope_of
 from edge_transact.building.dist import definition_config
 from edge_transact.building.parity import reference_model
 from edge_transact.checkpoint import Checkpoint
@@ -40,11 +41,15 @@ OWN_DIMS = {
     "qk_head_dim": 16,
     "v_head_dim": 13,
 }
-NORMED = {"use_qk_norm": True, "attention_out_bias": False, "mlp_bias": False}
-"""What Qwen3 adds to LLaMA, and the biases of Qwen2."""
+QWEN2_BIASES = {"attention_out_bias": False, "mlp_bias": False}
+"""Of q, k and v alone."""
+NO_BIASES = {"attention_bias": False, "mlp_bias": False}
+NORMED = NO_BIASES | {"use_qk_norm": True}
+"""What Qwen3 adds to LLaMA."""
 NORMED_OWN_DIMS = {
     **OWN_DIMS,
-    **NORMED,
+    **QWEN2_BIASES,
+    "use_qk_norm": True,
     "head_dim": 16,
     "per_layer_config": {
         index: {name: size for name, size in layer.items() if name != "qk_head_dim"}
@@ -52,6 +57,7 @@ NORMED_OWN_DIMS = {
     },
 }
 NOPE = {
+    **NO_BIASES,
     "no_rope_layers": [1, 0, 1],
     "rope_parameters": {
         "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64,
@@ -60,13 +66,14 @@ NOPE = {
 """What SmolLM3 adds to LLaMA."""
 PARTIAL_OWN_DIMS = {
     **OWN_DIMS,
+    **NO_BIASES,
     "no_rope_layers": [1, 1, 0],
     "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 5000.0, "original_max_position_embeddings": 64,
+        "rope_type": "longrope", "rope_theta": 5000.0, "original_max_position_embeddings": 32, "factor": 8.0,
         "partial_rotary_factor": 0.6, "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0], "long_factor": [2.0] * 6,
     },
 }  # fmt: skip
-"""With the RoPE of Phi-3, a layer without it, and heads that lost dims."""
+"""With the RoPE of Phi-3, beyond its original length, a layer without it, and heads that lost dims."""
 SIZES = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 4}
 
 
@@ -91,8 +98,8 @@ class Source:
         """The torch model with the weights as the shards hold them."""
         directory, quantization = self.weights(name)
         sources = self.definition.parameter_sources()
-        plan = self.checkpoint.plan
-        return reference_model(ShardReader(directory), sources, self.checkpoint.config, plan, quantization)
+        config = with_rope_of(self.checkpoint.config, SIZES["context_window_size"])
+        return reference_model(ShardReader(directory), sources, config, self.checkpoint.plan, quantization)
 
 
 def make_source(directory: Path, config: dict) -> Source:
