@@ -27,7 +27,7 @@ from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.shots import shot_trainings
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
-from edge_transact.widths import WidthPlan
+from edge_transact.widths import WidthPlan, read_widths
 
 TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
 """The characters of the default text, and the bytes for each that a tokenizer needs while it tokenizes a text."""
@@ -99,8 +99,10 @@ def text_bytes(calibration: Sequence[str], tokens: int) -> int:
 def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
     """About what a pruned model will cost, as if its MLPs alone were cut to its limits, all alike.
 
-    It counts as large as its source where the options name widths themselves, or limit the KV cache alone.
+    It counts as large as its source where the options limit the KV cache alone, or give heads and dims.
     """
+    if options.widths:
+        return read_widths(options.widths, plan)
 
     def with_mlps(kept: float) -> WidthPlan:
         sizes = [max(1, round(kept * layer.intermediate_size)) for layer in plan.layers]

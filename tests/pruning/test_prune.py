@@ -120,6 +120,7 @@ def test_shots_are_prunings_one_after_the_other(tiny_model, calibration, tmp_pat
         ("--widths missing.json", 2, "missing.json does not exist"),
         ("--ratio 0.3 --method magic", 2, "unknown method 'magic'"),
         ("--ratio 0.3 --shots 0", 2, "--shots 0 is not at least 1"),
+        ("--widths none.json --dry-run", 2, "none.json does not exist"),
         ("--ratio 0.3 --shots 99999999999999999999", 2, "--shots 99999999999999999999 is more than 100"),
         ("--target-params " + "9" * 400, 2, "is not a number of parameters"),
         ("--ratio 0.3 --bucket 0", 2, "--bucket 0 is not at least 1"),
