@@ -18,7 +18,7 @@ from edge_transact.benchmarking.drivers.adb.client import quote
 from edge_transact.cache.sources import public
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.publish import push_checkpoint
-from tests.support.hostile import NAME, NAMES
+from tests.support.hostile_names import NAME, NAMES
 
 ALL = pytest.mark.parametrize("name", [*NAMES, NAME])
 

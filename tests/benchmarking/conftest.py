@@ -14,7 +14,7 @@ from edge_transact.benchmarking.session import BenchOutcome, bench_models
 from edge_transact.runtime.host import HostModel
 from tests.support.bench_runs import QUICK
 from tests.support.dists import edit_json
-from tests.support.hostile import NAME
+from tests.support.hostile_names import NAME
 from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
 from tests.support.phone.root import missing

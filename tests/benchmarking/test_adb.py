@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, ShellOutput, adb_client, quote
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused
 from edge_transact.errors import UsageError
-from tests.support.hostile import NAMES
+from tests.support.hostile_names import NAMES
 
 ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 WORDS = st.lists(ANY | st.lists(st.sampled_from(NAMES), max_size=8).map("".join), min_size=1, max_size=6)

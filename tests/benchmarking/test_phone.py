@@ -21,7 +21,7 @@ from edge_transact.inputs import read_text
 from edge_transact.pruning.options import PruneOptions
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import copy_dist
-from tests.support.hostile import NAME
+from tests.support.hostile_names import NAME
 from tests.support.phone.phone import adb_server_beside
 
 

@@ -14,7 +14,7 @@ from edge_transact.benchmarking.analysis.results import make_results
 from edge_transact.benchmarking.records.readings import Reading
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import bench_of, in_rounds, repetition, visit
-from tests.support.hostile import NAME
+from tests.support.hostile_names import NAME
 
 write_report = partial(reports.write_report, command="edge-transact bench dense pruned")
 

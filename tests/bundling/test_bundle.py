@@ -23,7 +23,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import QUANTIZATIONS
 from tests.support.command import run, said
 from tests.support.dists import PLAN, edit_json, make_archive, make_dist
-from tests.support.hostile import NAME
+from tests.support.hostile_names import NAME
 from tests.support.interruption import KilledError
 
 pytestmark = pytest.mark.needs("clang-19")

@@ -13,7 +13,7 @@ from edge_transact.bundling import escaping
 from edge_transact.bundling.escaping import android_string, check_application_id, groovy_string, model_ids
 from edge_transact.errors import UsageError
 from tests.support.android_project import aapt2
-from tests.support.hostile import NAMES
+from tests.support.hostile_names import NAMES
 
 NASTY = ["'", '"', "$", "$(reboot)", "${x}", "`id`", "\\", "\\u0041", "\n", "\r", "\t", " ", "  ", "<", ">", "&",
          "&amp;", "]]>", "@", "?", "%s %s", "%", "../", "/", ".", "\u2028", "\xa0", "\x00", "\x1b", "😀", "é",
