@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 THINK, END_OF_THINKING = "<think>", "</think>"
 """What models that reason, such as Qwen3, write around it, before their answer."""
 
+MOST_IDS = 1 << 22
+
 TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
@@ -109,10 +111,15 @@ class TextCodec:
 
 def load(loader: Any, directory: Path) -> Any:
     """A tokenizer as a class of transformers loads it; an `EdgeTransactError` if that fails."""
+    tokenizer = read_tokenizer(directory)
+    if tokenizer and (largest := max(tokenizer.get_vocab().values(), default=0)) > MOST_IDS:
+        what = f"{directory / TOKENIZER} has a token {largest}, for which libraries fill memory"
+        raise EdgeTransactError(what, fix=AGAIN)
     try:
-        return loader.from_pretrained(directory)
+        loaded = loader.from_pretrained(directory)
+        loaded("a")  # it may load and fail then
+        return loaded
     except Exception as error:  # of transformers, tokenizers and sentencepiece
-        read_tokenizer(directory)
         _configuration(directory)
         raise EdgeTransactError(
             f"{directory} has no tokenizer that loads: {error}", fix="Copy the model's tokenizer files there."

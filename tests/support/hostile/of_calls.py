@@ -191,8 +191,8 @@ WIDTHS = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "qk
 def of_widths() -> Iterator[Case]:
     """All cases of ``--widths``."""
     turn = count()
-    prune = ("prune", "model", "--widths", "widths.json", "--method", "magnitude", "-o", "out", "--dry-run")
-    build = ("build", "model", "--target", "host", "--widths", "widths.json", "-o", "out", "--dry-run")
+    prune = ("prune", "model", "--widths", "widths.json", "--method", "magnitude", "-o", "out")
+    build = ("build", "model", "--target", "host", "--widths", "widths.json", "-o", "out")
     for damage, harm in (OF_ANY_FILE | OF_JSON).items():
         yield Case(
             "widths", damage, (prune, build)[next(turn) % 2], naming("widths.json", "--widths"),

@@ -139,7 +139,7 @@ def of_benches(base: Path) -> Iterator[Case]:
     """All cases of logs, and of what llama-bench printed."""
     turn = count()
     compare = ("bench", "compare", "log.jsonl", "other.jsonl")
-    again = ("bench", "dist", "-o", "log.jsonl", "--dry-run")
+    again = ("bench", "dist", "--lengths", "8+4", "-o", "log.jsonl", "--dry-run")
     needs = ("log.jsonl", "other.jsonl", "dist")
     for damage, harm in (OF_ANY_FILE | OF_JSON).items():
         for command in (compare, again):
@@ -162,14 +162,14 @@ def of_benches(base: Path) -> Iterator[Case]:
     llama = (*BENCH, "--llama-bench", "llama.json")
     for damage, harm in (OF_ANY_FILE | OF_JSON).items():
         yield Case(
-            "llama-bench", damage, llama, naming("llama.json"), on("llama.json", harm),
+            "llama-bench", damage, llama, naming("llama.json", "--llama-bench"), on("llama.json", harm),
             damage in ("flipped inside", "a byte order mark", "Latin-1"), (*NEEDS, "llama.json"), LOG,
         )  # fmt: skip
     for key in json.loads((base / "llama.json").read_text())[0]:
         for _ in range(3):
             value = list(VALUES)[next(turn) * 7 % len(VALUES)]
             yield Case(
-                "llama-bench", f"{key} is {value}", llama, naming("llama.json", key),
+                "llama-bench", f"{key} is {value}", llama, naming("llama.json", "--llama-bench", key),
                 lambda work, key=key, raw=VALUES[value]: set_json(work / "llama.json", (0, key), raw),
                 True, (*NEEDS, "llama.json"), LOG,
             )  # fmt: skip
@@ -263,7 +263,7 @@ def of_apps(base: Path) -> Iterator[Case]:
     for damage, harm in (OF_ANY_FILE | _apks()).items():
         # What is found in an APK is in a table on stdout.
         says = "app.apk|^$"
-        yield Case("APK", damage, ("doctor", "app.apk"), says, on("app.apk", harm), False, ("app.apk",))
+        yield Case("APK", damage, ("verify", "app.apk"), says, on("app.apk", harm), False, ("app.apk",))
     models = json.loads(_entries(base / "app.apk")[MODELS])
     for keys in paths_in(models):
         for _ in range(3):
@@ -277,7 +277,7 @@ def of_apps(base: Path) -> Iterator[Case]:
                 file.unlink()
 
             yield Case(
-                "APK", f"models.json: {'.'.join(map(str, keys))} is {value}", ("doctor", "app.apk"),
+                "APK", f"models.json: {'.'.join(map(str, keys))} is {value}", ("verify", "app.apk"),
                 "models.json|^$", on("app.apk", harm_models), True, ("app.apk",),
             )  # fmt: skip
     for name in ("bundle.json", "app/src/main/assets/edge/models.json"):
@@ -286,7 +286,7 @@ def of_apps(base: Path) -> Iterator[Case]:
         for damage, harm in (OF_ANY_FILE | OF_JSON).items():
             for command in (("install", "app"), ("bundle", "dist", "-o", "app", "--install")):
                 yield Case(
-                    "app", f"{name}: {damage}", command, naming("app", "missing"), on(f"app/{name}", harm), True,
+                    "app", f"{name}: {damage}", command, naming("app", "missing", "adb"), on(f"app/{name}", harm), True,
                     ("dist", "app"),
                 )  # fmt: skip
 

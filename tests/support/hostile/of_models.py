@@ -110,7 +110,7 @@ def _files(base: Path) -> Iterator[Case]:
                 )  # fmt: skip
     for damage, harm in (OF_ANY_FILE | OF_JSON).items():
         yield Case(
-            "generation_config.json", damage, EVAL, naming("generation_config"),
+            "generation_config.json", damage, EVAL, naming("generation_config", "can't load model"),
             on("model/generation_config.json", harm), True, NEEDS,
         )  # fmt: skip
     for key in ("bos_token_id", "eos_token_id", "pad_token_id", "temperature", "top_p", "transformers_version"):
@@ -220,7 +220,7 @@ def _safetensors(base: Path) -> Iterator[Case]:
                     put(work / "model/model.safetensors", safetensors(header, bytes(changed)))
 
                 yield Case(
-                    "weights", f"{number} times {name}", command, "finite|NaN|F16|too large|infinit", harm,
+                    "weights", f"{number} times {name}", command, "finite|NaN|nan|F16|too large|infinit", harm,
                     True, NEEDS,
                 )  # fmt: skip
 
@@ -434,7 +434,7 @@ def of_gguf(base: Path) -> Iterator[Case]:
             change(file)
             put(work / "model.gguf", file.write())
 
-        return Case("GGUF", damage, command, naming("model.gguf"), harm, may_work, ("model.gguf",))
+        return Case("GGUF", damage, command, naming("model.gguf", "config.json: "), harm, may_work, ("model.gguf",))
 
     def put_in(name: str, at: int, value: Any) -> Callable[[Gguf], None]:
         def change(file: Gguf) -> None:
