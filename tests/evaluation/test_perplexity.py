@@ -153,14 +153,14 @@ def test_different_tokenizers_are_named(random_model, evaluated, tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_on_demo_sotu():
-    """10 windows spread evenly over the speeches; 64 give 23.7, known from outside. (The first 64 are harder: 24.5.)"""
+    """3 windows spread evenly over the speeches; 64 give 23.7, known from outside. (The first 64 are harder: 24.5.)"""
     path = resolve_model("demo:smollm2")
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     text = read_text("demo:sotu", "evaluation")
     windows = windows_of(AutoTokenizer.from_pretrained(path)(text).input_ids, 512)
-    spread = [token for index in range(10) for token in windows[index * len(windows) // 10]]
+    spread = [token for index in (1, 4, 7) for token in windows[index * len(windows) // 10]]
     result = perplexity(model, lambda text, **_: {"input_ids": spread}, text)
-    assert result.tokens == 10 * 511
+    assert result.tokens == 3 * 511
     assert result.perplexity == pytest.approx(23.7, rel=0.03)
 
 
