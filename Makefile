@@ -13,7 +13,7 @@ MINUTES ?= 60
 # Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
 PROCESSES := -n 3 --dist worksteal
 
-.PHONY: demo test bench soak lint docs format coverage system-packages clean
+.PHONY: demo test bench soak lint audit docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
@@ -33,6 +33,10 @@ lint: $(VENV)/.edge-transact-test ## ruff, mypy and the rules between folders
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.edge-transact-test ## Known vulnerabilities of installed packages; needs PyPI's own API
+	$(PIP_INSTALL) pip-audit
+	$(BIN)/pip-audit --skip-editable --local
 
 coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
 	$(BIN)/python -m pytest $(PROCESSES) --cov --cov-report=term-missing
