@@ -168,9 +168,11 @@ def with_rope_of(config: Mapping[str, Any], context: int) -> dict[str, Any]:
     keys, by that of the context.
     """
     rope = dict(config.get("rope_parameters") or {})
-    if rope.get("rope_type") == "longrope" and context > rope[_ORIGINAL]:
-        rope["short_factor"] = rope["long_factor"]
-    return {**config, "rope_parameters": rope} if rope else dict(config)
+    if rope.get("rope_type") != "longrope" or context <= rope[_ORIGINAL]:
+        return dict(config)
+    rope["short_factor"] = rope["long_factor"]
+    # transformers prefers version 4's field, which pruned models have too.
+    return {name: value for name, value in config.items() if name != "rope_scaling"} | {"rope_parameters": rope}
 
 
 def order_in_heads(plan: WidthPlan) -> tuple[int, ...]:

@@ -8,13 +8,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from edge_transact.architecture.families import with_rope_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.checkpoints import LLAMA3, MODELS, TINY, save_llama
+from tests.support.checkpoints import FAMILIES, LLAMA3, LONGROPE, MODELS, TINY, save_llama
 
 ODD = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 5},
@@ -73,6 +74,16 @@ def test_other_families_are_read_as_ours(tmp_path, name, tied):
         ids = tokens(2, length)
         with torch.inference_mode():
             torch.testing.assert_close(loaded(ids).logits, theirs(ids).logits, rtol=tolerance, atol=tolerance)
+
+
+def test_the_factors_of_a_library_beyond_longropes_length(tmp_path):
+    """Of a dense model, and of one that was written by us."""
+    source = Checkpoint.open(save_llama(tmp_path / "theirs", **FAMILIES["phi3"]))
+    tensors = ((name, source.tensor(name)) for name in source.tensor_names())
+    for checkpoint in (source, write_checkpoint(source, source.plan, tensors, {}, tmp_path / "ours")):
+        for context, factors in ((16, "short_factor"), (17, "long_factor")):
+            rope = model_config(with_rope_of(checkpoint.config, context), checkpoint.plan).rope_parameters
+            assert rope["short_factor"] == LONGROPE[factors]
 
 
 @settings(max_examples=25, deadline=None)
