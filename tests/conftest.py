@@ -15,14 +15,10 @@ from edge_transact.cache import cache_directory
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import serve
-from tests.support.machine import TestRun
+from tests.support.machine import NO_MODULES_FILES, TestRun
 from tests.support.pruning import TEXT
 
 TEST_RUN = pytest.StashKey[TestRun]()
-NO_MODULES_FILES = (
-    *("<ast>", "<string>", "<frozen runpy>"),
-    *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
-)
 
 
 def pytest_configure(config: pytest.Config) -> None:

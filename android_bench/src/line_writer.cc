@@ -12,14 +12,15 @@ namespace ffi = tvm::ffi;
 
 namespace {
 
-// One write call for a complete line, repeated only if the kernel took less.
-void WriteAll(int file, const std::string& text) {
+// One write call for a complete line, repeated only if the kernel took less. Returns whether all of it was written.
+bool WriteAll(int file, const std::string& text) {
   size_t done = 0;
   while (done < text.size()) {
     ssize_t n = write(file, text.data() + done, text.size() - done);
-    if (n <= 0) return;
+    if (n <= 0) return false;
     done += static_cast<size_t>(n);
   }
+  return true;
 }
 
 }  // namespace
@@ -42,10 +43,10 @@ void LineWriter::Write(Fields fields) {
   std::string text = std::string(ffi::json::Stringify(fields.object())) + "\n";
   std::lock_guard<std::mutex> lock(mutex_);
   if (file_ >= 0) {
-    WriteAll(file_, text);
+    if (!WriteAll(file_, text)) complete_ = false;
     fsync(file_);
   }
-  WriteAll(STDOUT_FILENO, text);
+  WriteAll(STDOUT_FILENO, text);  // a connection that is lost, and the file outlives it
 }
 
 }  // namespace edge

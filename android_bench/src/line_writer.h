@@ -3,6 +3,7 @@
 
 #include <tvm/ffi/extra/json.h>
 
+#include <atomic>
 #include <initializer_list>
 #include <mutex>
 #include <string>
@@ -40,10 +41,13 @@ class LineWriter {
   /*! Every line ends with `run`, by which a reader recognizes its own. `path` may be empty. */
   LineWriter(std::string run, const std::string& path);
   void Write(Fields fields);
+  /*! Whether the file has every line. */
+  bool complete() const { return complete_; }
 
  private:
   std::string run_;
   int file_ = -1;
+  std::atomic<bool> complete_{true};
   std::mutex mutex_;
 };
 

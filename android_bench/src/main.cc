@@ -127,7 +127,14 @@ int Main(int argc, char** argv) {
     return kUsage;
   }
   // Never destroyed, because the watchers may still write while the process ends.
-  LineWriter& out = *new LineWriter(options.run, options.output);
+  LineWriter* writer = nullptr;
+  try {
+    writer = new LineWriter(options.run, options.output);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "edge-bench: %s\n", error.what());
+    return kFailed;
+  }
+  LineWriter& out = *writer;
   if (options.watch_stdin) WatchStdin([] { _exit(kAbandoned); });
   if (options.timeout_s > 0) {
     WatchClock(options.timeout_s, [&out] {
@@ -137,7 +144,9 @@ int Main(int argc, char** argv) {
   }
   try {
     Bench(options, out);
-    return 0;
+    if (out.complete()) return 0;
+    std::fprintf(stderr, "edge-bench: cannot write all lines to %s\n", options.output.c_str());
+    return kFailed;
   } catch (const LowMemory& error) {
     out.Write(Error("low_memory", error.what()));
     return kLowMemory;

@@ -32,7 +32,28 @@ std::string ReadFile(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+// The runtime's parser calls itself for each level.
+constexpr int kMostLevels = 64;
+
+void CheckDepth(const std::string& text, const std::string& what) {
+  int levels = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    char c = text[i];
+    if (in_string && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      in_string = !in_string;
+    } else if (!in_string && (c == '[' || c == '{')) {
+      if (++levels > kMostLevels) throw std::runtime_error(what + " is nested too deep");
+    } else if (!in_string && (c == ']' || c == '}')) {
+      --levels;
+    }
+  }
+}
+
 ffi::json::Object ParseObject(const std::string& text, const std::string& what) {
+  CheckDepth(text, what);
   ffi::String error;
   auto object = ffi::json::Parse(text, &error).try_cast<ffi::json::Object>();
   if (!object.has_value()) throw std::runtime_error(what + " is missing or not a JSON object");
@@ -42,7 +63,9 @@ ffi::json::Object ParseObject(const std::string& text, const std::string& what) 
 int64_t GetInt(const ffi::json::Object& object, const char* name) {
   auto found = object.Get(ffi::Any(ffi::String(name)));
   auto value = found.has_value() ? found.value().try_cast<int64_t>() : std::nullopt;
-  if (!value.has_value()) throw std::runtime_error(std::string("no number '") + name + "' in the library's _metadata");
+  if (!value.has_value()) {
+    throw std::runtime_error(std::string("no number '") + name + "' in the library's _metadata or tensor-cache.json");
+  }
   return value.value();
 }
 
@@ -159,8 +182,17 @@ void Model::ReadMetadata(const Options& options) {
 
 void Model::LoadWeights(const Options& options) {
   auto index = ParseObject(ReadFile(options.model + "/tensor-cache.json"), options.model + "/tensor-cache.json");
-  for (const auto& shard : index.at(ffi::Any(ffi::String("records"))).cast<ffi::json::Array>()) {
-    weights_bytes_ += GetInt(shard.cast<ffi::json::Object>(), "nbytes");
+  for (const auto& entry : index.at(ffi::Any(ffi::String("records"))).cast<ffi::json::Array>()) {
+    auto shard = entry.cast<ffi::json::Object>();
+    int64_t nbytes = GetInt(shard, "nbytes");
+    weights_bytes_ += nbytes;
+    // The runtime copies from any offset.
+    for (const auto& param : shard.at(ffi::Any(ffi::String("records"))).cast<ffi::json::Array>()) {
+      int64_t offset = GetInt(param.cast<ffi::json::Object>(), "byteOffset");
+      int64_t size = GetInt(param.cast<ffi::json::Object>(), "nbytes");
+      if (nbytes >= 0 && offset >= 0 && size >= 0 && size <= nbytes && offset <= nbytes - size) continue;
+      throw std::runtime_error(options.model + "/tensor-cache.json has a parameter outside its file");
+    }
   }
   int64_t available = StatusBytes("/proc/meminfo", "MemAvailable");
   int64_t needed = weights_bytes_ + workspace_bytes_ + kv_bytes_per_token_ * context_tokens_;

@@ -2,6 +2,7 @@
 
 #include <getopt.h>
 
+#include <climits>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -24,7 +25,7 @@ std::vector<int32_t> ReadIds(const std::string& path, int line_number) {
   return ids;
 }
 
-int ReadInt(const std::string& name, const std::string& text, int least) {
+int ReadInt(const std::string& name, const std::string& text, int least, int most = INT_MAX) {
   size_t used = 0;
   int value = 0;
   try {
@@ -32,8 +33,9 @@ int ReadInt(const std::string& name, const std::string& text, int least) {
   } catch (const std::exception&) {
     used = 0;
   }
-  if (used == 0 || used != text.size() || value < least) {
-    throw std::invalid_argument(name + " is '" + text + "', not an integer of at least " + std::to_string(least));
+  if (used == 0 || used != text.size() || value < least || value > most) {
+    throw std::invalid_argument(name + " is '" + text + "', not an integer of at least " + std::to_string(least) +
+                                (most == INT_MAX ? "" : " and at most " + std::to_string(most)));
   }
   return value;
 }
@@ -93,7 +95,7 @@ void Set(Options& options, int name, const std::string& value) {
     case kDecode: options.decode_tokens = ReadInt("--decode", value, 1); break;
     case kWarmups: options.warmups = ReadInt("--warmups", value, 0); break;
     case kRepetitions: options.repetitions = ReadInt("--repetitions", value, 1); break;
-    case kThreads: options.threads = ReadInt("--threads", value, 0); break;
+    case kThreads: options.threads = ReadInt("--threads", value, 0, kMostCores); break;
     case kCores: options.cores = ReadCores(value); break;
     case kTimeout: options.timeout_s = ReadInt("--timeout", value, 0); break;
     case kWatchStdin: options.watch_stdin = true; break;

@@ -1,9 +1,11 @@
 """The runner: compiled for a phone as far as clang and lld can without an NDK; its command line, lines and errors."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 from dataclasses import fields
 from pathlib import Path
@@ -78,6 +80,7 @@ def test_wrong_options_are_refused_with_the_usage(run_on):
         (("--repetitions", "0"), "--repetitions is '0'"),
         (("--decode", "4x"), "--decode is '4x'"),
         (("--cores", "2-1"), "--cores is '1'"),
+        (("--threads", "100000"), "--threads is '100000', not an integer of at least 0 and at most 1024"),
         (("--cores", "0-2147483647"), "--cores names core 2147483647"),
         (("--prompt", "/nonesuch"), "cannot read /nonesuch"),
         (("--model", "m"), "--model, --library and --prompt are needed"),
@@ -155,8 +158,19 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
         (phone.tmp / "prompt").write_text(f"5 {token}\n")
         assert f"token {token} is outside the vocabulary of" in last(*library)["message"]
     (phone.tmp / "prompt").write_text("5 6 7\n")
+    nowhere = run_on(*options, *library, "--output", "/nonexistent/x")
+    assert nowhere.returncode == 1 and "cannot write /nonexistent/x" in nowhere.stderr and not nowhere.stdout
+    os.mknod(phone.tmp / "full", 0o666 | stat.S_IFCHR, Path("/dev/full").stat().st_rdev)
+    full = run_on(*options, *library, "--output", f"{home}/full", "--decode", "1")
+    assert full.returncode == 1 and f"cannot write all lines to {home}/full" in full.stderr
     index = phone.tmp / "tensor-cache.json"
     content = json.loads(index.read_text())
+    index.write_text("[" * 200_000)
+    assert "nested too deep" in last(*library)["message"]
+    first = content["records"][0]["records"][0]
+    for offset in (10**9, -1, 2**62):
+        index.write_text(json.dumps(content).replace(json.dumps(first), json.dumps(first | {"byteOffset": offset}), 1))
+        assert "a parameter outside its file" in last(*library)["message"]
     content["records"][0]["nbytes"] = 10**15
     index.write_text(json.dumps(content))
     starved = run_on(*options, *library)

@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.machine import NO_MODULES_FILES
+
 CHANGES = {f"os.{name}" for name in ("link", "mkdir", "remove", "rename", "rmdir", "symlink")} | {"subprocess.Popen"}
 """The events that count, besides files opened for writing."""
 
@@ -86,8 +88,6 @@ class Runs:
 
 
 def _serve() -> None:
-    from tests.conftest import NO_MODULES_FILES
-
     gc.disable()
     inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
     import torch  # noqa: F401

@@ -26,6 +26,12 @@ PYTHONS_OWN = "multiprocessing.resource_tracker"
 SETTLE_S = 10
 """How long processes may take to end after the last test."""
 
+NO_MODULES_FILES = (
+    *("<ast>", "<string>", "<frozen runpy>"),
+    *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
+)
+"""What `inspect` would search for in all modules, for every kernel that TVM parses."""
+
 
 class TestRun:
     """One run of pytest, including its worker processes."""
