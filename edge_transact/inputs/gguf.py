@@ -197,8 +197,13 @@ class _Model:
             found = self.tensors.get(place.name)
             if found is None or tuple(map(int, reversed(found.shape))) != (self.rows[place.name], *place.shape[1:]):
                 raise EdgeTransactError(f"{self.file} has no {name} of {list(place.shape)}", fix=NOT_A_LLAMA)
-            data = found.data[place.first : place.first + place.shape[0]]
-            tensor = place.take_rows(gguf.dequantize(data, found.tensor_type).reshape(place.shape))
+            rows = slice(place.first, place.first + place.shape[0])
+            # A vector's data can be bytes, of which a value has several.
+            if len(place.shape) > 1:
+                values = gguf.dequantize(found.data[rows], found.tensor_type)
+            else:
+                values = gguf.dequantize(found.data, found.tensor_type)[rows]
+            tensor = place.take_rows(values.reshape(place.shape))
             yield name, torch.tensor(tensor if place.columns is None else tensor[:, place.columns])
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -29,6 +29,9 @@ PROGRAM = "template_process.py"
 WALL_S = 60
 """The most seconds to wait for a rendering, whatever else the machine does."""
 
+MOST_CHARACTERS = 100_000
+"""The longest prompt of one short question, the model's system message included."""
+
 _FIX = "Correct chat_template in its tokenizer files, or remove it there: the model then continues plain text."
 
 Message = dict[str, str]
@@ -93,6 +96,9 @@ def require_template(template: str, special_tokens: Mapping[str, str]) -> None:
         return
     if not text:
         raise EdgeTransactError("the model's chat template makes an empty prompt of a question", fix=_FIX)
+    if len(text) > MOST_CHARACTERS:
+        what = f"the model's chat template makes a prompt of {len(text):,} characters of a question"
+        raise EdgeTransactError(what, fix=_FIX)
 
 
 class _Renderer:
