@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import struct
@@ -45,7 +46,7 @@ def examine_apk(path: Path) -> list[Check]:
             checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
             return [*checks, _offsets(file, libraries), *_zipalign(path), *_models(archive)]
     # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
-    except (OSError, BadZipFile, struct.error, zlib.error, EOFError, RuntimeError) as error:
+    except (OSError, BadZipFile, struct.error, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise EdgeTransactError(f"{path} is not a complete APK: {error}", fix="Build it, or copy it, again.") from error
 
 

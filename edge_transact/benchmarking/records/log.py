@@ -236,7 +236,7 @@ def _parse(data: bytes, path: Path) -> _Contents:
         if kind not in ("repetition", "visit", CONDITIONS):
             contents.others.append((number, "no record of a bench", line))
         elif value.get("schema") != SCHEMA:
-            contents.versions.add(value.get("schema"))
+            contents.versions.add(str(value.get("schema")))
             contents.others.append((number, f"schema {value.get('schema')}", line))
         elif kind == CONDITIONS:
             contents.conditions = contents.conditions or value
@@ -244,8 +244,9 @@ def _parse(data: bytes, path: Path) -> _Contents:
             try:
                 contents.records.append(_ADAPTER.validate_python(value))
                 contents.lines.append(line)
-            except ValidationError as error:
-                contents.others.append((number, first_problem(error), line))
+            except (ValidationError, OverflowError) as error:
+                problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+                contents.others.append((number, problem, line))
     return contents
 
 
