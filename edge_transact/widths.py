@@ -177,7 +177,7 @@ class WidthPlan:
             head_dim=head_dim,
             attention_out_bias=None if out_bias is None else bool(out_bias),
             use_qk_norm=bool(config.get("use_qk_norm", False)),
-            rotary_dim=int(head_dim * float(str(rope.get("partial_rotary_factor") or 1))),
+            rotary_dim=int(min(head_dim, MOST_HEAD_DIM) * float(str(rope.get("partial_rotary_factor") or 1))),
             nope_layers=tuple(i for i, has in enumerate(has_rope) if not has) if isinstance(has_rope, list) else (),
             rope_type=str(rope.get("rope_type") or rope.get("type") or "default"),
         )

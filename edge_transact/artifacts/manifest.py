@@ -74,7 +74,7 @@ class Manifest:
         parity = self.parity
         if parity.get("layers") != self.plan.num_hidden_layers or not parity.get("greedy_ids"):
             return None
-        return list(parity["prompt_ids"]), list(parity["greedy_ids"])
+        return checked(tuple[list[int], list[int]], [parity.get("prompt_ids"), parity["greedy_ids"]], MANIFEST)
 
     def write(self, directory: Path, known: Mapping[str, str] | None = None) -> None:
         """Writes ``manifest.json``, with the sha256 of every file in `directory`, itself included."""
@@ -114,6 +114,8 @@ class Manifest:
         for name in (*manifest.files, *manifest.libraries.values()):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise EdgeTransactError(f"{path} cannot be read ({name} is outside the directory)", fix=fix)
+        if others := sorted(set(manifest.libraries.values()) - set(manifest.files)):
+            raise EdgeTransactError(f"{path} cannot be read (the library {others[0]!r} is none of its files)", fix=fix)
         return manifest
 
     def verify(self, directory: Path, *patterns: str) -> None:

@@ -40,13 +40,15 @@ def examine_apk(path: Path) -> list[Check]:
     Raises:
         EdgeTransactError: The file isn't an APK, or is damaged.
     """
+    from elftools.common.exceptions import ELFError
+
     try:
         with opened(path) as file, ZipFile(file) as archive:
             libraries = [entry for entry in archive.infolist() if _is_library(entry)]
             checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
             return [*checks, _offsets(file, libraries), *_zipalign(path), *_models(archive)]
     # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
-    except (OSError, BadZipFile, struct.error, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+    except (OSError, BadZipFile, struct.error, zlib.error, lzma.LZMAError, ELFError, EOFError, RuntimeError) as error:
         raise EdgeTransactError(f"{path} is not a complete APK: {error}", fix="Build it, or copy it, again.") from error
 
 

@@ -182,6 +182,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 "Check the disk's space and permissions; --debug shows what wanted it.",
                 1,
             )
+        except UnicodeEncodeError as error:
+            around = error.object[max(0, error.start - 40) : error.end + 40]
+            _end(f"{around!r} is not valid Unicode", "Write it in UTF-8, or rename the file.", 1)
         except Exception as error:
             _end(f"{type(error).__name__}: {error}", "This looks like a bug: report what --debug prints.", 1)
 

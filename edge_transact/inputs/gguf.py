@@ -213,7 +213,7 @@ class _Model:
 
         for name, place in self.places.items():
             tensor = self.tensors[place.name]
-            if tensor.tensor_type == GGMLQuantizationType.Q4_0 and place.keeps_groups:
+            if tensor.tensor_type == GGMLQuantizationType.Q4_0 and place.keeps_groups and len(place.shape) > 1:
                 rows = place.take_rows(np.asarray(tensor.data[place.first : place.first + place.shape[0]]))
                 blocks, columns = rows.reshape(len(rows), -1, BLOCK_BYTES), place.group_columns
                 yield name, np.ascontiguousarray(blocks if columns is None else blocks[:, columns])

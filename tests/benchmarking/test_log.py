@@ -94,7 +94,7 @@ def test_a_file_that_is_no_log_stays_as_it_is(tmp_path):
         Log(tmp_path, {})
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/null")):
-        with pytest.raises(EdgeTransactError, match="is not a file"):
+        with pytest.raises(EdgeTransactError, match="not a file"):
             Log(path, {})
 
 

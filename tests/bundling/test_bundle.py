@@ -150,7 +150,7 @@ def test_two_models_with_one_prefix(kept, dist, tmp_path):
 
 @pytest.mark.parametrize(("targets", "listed"), [(["host"], "only for host"), ([], "only for nothing")])
 def test_a_dist_without_a_library_for_android(dist, tmp_path, targets, listed):
-    edit_json(dist / "manifest.json", libraries={target: "lib/x.so" for target in targets})
+    edit_json(dist / "manifest.json", libraries={target: "tokenizer.json" for target in targets})
     with pytest.raises(UsageError, match=listed) as no:
         bundle([dist], tmp_path / "app")
     assert "--target android,android-cpu" in no.value.fix

@@ -23,10 +23,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord, VisitRecord
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
+from edge_transact.reading import opened, read_bytes
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
+
+A_LOG, MOST_BYTES = "Name a log that `bench` wrote, or a new file.", 1 << 29
 
 CONDITIONS = "conditions"
 """The kind of a log's first line."""
@@ -69,10 +72,12 @@ class Log:
         self.session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            opened(path, A_LOG).close()
         self._file = _locked(path)
         try:
             if start is Start.FRESH and os.fstat(self._file).st_size:
-                earlier = _parse(path.read_bytes(), path)
+                earlier = _parse(_content(path), path)
                 if not earlier.ours and not earlier.versions:
                     raise _no_log(path)
                 logger.info(f"the earlier log is now {self._set_aside()}")
@@ -113,7 +118,7 @@ class Log:
     def _take_over(self, conditions: Mapping[str, Any]) -> list[Record]:
         """The records of the file, which is a clean log afterwards."""
         header = _header(conditions)
-        contents = _parse(self.path.read_bytes(), self.path)
+        contents = _parse(_content(self.path), self.path)
         if contents.versions and not contents.ours:
             logger.warning(f"{self.path} is of another version of edge-transact: it is now {self._set_aside()}")
             contents = _Contents()
@@ -178,9 +183,9 @@ def read_records(path: Path) -> list[Record]:
         EdgeTransactError: The file isn't a log, or it is one of another version.
     """
     try:
-        contents = _parse(path.read_bytes(), path)
+        contents = _parse(_content(path), path)
     except OSError as error:
-        raise EdgeTransactError(f"{path}: {error.strerror}", fix="Name a log that `bench` wrote.") from error
+        raise EdgeTransactError(f"{path}: {error.strerror}", fix=A_LOG) from error
     if contents.versions and not contents.ours:
         schemas = " and ".join(sorted(map(str, contents.versions)))
         raise EdgeTransactError(
@@ -191,6 +196,10 @@ def read_records(path: Path) -> list[Record]:
     if contents.others:
         _warn_of_others(path, contents, "is left out")
     return contents.records
+
+
+def _content(path: Path) -> bytes:
+    return read_bytes(path, A_LOG, MOST_BYTES)
 
 
 def _locked(path: Path) -> int:
@@ -256,7 +265,7 @@ def _warn_of_others(path: Path, contents: _Contents, fate: str) -> None:
 
 
 def _no_log(path: Path) -> EdgeTransactError:
-    return EdgeTransactError(f"{path} holds no bench records", fix="Name a log that `bench` wrote, or a new file.")
+    return EdgeTransactError(f"{path} holds no bench records", fix=A_LOG)
 
 
 def _check_conditions(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -38,6 +38,7 @@ CALLS = {
 }
 """A call of each command that ends soon, to which an option is added."""
 ALL = ("model", "pruned", "dist", "text.txt", "log.jsonl", "other.jsonl")
+OTHERS = "model|dist|adb|not valid Unicode|does not exist"
 PLACES = {"--tasks", "--output", "--report", "--dump", "--plot", "--llama-bench", "--format"}
 
 
@@ -56,7 +57,7 @@ def of_options() -> Iterator[Case]:
             for damage, value in values.items():
                 says = naming(flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''")
                 yield Case(
-                    "options", f"{name} {flag} is {damage}", (*call, f"{flag}={value}"), f"{says}|model|dist|adb",
+                    "options", f"{name} {flag} is {damage}", (*call, f"{flag}={value}"), f"{says}|{OTHERS}",
                     may_work=True, needs=ALL, replaces=("out", "out.gguf", "edge-transact.toml", *LOG),
                 )  # fmt: skip
     for command in (EVAL, ("run", *CALLS["run"][1:]), BENCH):
@@ -125,11 +126,12 @@ def of_outputs() -> Iterator[Case]:
                 def harm(work: Path) -> None:
                     (work / "dangling").symlink_to("nowhere")
 
-                suffix = SUFFIX.get(name, "") if damage[0] in "ab" and "model" not in damage else ""
+                suffix = SUFFIX.get(name, "") if damage[:2] in ("a ", "be") and "model" not in damage else ""
                 yield Case(
                     "outputs", f"{damage} is the output of {name}{' with --force' if force else ''}",
-                    (*call, out + suffix, *force), f"{naming(out[:9] or 'out')}|output|too long|no|--plot", harm,
-                    name == "bench" and damage == "nothing", ALL, LOG,
+                    (*call, out + suffix, *force),
+                    f"{naming(out[:9] or 'out')}|output|too long|text.txt|null byte|no|--plot", harm,
+                    (name, damage) in (("bench", "nothing"), ("dump", "here"), ("dump", "above")), ALL, LOG,
                 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def of_dists(base: Path) -> Iterator[Case]:
         for damage, harm in (OF_ANY_FILE | (OF_JSON if name.endswith(".json") else {})).items():
             # Not every command reads every file.
             yield Case(
-                "DIST", f"{name}: {damage}", READERS[next(turn) % 6], naming(name, "dist is"),
+                "DIST", f"{name}: {damage}", READERS[next(turn) % 6], naming(name, "dist is", "dist has no"),
                 on(f"dist/{name}", harm), True, NEEDS, LOG,
             )  # fmt: skip
     for name in ("manifest.json", "tensor-cache.json", "mlc-chat-config.json", "tokenizer_config.json"):
@@ -262,7 +262,7 @@ def of_apps(base: Path) -> Iterator[Case]:
     turn = count()
     for damage, harm in (OF_ANY_FILE | _apks()).items():
         # What is found in an APK is in a table on stdout.
-        says = "app.apk|^$"
+        says = "app.apk|models.json|^$"
         yield Case("APK", damage, ("verify", "app.apk"), says, on("app.apk", harm), False, ("app.apk",))
     models = json.loads(_entries(base / "app.apk")[MODELS])
     for keys in paths_in(models):

@@ -105,7 +105,7 @@ def _files(base: Path) -> Iterator[Case]:
             harmless = damage.startswith("flipped") or not needed or of_json
             for command in commands:
                 yield Case(
-                    name, damage, command, naming(name, "model is", "model has", "tokenizer"),
+                    name, damage, command, naming(name, "model is", "model has", "model: ", "tokenizer"),
                     on(f"model/{name}", harm), harmless, NEEDS,
                 )  # fmt: skip
     for damage, harm in (OF_ANY_FILE | OF_JSON).items():
