@@ -37,6 +37,11 @@ class _Stripper(HTMLParser):
 def strip_html(page: str) -> str:
     """The text of an HTML page, one line per block, without blank lines and indentation."""
     stripper = _Stripper()
+    # For each comment and tag without an end, the parser would read all the rest.
+    if (unclosed := page.find("<!--", page.rfind("-->") + 1)) >= 0:
+        page = page[:unclosed]
+    end = page.rfind(">") + 1
+    page = page[:end] + page[end:].replace("<", "&lt;")
     stripper.feed(page)
     stripper.close()
     lines = (" ".join(line.split()) for line in "".join(stripper.parts).splitlines())

@@ -15,12 +15,14 @@ from typing import Any
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.html import strip_html
-from edge_transact.reading import opened, parsed
+from edge_transact.reading import opened, parsed, read_bytes
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 
 MESSAGES, TEXT = "messages", "text"
 """The columns of chats and of documents."""
+
+MOST_IN_LINE = 1 << 26
 
 BATCH_ROWS = 256
 """Rows of Parquet that are decoded at once."""
@@ -67,12 +69,11 @@ def read_files(files: Iterable[Path], at_most: int = -1) -> Iterator[Row]:
         with reading(file):
             if suffix == ".jsonl":
                 with _text(file) as stream:
-                    yield from rows_of_lines(stream, str(file))
+                    yield from rows_of_lines(_lines(stream, file), str(file))
             elif suffix == ".parquet":
                 yield from read_parquet(file)
             elif suffix in (".html", ".htm"):
-                with _text(file) as stream:
-                    yield strip_html(stream.read())
+                yield strip_html(read_bytes(file).decode())
             else:
                 with _text(file) as stream:
                     yield stream.read(at_most)
@@ -80,6 +81,14 @@ def read_files(files: Iterable[Path], at_most: int = -1) -> Iterator[Row]:
 
 def _text(file: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(opened(file), encoding="utf-8")
+
+
+def _lines(stream: io.TextIOWrapper, file: Path) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: stream.readline(MOST_IN_LINE), ""), start=1):
+        if len(line) == MOST_IN_LINE:
+            what = f"{file}, line {number} has {MOST_IN_LINE:,} characters or more"
+            raise EdgeTransactError(what, fix="Write one document per line.")
+        yield line
 
 
 @contextmanager

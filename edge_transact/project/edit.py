@@ -29,7 +29,7 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
         UsageError: A value is out of range, or a name is unknown.
         EdgeTransactError: The file exists and `force` is off, or it can't be read.
     """
-    if path.exists():
+    if os.path.lexists(path):
         if not force:
             raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it with --force.")
         project, text = read_project(path), read_text(path)
@@ -79,7 +79,8 @@ def _keys(section: type[Options]) -> Iterator[dict[str, str]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.absolute().parent, delete=False) as file:
-        file.write(text)
+    content = text.encode()  # which may fail: before there is a file
+    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, delete=False) as file:
+        file.write(content)
     os.chmod(file.name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
     os.replace(file.name, path)
