@@ -56,8 +56,34 @@ def test_the_host_library_agrees_with_transformers(checkpoint, tmp_path):
         assert np.abs(plain - theirs).max() <= bound
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("allocation", ["uniform", "budgeted"])
+def test_the_host_library_of_a_cut_model_agrees_with_torch(checkpoint, allocation, calibration, tmp_path):
+    """A prompt in chunks, and decode after it. test_surgery.py compares cut models with zeroed ones."""
+    prune(str(checkpoint), tmp_path / "cut", PruneOptions(ratio=0.5, bucket=8, allocation=allocation, **calibration))
+    assert (len(set(Checkpoint.open(tmp_path / "cut").plan.layers)) == 1) == (allocation == "uniform")
+    options = {"target": ["host"], "context": 64, "prefill_chunk": 16}
+    build(str(tmp_path / "cut"), tmp_path / "dist", BuildOptions(quant="q0f32", **options))
+    library, theirs = HostModel.load(tmp_path / "dist"), logits(tmp_path / "cut")
+    bound = LOGIT_TOLERANCE["float32"] * np.abs(theirs).max()
+    assert np.abs(library.window_logits(IDS) - theirs).max() <= bound
+    library.reset()
+    assert np.abs(library.prefill(IDS[:-1]) - theirs[-2]).max() <= bound
+    assert np.abs(library.decode(IDS[-1]) - theirs[-1]).max() <= bound
+    # A build compares its library with torch and the weights that it has.
+    quantized = build(str(tmp_path / "cut"), tmp_path / "quantized", BuildOptions(quant="q4f16_1", **options))
+    parity = quantized.manifest.parity
+    assert max(parity["prefill_error"], parity["decode_error"]) <= LOGIT_TOLERANCE["float16"]
+
+
+CHAINED = [
+    "Qwen2.5-0.5B", "Qwen3-0.6B", "SmolLM3-3B", "Phi-4-mini",
+    *(pytest.param(name, marks=pytest.mark.soak) for name in ("Mistral-7B-v0.3", "Phi-3.5-mini")),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["Qwen2.5-0.5B", "Qwen3-0.6B", "SmolLM3-3B", "Phi-4-mini"], indirect=True)
+@pytest.mark.parametrize("checkpoint", CHAINED, indirect=True)
 def test_other_families_from_checkpoint_to_app(checkpoint, calibration, chapters, tmp_path):
     """The teacher is transformers' own class, the student ours; the build compares its library with torch."""
     prune(str(checkpoint), tmp_path / "pruned", PruneOptions(ratio=0.5, bucket=8, **calibration))

@@ -136,7 +136,7 @@ def test_every_group_can_be_made_again(
     for after in itertools.takewhile(lambda _: not (tmp_path / "whole").exists(), range(1, 60, 3)):
         with ended_after(after), suppress(KilledError):
             prune(str(random_model), tmp_path / "whole", options)
-        for kept in unfinished.iterdir():
+        for kept in list(unfinished.iterdir()):
             shutil.move(kept, tmp_path / "kept")
             for name in Journal(tmp_path / "kept").names():
                 shutil.copytree(tmp_path / "kept", kept)
