@@ -50,7 +50,8 @@ def read_bytes(path: Path, fix: str = AGAIN, at_most: int = MOST_BYTES) -> bytes
     """The content of a file of at most so many bytes. Raises the errors of `opened`."""
     with opened(path, fix) as file:
         try:
-            content = file.read(at_most + 1)
+            # A read makes room for all bytes that it may return.
+            content = file.read(min(os.fstat(file.fileno()).st_size, at_most) + 1)
         except OSError as error:
             raise EdgeTransactError(f"{path} can't be read: {error.strerror}", fix=fix) from error
     if len(content) > at_most:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.cache import cache_directory
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import serve
 from tests.support.machine import NO_MODULES_FILES, TestRun
-from tests.support.pruning import TEXT
+from tests.support.pruning import TEXT, another_cache
 
 TEST_RUN = pytest.StashKey[TestRun]()
 
@@ -116,12 +115,7 @@ def pytest_runtest_makereport(item: pytest.Item):
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test alone, which knows where sources of checkpoints lie that others made."""
-    known = cache_directory() / "sources"
-    known.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/sources").symlink_to(known)
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return another_cache(tmp_path / "cache", monkeypatch)
 
 
 @pytest.fixture(scope="session")

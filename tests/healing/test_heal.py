@@ -32,7 +32,7 @@ from tests.support.checkpoints import save_llama
 from tests.support.command import edge_transact
 from tests.support.damage import flip
 from tests.support.interruption import killed_after
-from tests.support.pruning import TEXT, weights_of
+from tests.support.pruning import TEXT, another_cache, weights_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -186,7 +186,7 @@ def test_kept_predictions_belong_to_a_text_not_to_its_place(
     short, long = (changed(options, teacher_top=32, train_tokens=64 * 4 * steps) for steps in (1, 4))
     heal(str(pruned_model), tmp_path / "short", short)
     after_short = heal(str(pruned_model), tmp_path / "after_short", long)
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "other"))
+    another_cache(tmp_path / "other", monkeypatch)
     alone = heal(str(pruned_model), tmp_path / "alone", long)
     assert after_short.trained == alone.trained
 

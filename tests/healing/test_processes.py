@@ -26,6 +26,7 @@ from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.run import prune
 from edge_transact.pruning.shots import ShotTrainer
 from tests.support.examples import ROOT
+from tests.support.pruning import another_cache
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
 AGAINST_LOOPS = SIZES | {"train_tokens": 64 * 4 * 4, "micro_batch_tokens": 128, "unlikelihood": 1.0}
@@ -35,7 +36,7 @@ AGAINST_LOOPS = SIZES | {"train_tokens": 64 * 4 * 4, "micro_batch_tokens": 128, 
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     # Accelerate keeps one precision for a process, and other tests have trained in this one.
     AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    another_cache(tmp_path / "cache", monkeypatch)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield dict(os.environ)

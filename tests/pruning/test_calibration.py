@@ -137,11 +137,12 @@ def test_the_command_records_every_source(tiny_model, texts, tmp_path: Path) -> 
     code, out, err = run(tiny_model, "--intermediate", 100, *options, "-o", tmp_path / "out", "--json")
     assert code == 0, err
     sources = [
-        {"text": str(texts[name]), "sha256": hashlib.sha256(texts[name].read_bytes()).hexdigest(), "tokens": tokens}
+        {"text": name, "sha256": hashlib.sha256(texts[name].read_bytes()).hexdigest(), "tokens": tokens}
         for name, tokens in (("a.txt", 192), ("b.txt", 128))
     ]
     expected = {"sources": sources, "tokens": 320, "window": 64, "packing": "documents", "seed": 3}
     assert json.loads((tmp_path / "out" / "edge_transact.json").read_text())["calibration"] == expected
+    expected["sources"] = [source | {"text": str(texts[source["text"]])} for source in sources]
     assert json.loads(out.splitlines()[-1])["calibration"] == expected
 
 

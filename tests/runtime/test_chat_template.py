@@ -119,7 +119,7 @@ def test_no_output_is_written_before_it_is_known_to_work(random_model, tmp_path,
     (tmp_path / "model" / "chat_template.jinja").write_text(template)
     result = run(words[0], tmp_path / "model", *words[1:], "-o", tmp_path / "out")
     assert result.exit_code == 1 and "the model's chat template fails" in result.stderr, result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model"]
 
 
 def test_eval_says_so_before_it_measures(random_model, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pytest
     import torch
 
     from edge_transact.checkpoint import Checkpoint
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 TEXT = "\n\n".join(f"Chapter {number}. It was a year of {number * 7} ships and wars." for number in range(300))
 """A calibration text of some thousand tokens."""
+
+
+def another_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, but that it knows where the sources of checkpoints lie."""
+    from edge_transact.cache import cache_directory
+
+    known = cache_directory() / "sources"
+    known.mkdir(parents=True, exist_ok=True)
+    path.mkdir()
+    (path / "sources").symlink_to(known)
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(path))
+    return path
 
 
 def everything(source: Checkpoint) -> list[LayerSelection]:
