@@ -36,7 +36,7 @@ def verify(
 
     `edge-transact verify app.apk`
 
-    `edge-transact verify dist --json | jq '.checks[] | select(.ok | not)'`
+    `edge-transact verify dist --json | jq '.checks[].found'`
     """
     from dataclasses import asdict
 
