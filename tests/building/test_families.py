@@ -22,7 +22,11 @@ from tests.support.published import PUBLISHED, save_published, use, with_archive
 IDS = [(37 * i + 5) % 1024 for i in range(60)]
 
 
-@pytest.fixture(params=PUBLISHED)
+LIKE_OTHERS = ("Llama-2-7b, Sheared-LLaMA-1.3B", "Llama-3.2-1B", "TinyLlama-1.1B", "Mistral-7B-v0.3")
+"""Whose layers compute what those of the other LLaMAs do, with other sizes."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.soak] * (name in LIKE_OTHERS)) for name in PUBLISHED])
 def checkpoint(request, tiny_model, tmp_path):
     return save_published(request.param, tiny_model / "tokenizer.json", tmp_path / request.param)
 
@@ -77,8 +81,8 @@ def test_the_host_library_of_a_cut_model_agrees_with_torch(checkpoint, allocatio
 
 
 CHAINED = [
-    "Qwen2.5-0.5B", "Qwen3-0.6B", "SmolLM3-3B", "Phi-4-mini",
-    *(pytest.param(name, marks=pytest.mark.soak) for name in ("Mistral-7B-v0.3", "Phi-3.5-mini")),
+    "Qwen2.5-0.5B", "Qwen3-0.6B", "Phi-4-mini",
+    *(pytest.param(name, marks=pytest.mark.soak) for name in ("Mistral-7B-v0.3", "SmolLM3-3B", "Phi-3.5-mini")),
 ]  # fmt: skip
 
 
