@@ -99,6 +99,8 @@ NAMES = {
     "above": "..", "nothing": "", "a model": "model", "below a text": "text.txt/x", "in /proc": "/proc/x",
     "in a place that is missing": "no/../out", "below a link to nothing": "dangling/x",
 }  # fmt: skip
+MAY_BE = {"bench": ["nothing"], "dump": ["here", "above", "nothing", "a model"]}
+"""Outputs that work: a dump makes a directory inside."""
 SUFFIX = {"export": ".gguf", "inspect": ".png", "bench": ".jsonl"}
 WRITERS = {
     "prune": PRUNE[:-2], "heal": HEAL[:-2], "export": EXPORT[:-2], "bundle": ("bundle", "dist"),
@@ -119,7 +121,8 @@ def of_outputs() -> Iterator[Case]:
                 place = f"place{SUFFIX.get(name, '')}"
                 yield Case(
                     "outputs", f"{damage} is in the way of {name}{' with --force' if force else ''}",
-                    (*call, place, *force), "place", on(place, make), name == "bench", ALL, LOG,
+                    (*call, place, *force), "place", on(place, make),
+                    name == "bench" or (name == "dump" and "directory" in damage), ALL, LOG,
                 )  # fmt: skip
             for damage, out in NAMES.items():
 
@@ -130,8 +133,8 @@ def of_outputs() -> Iterator[Case]:
                 yield Case(
                     "outputs", f"{damage} is the output of {name}{' with --force' if force else ''}",
                     (*call, out + suffix, *force),
-                    f"{naming(out[:9] or 'out')}|output|too long|text.txt|null byte|no|--plot", harm,
-                    (name, damage) in (("bench", "nothing"), ("dump", "here"), ("dump", "above")), ALL, LOG,
+                    f"{naming(out[:9] or 'out')}|output|too long|text.txt|dangling|null byte|no|--plot", harm,
+                    damage in MAY_BE.get(name, ()), ALL, LOG,
                 )  # fmt: skip
 
 
@@ -171,7 +174,7 @@ def of_projects() -> Iterator[Case]:
 
         yield Case(
             "toml", damage, commands[next(turn) % 3], naming(file), whole,
-            damage in ("missing", "flipped inside", "a byte order mark", "an eighth"), ALL, (file,),
+            damage in ("missing", "flipped inside", "a byte order mark", "an eighth", "all but a byte"), ALL, (file,),
         )  # fmt: skip
     for line in [*TOML.splitlines(), "x = 1", '"a.b" = 1', "[[build]]", "[prune.x]"]:
         key, is_there = line.partition(" =")[0], line in TOML
