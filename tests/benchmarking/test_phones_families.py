@@ -27,11 +27,11 @@ def test_a_family_from_checkpoint_to_phone(
     sizes = sizes if allocation == "uniform" else {"ratio": 0.5, "bucket": 8}
     et.prune(model, tmp_path / "pruned", **sizes, **calibration)
     assert (len(set(Checkpoint.open(tmp_path / "pruned").plan.layers)) == 1) is (allocation == "uniform")
-    et.heal(tmp_path / "pruned", tmp_path / "healed", train=str(chapters), **TRAINING)
+    et.heal(tmp_path / "pruned", tmp_path / "healed", train=str(chapters), quant="q4f16_0", **TRAINING)
     dist = tmp_path / "dist"
-    options = {"quant": "q4f16_0", "rounding": "gptq", "context": 64, "prefill_chunk": 16, **calibration}
-    made = et.build(tmp_path / "healed", dist, target=TARGETS, **options)
-    assert made.manifest.parity["passed"] and list(made.manifest.libraries) == TARGETS
+    made = et.build(tmp_path / "healed", dist, target=TARGETS, quant="q4f16_0", context=64, prefill_chunk=16)
+    assert made.manifest.parity["passed"] and made.manifest.rounding == "trained"
+    assert list(made.manifest.libraries) == TARGETS
     use(tmp_path / "healed", dist, chapters, tmp_path)
     on_host = et.bench(dist, tmp_path / "host.jsonl", **MEASURED)
     emulated = {"device": phone.serial, "target": "android-cpu", "runner": runner, "timeout_s": 600}
@@ -41,5 +41,5 @@ def test_a_family_from_checkpoint_to_phone(
     misfit = gguf_architecture(made.manifest.plan)[1]
     assert misfit is None or allocation == "budgeted" or name in ("SmolLM3-3B", "Phi-4-mini")
     with pytest.raises(EdgeTransactError, match="can't load it") if misfit else nullcontext():
-        et.export(dist, tmp_path / "model.gguf")
+        et.export(dist, tmp_path / "model.gguf", pre="llama-bpe")
     assert (tmp_path / "model.gguf").is_file() is (misfit is None)
