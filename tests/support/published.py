@@ -51,7 +51,7 @@ PUBLISHED = {
         64, 8, 2, 96, False, model_type="mistral", rope_theta=1000000.0, sliding_window=None
     ),
     "Qwen2.5-0.5B": model_config(
-        112, 14, 2, 192, True, model_type="qwen2", rope_theta=1000000.0, sliding_window=32768, **NO_WINDOW
+        224, 14, 2, 1024, True, model_type="qwen2", rope_theta=1000000.0, sliding_window=32768, **NO_WINDOW
     ),
     "Qwen3-0.6B": model_config(
         64, 8, 4, 96, True, model_type="qwen3", head_dim=16, attention_bias=False, rope_theta=1000000, **NO_WINDOW
