@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from types import ModuleType
 
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, DOWN, MLP_INPUTS, OUTPUT
 from edge_transact.artifacts.templates import template
 from edge_transact.definition.loaded import Definition
 from edge_transact.errors import EdgeTransactError
@@ -23,7 +24,10 @@ FILES = (MODEL_FILE, "edge_llama_loader.py", "edge_llama_register.py", "__init__
 
 def render(plan: WidthPlan) -> dict[str, str]:
     """The definition's package, file name to text: the model, with the plan's widths; the loader; the registration."""
-    context = {"plan": plan, "runs": list(_runs(plan)), "model_type": MODEL_TYPE}
+    roles = {"attention_inputs": ATTENTION_INPUTS, "attention_output": [OUTPUT], "mlp_inputs": MLP_INPUTS}
+    roles["mlp_output"] = [DOWN]
+    names = {role: [matrix.name.rpartition(".")[2] for matrix in matrices] for role, matrices in roles.items()}
+    context = {"plan": plan, "runs": list(_runs(plan)), "model_type": MODEL_TYPE, **names}
     return {name: template(f"{name}.j2").render(context) for name in FILES}
 
 

@@ -16,7 +16,7 @@ from edge_transact.healing.options import HealOptions
 from edge_transact.healing.run import heal
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
-from edge_transact.runtime.host import HostModel
+from edge_transact.runtime.host import Batch, HostModel
 from tests.support.published import PUBLISHED, save_published, use, with_archive
 
 IDS = [(37 * i + 5) % 1024 for i in range(60)]
@@ -63,17 +63,21 @@ def test_the_host_library_agrees_with_transformers(checkpoint, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("allocation", ["uniform", "budgeted"])
 def test_the_host_library_of_a_cut_model_agrees_with_torch(checkpoint, allocation, calibration, tmp_path):
-    """A prompt in chunks, and decode after it. test_surgery.py compares cut models with zeroed ones."""
+    """A prompt in chunks, decode after it, two sequences. test_surgery.py compares cut models with zeroed ones."""
     prune(str(checkpoint), tmp_path / "cut", PruneOptions(ratio=0.5, bucket=8, allocation=allocation, **calibration))
     assert (len(set(Checkpoint.open(tmp_path / "cut").plan.layers)) == 1) == (allocation == "uniform")
     options = {"target": ["host"], "context": 64, "prefill_chunk": 16}
-    build(str(tmp_path / "cut"), tmp_path / "dist", BuildOptions(quant="q0f32", **options))
+    build(str(tmp_path / "cut"), tmp_path / "dist", BuildOptions(quant="q0f32", max_batch=2, **options))
     library, theirs = HostModel.load(tmp_path / "dist"), logits(tmp_path / "cut")
     bound = LOGIT_TOLERANCE["float32"] * np.abs(theirs).max()
     assert np.abs(library.window_logits(IDS) - theirs).max() <= bound
     library.reset()
     assert np.abs(library.prefill(IDS[:-1]) - theirs[-2]).max() <= bound
     assert np.abs(library.decode(IDS[-1]) - theirs[-1]).max() <= bound
+    several = Batch(library, 2, 64)
+    for sequence, length in enumerate((20, 33)):
+        assert np.abs(several.prefill(sequence, IDS[:length]) - theirs[length - 1]).max() <= bound
+    assert np.abs(several.decode({0: IDS[20], 1: IDS[33]}) - theirs[[20, 33]]).max() <= bound
     # A build compares its library with torch and the weights that it has.
     quantized = build(str(tmp_path / "cut"), tmp_path / "quantized", BuildOptions(quant="q4f16_1", **options))
     parity = quantized.manifest.parity
