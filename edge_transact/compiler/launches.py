@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +39,6 @@ class Launches:
     temporaries: list[Buffer]
 
 
-@functools.lru_cache(maxsize=256)
 def launches(function: tirx.PrimFunc) -> Launches:
     """The kernels and temporaries of a scheduled function; none if it runs on a CPU."""
     found = _Finder()

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from tvm import IRModule, relax
     from tvm.relax.frontend import nn
 
-    from edge_transact.compiler.lowering import Lowered
-
 KERNELS_STEP = "compile kernels"
 """The step in which a host library's kernels are compiled, as `build --dry-run` lists it."""
 
@@ -82,9 +80,9 @@ def build_library(
     executable, planned, lowered = _compile(mod, target, tvm_target, metadata, dump)
     if target.profile is not None:
         require_buffers(target.profile, planned)
-        require_launches(target.profile, lowered.mod)
+        require_launches(target.profile, lowered)
     if target.device != "llvm":
-        memory.check_temporaries(planned, lowered.mod, prefix)
+        memory.check_temporaries(planned, lowered, prefix)
     _export(executable, path, target, model_lib)
     return metadata
 
@@ -139,7 +137,7 @@ def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]
 
 def _compile(
     mod: IRModule, target: BuildTarget, tvm_target: tvm.target.Target, metadata: dict[str, Any], dump: Path | None
-) -> tuple[relax.VMExecutable, IRModule, Lowered]:
+) -> tuple[relax.VMExecutable, IRModule, IRModule]:
     """The executable, the module with memory planned, and its lowered kernels. The passes add to `metadata`."""
     import tvm
     from tvm import relax
@@ -198,7 +196,8 @@ def _compile(
             executable = compile_with(disable_cse_tir=True)
     if dump is not None:
         dump_code(dump, executable)
-    return executable, made["planned"], lowered
+    # The instrument refers to itself through TVM, so it is never freed.
+    return executable, made["planned"], vars(lowered).pop("mod", None)
 
 
 @contextmanager

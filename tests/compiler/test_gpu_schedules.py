@@ -1,5 +1,7 @@
 """GPU kernels are scheduled for layers of any width, and for heads that lost dims."""
 
+import gc
+
 import pytest
 import tvm
 from tvm import relax, tirx
@@ -79,11 +81,18 @@ def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(hea
     assert any(name.startswith("heads_without_padding") for name in names) == (head_dim % 8 != 0)
 
 
+def kernels() -> int:
+    """How many there are in this process."""
+    gc.collect()
+    return sum(isinstance(each, tirx.PrimFunc) for each in gc.get_objects())
+
+
 @pytest.mark.slow
 def test_a_layer_whose_heads_lost_dims_on_an_iphone(own_dims, no_cache, monkeypatch):
-    """Without the kernels of sampling, too."""
+    """Without the kernels of sampling, too. No kernel is kept."""
     monkeypatch.setattr(pipeline, "attach_sampling", lambda mod, target: mod)
     path = own_dims.directory / "iphone.tar"
-    definition = own_dims.definition.truncated(1)
+    definition, before = own_dims.definition.truncated(1), kernels()
     metadata = build_library(definition, get_quantization("q4f16_0"), get_target("iphone"), "edge_llama_own_dims", path)
+    assert kernels() <= before
     assert path.is_file() and metadata["kv_cache"]["head_dim"] == own_dims.checkpoint.plan.cache_head_dim

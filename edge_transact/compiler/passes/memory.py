@@ -54,10 +54,11 @@ def _planned_bytes(function: relax.Function, bounds: Mapping[str, int]) -> int:
 
 def _temporary_bytes(mod: IRModule, function: relax.Function, bounds: Mapping[str, int]) -> int:
     """The temporaries of the kernel that allocates most: each frees its own."""
-    most = 0
-    for call in kernel_calls(function):
-        kernel = mod[call.op]
-        found = launches(kernel)
+    most, calls = 0, list(kernel_calls(function))
+    # Layers share kernels.
+    launches_of = {name: launches(mod[name]) for name in {call.op.name_hint for call in calls}}
+    for call in calls:
+        kernel, found = mod[call.op], launches_of[call.op.name_hint]
         if found.kernels and found.temporaries:
             shapes = [
                 [_bound(size, bounds) for size in argument.ty.shape.values]
