@@ -26,6 +26,7 @@ SECTIONS = {
     "large": "two layers of LLaMA-2-7B's shape, which no cache holds, with random weights",
     "shapes": "the paper's shapes, with random weights",
     "conversion": "conversion of weights to shards",
+    "arm": "the loops on phones, counted and modelled, next to llama.cpp's",
     "builds": "complete builds of SmolLM2",
 }
 

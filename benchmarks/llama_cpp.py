@@ -153,15 +153,15 @@ def llama_bench(cpu: str | None) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / "build.lock"):
         logger.info(f"compile llama.cpp for {cpu or 'this machine'}: a few minutes")
-        _run("cmake", "-S", _sources(root), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *flags)
+        _run("cmake", "-S", sources(), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *flags)
         _run("cmake", "--build", tree, "--target", "llama-bench")
         shutil.copy2(tree / "bin" / "llama-bench", program)
     return program
 
 
-def _sources(root: Path) -> Path:
-    """The directory of llama.cpp's sources, which are downloaded if they aren't there."""
-    name = f"{PACKAGE.replace('-', '_')}-{VERSION}"
+def sources() -> Path:
+    """The directory of llama.cpp's sources, which are downloaded to the cache if they aren't there."""
+    root, name = cache_directory() / "llama.cpp", f"{PACKAGE.replace('-', '_')}-{VERSION}"
     sources = root / name / "vendor" / "llama.cpp"
     if not sources.is_dir():
         requirement = ["--no-deps", "--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}"]

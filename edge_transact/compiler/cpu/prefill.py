@@ -11,7 +11,7 @@ from tvm.tirx import Expr
 from edge_transact.compiler.cpu.buffers import MatmulBuffers, for_each_group, inverse_rms
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.epilogue import finish
-from edge_transact.compiler.vector import cast, exp, lanes_of, load, splat, store
+from edge_transact.compiler.vector import cast, exp, lanes_of, load, shuffle, splat, store
 
 TILE_VECTORS = 2
 """Vectors of columns of a tile and of a panel."""
@@ -36,7 +36,8 @@ class PrefillMatmul:
         products: Products (`multiply_add_block`) of a block and a group: ``steps * 4 / block_rows``.
         lanes_per_product: int32 lanes of activations of a product: `block_rows` of each of a block's rows.
         activations: Packed, ``[tiles, groups, tile_rows / block_rows, digits, products * lanes_per_product]`` of int32.
-        corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``.
+        corrections: Zero-point corrections of quantized activations, int32 ``[tiles, groups, tile_rows]``; `None` if
+            panels are signed.
         activation_scales: Scales of quantized activations, fp32 ``[tiles, groups, tile_rows]``.
     """
 
@@ -49,7 +50,7 @@ class PrefillMatmul:
         blocks = (self.tiles, buffers.groups, isa.tile_rows // isa.block_rows)
         quantized = isa.quantizer is not None
         self.activations = T.alloc_buffer((*blocks, isa.digits, self.products * self.lanes_per_product), "int32")
-        self.corrections = T.alloc_buffer(rows, "int32") if quantized else None
+        self.corrections = T.alloc_buffer(rows, "int32") if quantized and not isa.signed_panels else None
         self.activation_scales = T.alloc_buffer(rows, "float32") if quantized else None
 
     def emit(self) -> None:
@@ -81,6 +82,7 @@ class PrefillMatmul:
                 store(scale, splat(isa.quantizer.scale(x), words), [0])
                 T.buffer_store(self.activation_scales, scale[0], [tile, group, r])
                 x = T.bind(x * splat(T.float32(1) / scale[0], lanes_of(x)))
+            if self.corrections is not None:
                 store(corrections, isa.zero_point_correction(x), [0])
                 correction = sum((corrections[i] for i in range(1, words)), corrections[0])
                 T.buffer_store(self.corrections, correction, [tile, group, r])
@@ -184,15 +186,21 @@ class _Tile:
     def _multiply_add(self, tile: Expr, group: Expr, digit: int) -> None:
         isa, lanes, accumulators = self.isa, self.isa.lanes, self.accumulators
         rows, columns = isa.tile_rows // isa.block_rows, TILE_VECTORS * isa.block_rows
-        loaded = self.of.lanes_per_product
-        with T.serial(0, self.of.products) as i:
-            weights = [T.bind(load(self.panel.weights, [group, i, c, 0], lanes)) for c in range(columns)]
-            for r in range(rows):
-                activations = load(self.of.activations, [tile, group, r, digit, i * loaded], loaded)
-                activation = T.bind(splat(activations, lanes // loaded))
-                for c in range(columns):
-                    added = isa.multiply_add_block(load(accumulators, [r, c, 0], lanes), weights[c], activation)
-                    store(accumulators, added, [r, c, 0])
+        size, together = self.of.lanes_per_product, self.of.products if isa.selects_activations else 1
+        with T.serial(0, self.of.products // together) as first:
+            loaded = {}
+            for i in range(together):
+                product = first * together + i
+                weights = [T.bind(load(self.panel.weights, [group, product, c, 0], lanes)) for c in range(columns)]
+                for r in range(rows):
+                    if i == 0:
+                        at = [tile, group, r, digit, first * together * size]
+                        loaded[r] = load(self.of.activations, at, together * size)
+                    activations = loaded[r] if together == 1 else shuffle([loaded[r]], range(i * size, (i + 1) * size))
+                    activation = T.bind(splat(activations, lanes // size))
+                    for c in range(columns):
+                        added = isa.multiply_add_block(load(accumulators, [r, c, 0], lanes), weights[c], activation)
+                        store(accumulators, added, [r, c, 0])
 
     def _add_to_totals(self, tile: Expr, group: Expr) -> None:
         lanes, corrections, activation_scales = self.isa.lanes, self.of.corrections, self.of.activation_scales
@@ -201,8 +209,10 @@ class _Tile:
         for r, v in self.each:
             blocks = [load(self.accumulators, [r // height, v * height + i, 0], lanes) for i in range(height)]
             products, scale = self.isa.row_of_blocks(blocks, r % height), scales[v]
-            if corrections is not None and activation_scales is not None:
-                products = cast("float32", products + splat(corrections[tile, group, r], lanes))
+            if corrections is not None:
+                products = products + splat(corrections[tile, group, r], lanes)
+            if activation_scales is not None:
+                products = cast("float32", products)
                 scale = scale * splat(activation_scales[tile, group, r], lanes)
             store(self.totals, load(self.totals, [r, v, 0], lanes) + products * scale, [r, v, 0])
 

@@ -39,6 +39,9 @@ class InstructionSet(ABC):
         batch_vectors: Vectors of columns that decode of several sequences multiplies at a time.
         batch_vectors_nk: The same for an NK weight, which is transposed before; `None` for `batch_vectors`.
         tile_rows: Rows of a tile of prefill with two vectors of accumulators each.
+        signed_panels: Whether prefill's panels hold quantized activations' weights without their zero point.
+        selects_activations: Whether an instruction multiplies by a lane of a vector, so that prefill loads the
+            activations of a group at once.
         block_rows: Rows of a block. A vector of prefill's accumulators holds `block_rows` rows by
             ``lanes // block_rows`` columns; a vector of weights or activations, `block_rows` lanes along the input
             features of each of its columns or rows.
@@ -57,6 +60,8 @@ class InstructionSet(ABC):
     batch_vectors: int = 1
     batch_vectors_nk: int | None = None
     tile_rows: ClassVar[int] = 6
+    signed_panels: ClassVar[bool] = False
+    selects_activations: ClassVar[bool] = False
     block_rows: ClassVar[int] = 1
     quantizer: ActivationQuantizer | None = None
     otherwise: InstructionSet | None = None
@@ -85,7 +90,7 @@ class InstructionSet(ABC):
         """The weights of one step: int32 lanes, with the zero point still in them unless `removes_zero_point`."""
 
     def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
-        """The weights of a vector of words as prefill's panels keep them, without the zero point if fp32.
+        """The weights of a vector of words as prefill's panels keep them, without the zero point if fp32 or signed.
 
         int32 lanes, by product of a word (``steps // block_rows``) and block (`block_rows`).
         """

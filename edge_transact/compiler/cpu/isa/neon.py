@@ -1,7 +1,7 @@
 """NEON with dot products of bytes (ARMv8.2 with dotprod), and with products of matrices of bytes (i8mm) for prefill.
 
-sdot multiplies four signed bytes (nibbles, which are positive) by four others (digits) in each of its four lanes and
-adds the products to an int32. smmla multiplies two rows of eight digits by two columns of eight nibbles, and adds the
+sdot multiplies four signed bytes (weights) by four others (digits) in each of its four lanes and
+adds the products to an int32. smmla multiplies two rows of eight digits by two columns of eight weights, and adds the
 products to a block of two by two int32 (Arm Architecture Reference Manual).
 """
 
@@ -16,7 +16,7 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu.isa.byte_products import ByteProducts
 from edge_transact.compiler.matmul import Rows
-from edge_transact.compiler.vector import lanes_of, shuffle
+from edge_transact.compiler.vector import lanes_of, shuffle, splat
 from edge_transact.system.cpu import I8MM_AT_RUN_TIME
 
 AT_HWCAP2 = 26
@@ -35,6 +35,27 @@ class NeonDot(ByteProducts):
     batch_vectors = 2
     # Not measured on a phone yet.
     prefetches_far = False
+    signed_panels = True
+    selects_activations = True
+    # Six rows would spill registers at each group.
+    tile_rows = 4
+
+    def unpack(self, words: Expr, step: int) -> Expr:
+        packed = T.reinterpret("uint8x16", words)
+        if step == 0:
+            nibbles = T.bitwise_and(packed, splat(T.uint8(15), 16))
+        else:
+            # Shifted as bytes, they need no mask.
+            nibbles = T.shift_right(packed, splat(T.uint8(4), 16))
+        return T.reinterpret("int32x4", nibbles)
+
+    def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
+        return [[T.reinterpret("int32x4", self.without_zero_point(words, step))] for step in range(self.steps)]
+
+    def without_zero_point(self, words: Expr, step: int) -> Expr:
+        """The weights of one step: int8, 16 lanes."""
+        nibbles = T.reinterpret("int8x16", self.unpack(words, step))
+        return T.bind(nibbles - splat(T.int8(self.zero_point), 16))
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         nibbles, digits = T.reinterpret("int8x16", weights), T.reinterpret("int8x16", activations)
@@ -47,8 +68,7 @@ class NeonI8mm(NeonDot):
     name = "neoni8mm"
     features = ("i8mm", *NeonDot.features)
     block_rows = 2
-    # Six rows would spill registers at each group.
-    tile_rows = 4
+    selects_activations = False
 
     def __init__(self, digits: int, otherwise: NeonDot | None = None) -> None:
         super().__init__(digits)
@@ -64,7 +84,7 @@ class NeonI8mm(NeonDot):
         return T.bitwise_and(answer, T.uint64(HWCAP2_I8MM)) != T.uint64(0)
 
     def unpack_for_panel(self, words: Expr) -> list[list[Expr]]:
-        even, odd = (T.bind(T.reinterpret("int8x16", self.unpack(words, step))) for step in range(self.steps))
+        even, odd = (self.without_zero_point(words, step) for step in range(self.steps))
 
         def block(first: int) -> Expr:
             nibbles = [byte for i in range(first, first + self.values_per_word) for byte in (i, 16 + i)]
