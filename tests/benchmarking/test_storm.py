@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bench_logs import repetitions
+from tests.support.growth import growth, require_level
 
 pytestmark = pytest.mark.slow
 
@@ -139,3 +140,15 @@ def test_memory_does_not_grow(device, request, run_bench):
     for visit in (0, 1):
         peaks = [record.peak_rss_mib for record in repetitions(run_bench.log) if record.round == visit]
         assert peaks[-1] - peaks[1] < 1
+
+
+@pytest.mark.soak
+def test_five_hundred_visits(phone, run_bench, tmp_path):
+    """Fifty benches in one process, of ten visits each."""
+
+    def visit(number: int) -> None:
+        log = tmp_path / f"{number}.jsonl"
+        assert run_bench(phone.serial, log=log, repetitions=10, per_visit=1).failures == []
+        assert len({record.round for record in repetitions(log)}) == 10
+
+    require_level(growth(visit, 50))

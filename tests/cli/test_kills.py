@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,31 @@ def test_five_times(undisturbed, output, tmp_path):
 @pytest.mark.parametrize("output", COMMANDS)
 def test_fifty_times(undisturbed, output, tmp_path):
     end_often(output, undisturbed, tmp_path, 50, inside=True)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("force", [False, True])
+def test_two_runs_into_one_output(undisturbed, runs, tmp_path, force):
+    """The output is one of the two, whole; the other run says that it is there, unless it may replace it."""
+    wholes = []
+    directories = [tmp_path / name for name in ("first", "second")]
+    words = [("prune", "model", "--ratio", ratio, *CALIBRATION, "-o") for ratio in (0.3, 0.4)]
+    for directory, command in zip(directories, words, strict=True):
+        directory.mkdir()
+        for name in ("model", "text.txt"):
+            (directory / name).symlink_to(undisturbed.directory / name)
+        assert runs.within(directory).run(*command, "pruned").code == 0
+        wholes.append(content(directory / "pruned"))
+    with Runs(directories[1]) as second, ThreadPoolExecutor() as pool:
+        for number in range(10):
+            output = tmp_path / str(number) / "pruned"
+            output.parent.mkdir()
+            both = [
+                pool.submit(its.run, *command, output, *["--force"] * force)
+                for its, command in zip((runs.within(directories[0]), second), words, strict=True)
+            ]
+            ended = [each.result() for each in both]
+            assert [each.code for each in ended if each.code] == [1] * (not force)
+            assert all("exists" in each.stderr for each in ended if each.code)
+            assert content(output) in [whole for whole, each in zip(wholes, ended, strict=True) if each.code == 0]
+            assert os.listdir(output.parent) == ["pruned"]
