@@ -24,7 +24,7 @@ test: $(VENV)/.edge-transact-test system-packages ## All tests, in three process
 bench: $(VENV)/.edge-transact-test ## The tables of docs/lab/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)
 
-soak: $(VENV)/.edge-transact-test system-packages ## Damage, kills and long runs; faults on emulated phones for MINUTES
+soak: $(VENV)/.edge-transact-test $(VENV)/.edge-transact-fuzz system-packages ## Damage, kills, long runs, fuzzing; faults on emulated phones for MINUTES
 	$(BIN)/python -m pytest -s -m soak
 	EDGE_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/benchmarking/test_storm.py tests/benchmarking/soak_tvm.py
 

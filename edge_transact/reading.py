@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -23,6 +24,13 @@ _UTF16 = "it is UTF-16"
 _MARKS = {codecs.BOM_UTF8: "a byte order mark", codecs.BOM_UTF16_LE: _UTF16, codecs.BOM_UTF16_BE: _UTF16}
 
 T = TypeVar("T")
+
+
+def user_path(name: str | Path) -> Path:
+    """A path as a user gave it, with the home directory for ``~``; a user's that isn't there stays as it is."""
+    with suppress(ValueError):  # a NUL in the name
+        return Path(os.path.expanduser(name))
+    return Path(name)
 
 
 def opened(path: Path, fix: str = AGAIN) -> IO[bytes]:

@@ -11,6 +11,7 @@ need() { # need COMMAND PACKAGE WHAT-FOR
 need clang-19 clang-19 "links the Android library as the NDK would"
 need lld-19 lld-19 "links the Android library as the NDK would"
 need llvm-objdump-19 llvm-19 "looks at the instructions of the library for phones"
+[ -e /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-x86_64.a ] || missing="$missing libclang-rt-19-dev"
 need cc gcc "links the host library"
 need adb adb "talks to the stand-in phone"
 need qemu-aarch64 qemu-user "runs arm64 programs on the stand-in phone"

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.reading import read_object
+from edge_transact.reading import read_object, user_path
 
 WORKSPACE = ".edge-transact"
 """Suffix of the hidden directory, next to the output, in which the output is written."""
@@ -67,7 +67,7 @@ def refuse_existing(
     for other in (Path.cwd(), *apart_from):  # models of no path are below the working directory
         if other is None:
             continue
-        kept = Path(os.path.realpath(Path(other).expanduser()))
+        kept = Path(os.path.realpath(user_path(other)))
         if replaced == kept or replaced in kept.parents:
             raise UsageError(f"{path} would replace {other}", fix="Choose another output.")
     if os.path.lexists(path):

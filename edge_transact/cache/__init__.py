@@ -29,6 +29,7 @@ from pydantic import BaseModel, ValidationError
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
+from edge_transact.reading import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ _opening = threading.Lock()
 def cache_directory() -> Path:
     """The root of the cache, which may not exist yet."""
     if root := os.environ.get("EDGE_TRANSACT_CACHE"):
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edge-transact"
+        return user_path(root)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "edge-transact"
 
 
 class Record(BaseModel):

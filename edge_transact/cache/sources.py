@@ -14,6 +14,7 @@ from typing import Any
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.cache import KEY_LENGTH, cache_directory
+from edge_transact.reading import user_path
 
 
 def public(value: Any) -> Any:
@@ -24,7 +25,7 @@ def public(value: Any) -> Any:
         return [public(entry) for entry in value]
     if not isinstance(value, str):
         return value
-    path = os.path.expanduser(value)
+    path = str(user_path(value))
     is_local = os.path.isabs(path) or value.startswith(".") or ("/" in value and os.path.exists(path))
     return os.path.basename(os.path.abspath(path)) if is_local else value
 
@@ -34,7 +35,7 @@ def remember_source(record: Path, source: object) -> None:
     if isinstance(source, str) and public(source) != source:
         with suppress(OSError):  # it is only looked up for convenience
             _place(record).parent.mkdir(parents=True, exist_ok=True)
-            _place(record).write_text(os.path.abspath(os.path.expanduser(source)))
+            _place(record).write_text(os.path.abspath(user_path(source)))
 
 
 def source_of(record: Path, name: str) -> str:

@@ -12,7 +12,7 @@ from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, NonNegativeInt
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from edge_transact import costs
 from edge_transact.architecture.families import FAMILIES, order_in_heads, rope_parameters, translated
@@ -52,8 +52,12 @@ class _HeaderEntry(BaseModel):
     data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
-_HEADER = dict[str, _HeaderEntry | dict[str, str]]
-"""A header: tensors by name, and ``__metadata__``, a map of strings."""
+class _Header(BaseModel, extra="allow"):
+    """A header: tensors by name, and a map of strings."""
+
+    metadata: dict[str, str] | None = Field(None, alias="__metadata__")
+    __pydantic_extra__: dict[str, _HeaderEntry]
+
 
 _MOST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -336,8 +340,8 @@ def _read_header(file: Path) -> dict[str, _StoredTensor]:
             )
         if length > _MOST_HEADER_BYTES:
             raise EdgeTransactError(f"{file} is not a safetensors file: its header has {length:,} bytes", fix=AGAIN)
-        header = checked(_HEADER, parsed(stream.read(length), f"{file}: its header"), file, AGAIN, "a safetensors file")
-    tensors = {name: entry for name, entry in header.items() if isinstance(entry, _HeaderEntry)}
+        header = checked(_Header, parsed(stream.read(length), f"{file}: its header"), file, AGAIN, "a safetensors file")
+    tensors = header.__pydantic_extra__
     end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         size = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)

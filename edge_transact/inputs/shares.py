@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from edge_transact.errors import UsageError
 from edge_transact.inputs.demo_texts import MIXED, MIXED_PARTS
+from edge_transact.reading import user_path
 
 
 class Share(NamedTuple):
@@ -25,7 +26,7 @@ def share_of(text: str) -> Share:
         UsageError: The weight is not above 0.
     """
     name, equals, weight = text.rpartition("=")
-    if not equals or not name or Path(text).expanduser().exists():
+    if not equals or not name or os.path.exists(user_path(text)):
         return Share(text)
     try:
         number = float(weight)

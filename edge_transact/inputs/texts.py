@@ -14,6 +14,7 @@ from edge_transact.inputs.demo_texts import DEMO_TEXTS, Purpose, demo_rows
 from edge_transact.inputs.html import strip_html
 from edge_transact.inputs.names import suggestion
 from edge_transact.inputs.rows import SUFFIXES, Row, plain, read_files
+from edge_transact.reading import user_path
 
 __all__ = ["DOCUMENT_SEPARATOR", "files_of", "read_documents", "read_rows", "read_text", "strip_html"]
 
@@ -77,7 +78,7 @@ def files_of(text: str, purpose: Purpose) -> list[Path]:
     Raises:
         EdgeTransactError: There is no such text.
     """
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         return _text_files(path, text)
     if path.is_file():

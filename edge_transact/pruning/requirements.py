@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
@@ -25,6 +24,7 @@ from edge_transact.pruning.report.page import REPORT_STEP
 from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, for_model
 from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.shots import shot_trainings
+from edge_transact.reading import user_path
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
 from edge_transact.widths import WidthPlan, read_widths
@@ -89,7 +89,7 @@ def text_bytes(calibration: Sequence[str], tokens: int) -> int:
     """
     sizes = [0]
     for share in shares_of(calibration):
-        path = Path(share.text).expanduser()
+        path = user_path(share.text)
         files = [path, *path.rglob("*")] if path.exists() else []
         if share.text != SELF:
             sizes.append(sum(file.stat().st_size for file in files if file.is_file()) if files else TEXT_CHARACTERS)

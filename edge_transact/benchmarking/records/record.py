@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edge_transact.benchmarking.records.lines import Agreement, Loading, Measurement
@@ -79,7 +79,8 @@ class VisitContext:
 class RepetitionRecord(ReadingSummary, Agreement, Loading, Measurement, VisitContext):
     """One measured repetition."""
 
-    weights_mib: float
+    # Without `field`, the base's default would be this one's.
+    weights_mib: float = field()
     kind: Literal["repetition"] = "repetition"
 
 
