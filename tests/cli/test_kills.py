@@ -70,10 +70,10 @@ def undisturbed(runs, tiny_model, chapters, tmp_path_factory) -> Undisturbed:
 
 
 def content(path: Path) -> dict[str, object]:
-    """The bytes of an output's files; of a bench, whose times differ, which repetitions it has."""
+    """The bytes of an output's files; of a bench, whose times differ and whose visits may have ended, repetitions."""
     if path.suffix == ".jsonl":
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        return {"repetitions": [record.get("tokens") for record in records]}
+        return {"repetitions": [record["tokens"] for record in records if record["kind"] == "repetition"]}
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 

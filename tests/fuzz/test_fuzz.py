@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.targets import TARGETS
+from tests.support.fuzz.targets import TARGETS
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 SECONDS = int(os.environ.get("EDGE_FUZZ_SECONDS", "60"))
-LONGEST = 4096
-"""Bytes of an input, if none in the corpus is longer."""
+LONGEST_BYTES = 1 << 14
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -30,7 +29,7 @@ def test_kept_inputs(name):
 @pytest.mark.soak
 @pytest.mark.parametrize("name", TARGETS)
 def test_new_inputs(name, tmp_path):
-    look_for_more([sys.executable, "-m", "tests.fuzz", name], CORPUS / name, tmp_path)
+    look_for_more([sys.executable, "-m", "tests.support.fuzz", name], CORPUS / name, tmp_path)
 
 
 @pytest.mark.soak
@@ -58,12 +57,8 @@ def look_for_more(command: list[str], corpus: Path, directory: Path) -> None:
     """Runs a fuzzer for a while; what breaks the target is left in `directory`."""
     new = directory / "new"
     new.mkdir()
-    words = [
-        f"-max_total_time={SECONDS}",
-        f"-artifact_prefix={directory}/",
-        f"-max_len={LONGEST}",
-        "-rss_limit_mb=2048",
-    ]
-    done = subprocess.run([*command, *words, str(new), str(corpus)], capture_output=True, text=True, check=False)
+    words = [f"-max_total_time={SECONDS}", f"-max_len={LONGEST_BYTES}", "-rss_limit_mb=2048"]
+    words += [f"-artifact_prefix={directory}/", str(new), str(corpus)]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     print(next((line for line in done.stderr.splitlines()[::-1] if "DONE" in line), ""))
     assert done.returncode == 0, done.stderr[-3000:]
