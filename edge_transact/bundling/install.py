@@ -11,9 +11,10 @@ from pathlib import Path
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.benchmarking.drivers.adb.app_folder import AppFolder
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
 from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
-from edge_transact.benchmarking.drivers.adb.push import changed_files, push_file
+from edge_transact.benchmarking.drivers.adb.push import changed_files
 from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost
 from edge_transact.bundling.escaping import check_application_id, model_ids
 from edge_transact.bundling.models import AppModel
@@ -27,34 +28,6 @@ logger = logging.getLogger(__name__)
 
 RETURN_S = 60
 """How long to wait for a lost phone."""
-
-# $1: the directory of all models, $2: the model. An earlier version of it becomes the beginning of this one.
-_BEGIN = """
-mkdir -p "$1" && cd "$1" || exit 1
-[ ! -d "$2" ] || [ -d ".$2.part" ] || mv "$2" ".$2.part"
-"""
-# Removes files that the model doesn't have; $3 and on are those that it has.
-_FINISH = """
-cd "$1/.$2.part" || exit 1
-model=$2
-shift 2
-for file in * .[!.]*; do
-    keep=
-    for name in "$@"; do [ "$file" != "$name" ] || keep=1; done
-    [ -n "$keep" ] || rm -rf "./$file"
-done
-cd .. && rm -rf "./$model" && mv ".$model.part" "$model"
-"""
-# Prints the files whose sha256 is right: $2, $4 ... with $3, $5 ...
-_INTACT = """
-cd "$1" 2>/dev/null || exit 0
-shift
-while [ $# -gt 1 ]; do
-    [ -f "$1" ] && [ "$(sha256sum < "$1" | cut -c 1-64)" = "$2" ] && echo "$1"
-    shift 2
-done
-exit 0
-"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +48,8 @@ class Installed:
 def install(source: Path, *, device: str | None = None, application_id: str | None = None) -> Installed:
     """Sends the weights that the app on a phone lacks.
 
-    Files with the right sha256 aren't sent again, so an interrupted call continues. A model is complete or absent: it
-    gets its name when all of its files are there.
+    Files with the right sha256 aren't sent again, so an interrupted call continues. Until all files are right, the app
+    says which isn't, and doesn't load the model.
 
     Args:
         source: A project that `bundle` wrote, for the models whose weights aren't in the app; or a DIST.
@@ -94,10 +67,10 @@ def install(source: Path, *, device: str | None = None, application_id: str | No
         )
     for model, _ in models:
         _require(model, info)
-    home = f"/sdcard/Android/data/{application}/files/models"
+    folder = AppFolder(phone, application)
     sent: list[tuple[str, int]] = []
     for model, directory in models:
-        names = _put(phone, home, model, directory)
+        names = _put(phone, folder, model, directory)
         sent += [(f"models/{model.id}/{file.path}", file.bytes) for file in model.files if file.path in names]
     return Installed(
         device=phone.serial,
@@ -149,36 +122,26 @@ def _require(model: AppModel, info: DeviceInfo) -> None:
         )
 
 
-def _put(phone: AndroidDevice, home: str, model: AppModel, directory: Path) -> set[str]:
-    """Completes a model on the phone. Returns the names of the files sent."""
-    digests = {file.path: file.sha256 for file in model.files}
-    pairs = [word for pair in digests.items() for word in pair]
-    intact = phone.script(_INTACT, f"{home}/{model.id}", *pairs, timeout_s=600).stdout.splitlines()
-    if set(intact) == set(digests):
-        logger.info(f"{model.id} is there already")
-        return set()
-    for file in model.files:
-        if not (directory / file.path).is_file() or sha256(directory / file.path) != file.sha256:
-            raise EdgeTransactError(f"{directory / file.path} changed after the build", fix="Bundle or build it again.")
-    phone.checked("sh", "-c", _BEGIN, "sh", home, model.id)
-    sent = _send(phone, f"{home}/.{model.id}.part", model, directory)
-    phone.checked("sh", "-c", _FINISH, "sh", home, model.id, *digests)
-    return sent
-
-
-def _send(phone: AndroidDevice, target: str, model: AppModel, directory: Path) -> set[str]:
-    """Sends the files that differ, and continues when a lost phone is back. Returns their names."""
+def _put(phone: AndroidDevice, folder: AppFolder, model: AppModel, directory: Path) -> set[str]:
+    """Completes a model on the phone, and continues when a lost phone is back. Returns the names of the files sent."""
     local = {file.path: directory / file.path for file in model.files}
     digests = {file.path: file.sha256 for file in model.files}
     sent: set[str] = set()
     while True:
         try:
-            names = changed_files(phone, target, local, digests)
+            target = folder.make(f"models/{model.id}")
+            names = changed_files(phone, target, local, digests, copies=2)
+            if not names and not sent:
+                logger.info(f"{model.id} is there already")
+            for name in names:
+                if not local[name].is_file() or sha256(local[name]) != digests[name]:
+                    raise EdgeTransactError(f"{local[name]} changed after the build", fix="Bundle or build it again.")
             total = sum(file.bytes for file in model.files if file.path in names)
             with bar(f"send {model.id}, {megabytes(total)}", total) as advance:
                 for name in names:
-                    push_file(phone, local[name], f"{target}/{name}", digests[name], on_bytes=advance)
+                    folder.put(local[name], f"{target}/{name}", digests[name], on_bytes=advance)
                     sent.add(name)
+            folder.keep_only(target, digests)
             return sent
         except DeviceLost:
             logger.warning(f"{phone.serial} went away: waiting {RETURN_S} s for it")

@@ -43,7 +43,12 @@ class Run:
 
 
 def test_the_lines_are_what_bench_reads(app, tmp_path):
+    (tmp_path / "bench").mkdir()
+    for name in ("run-0.json", "run-0.jsonl", "notes.txt"):
+        (tmp_path / "bench" / name).touch()
     run = Run(app, tmp_path, asdict(REQUEST))
+    left = {path.name for path in (tmp_path / "bench").iterdir()}
+    assert left == {"run-1.json", "run-1.jsonl", "notes.txt"}, "those of earlier runs are gone"
     assert run.kinds == ["start", "load", "check", "warmup", "repetition", "repetition", "final"]
     for text, line in zip(run.texts, run.lines, strict=True):
         required = {each.name for each in fields(line) if each.default is MISSING}

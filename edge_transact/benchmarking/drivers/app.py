@@ -14,6 +14,7 @@ Names and prompts travel in files, so that no part of a model's name ever reache
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -22,6 +23,7 @@ import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from edge_transact.benchmarking.drivers.adb.app_folder import AppFolder
 from edge_transact.benchmarking.drivers.adb.devices import check
 from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.benchmarking.drivers.base import CommandTimeout, RunFailed
@@ -54,7 +56,8 @@ class AppDriver(PhoneDriver):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", self.package, re.ASCII):
             raise UsageError(f"--app {self.package!r} is not an application id", fix="Write it as org.example.chat.")
-        self._directory = f"/sdcard/Android/data/{self.package}/files/bench"
+        self._folder = AppFolder(self.device, self.package)
+        self._directory = f"{self._folder.path}/bench"
         self._run: str | None = None
         self._read_bytes = 0
 
@@ -65,7 +68,7 @@ class AppDriver(PhoneDriver):
             raise EdgeTransactError(
                 f"{self.label} has no app {self.package}", fix="Install what `edge-transact bundle` made."
             )
-        self.device.checked("mkdir", "-p", self._directory)
+        self._folder.make("bench")
         self.fix_performance()
         return False
 
@@ -85,7 +88,8 @@ class AppDriver(PhoneDriver):
         deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
         last: Line | None = None
         try:
-            self.device.push(json.dumps(asdict(request)).encode(), f"{self._directory}/{run}.json")
+            content = json.dumps(asdict(request)).encode()
+            self._folder.put(content, f"{self._directory}/{run}.json", hashlib.sha256(content).hexdigest())
             self._start(run)
             while not stop.is_set() and not isinstance(last, FinalLine | ErrorLine):
                 if time.monotonic() > deadline:
@@ -135,7 +139,7 @@ class AppDriver(PhoneDriver):
         run, self._run = self._run, None
         if run is not None:
             self.device.shell("am", "force-stop", self.package)
-            self.device.shell("rm", "-f", f"{self._directory}/{run}.json", f"{self._directory}/{run}.jsonl")
+            self._folder.remove(f"{self._directory}/{run}.json", f"{self._directory}/{run}.jsonl")
 
 
 def _checked(line: CheckLine, model: BenchModel) -> CheckLine:

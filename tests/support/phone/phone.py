@@ -39,7 +39,7 @@ if [ -n "$3" ]; then
 fi
 read -r ready
 exec env -i PATH=/system/bin:/usr/bin ADBD_PORT=5555 HOME=/ TMPDIR=/data/local/tmp \\
-    /usr/sbin/chroot "$root" /usr/sbin/adbd
+    /usr/sbin/chroot "$root" /system/bin/env LD_PRELOAD=/usr/lib/app_folders.so /usr/sbin/adbd
 """
 
 
@@ -50,7 +50,8 @@ class Phone:
 
     `root` is its file system, as this machine sees it; sensor files can be written while it runs. ``/data/local/tmp``
     has `storage_mib`. With `host`, this machine's file system is at ``/host``, read-only, for apps that need its JVM;
-    inside it, the phone's is at ``/mnt``, where it can be written.
+    inside it, the phone's is at ``/mnt``, where it can be written. Folders of apps are closed to adb as on phones
+    (``files/app_folders.c``).
     """
 
     def __init__(self, storage_mib: int = 256, host: bool = False) -> None:

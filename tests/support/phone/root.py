@@ -17,7 +17,7 @@ from tests.support.phone.runner import CACHE, one_at_a_time
 FILES = Path(__file__).parent / "files"
 PACKAGES = ("adbd", "mksh", "toybox", "libstdc++6:arm64")
 PROGRAMS = (
-    "adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get", "aarch64-linux-gnu-g++", "cmake", "ninja"
+    "adb", "qemu-aarch64", "ip", "unshare", "nsenter", "apt-get", "cc", "aarch64-linux-gnu-g++", "cmake", "ninja"
 )  # fmt: skip
 SENSORS = {
     "sys/class/thermal/thermal_zone0/type": "cpu-0-0",
@@ -100,14 +100,28 @@ def _unpack(packages: list[Path], root: Path) -> None:
 
 
 def _furnish(root: Path) -> None:
-    for name in ("system/bin", "data/local/tmp", "proc", "dev/pts", "tmp", "sys", "standin", "root"):
+    for name in (
+        "system/bin",
+        "sdcard/Android/data",
+        "data/local/tmp",
+        "proc",
+        "dev/pts",
+        "tmp",
+        "sys",
+        "standin",
+        "root",
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "bin/sh").unlink(missing_ok=True)
     for shell in ("system/bin/sh", "bin/sh"):
         (root / shell).symlink_to("/usr/bin/mksh")
     shutil.copy(FILES / "build.prop", root / "build.prop")
+    (root / "usr/bin/toybox").rename(root / "usr/bin/toybox.real")
+    for options, built in ((("-shared", "-fPIC"), "lib/app_folders.so"), (("-DTOYBOX",), "bin/toybox")):
+        source = str(FILES / "app_folders.c")
+        subprocess.run(["cc", "-O1", *options, source, "-o", str(root / "usr" / built)], check=True)
     for command in FILES.iterdir():
-        if command.name != "build.prop":
+        if not command.suffix:
             (root / "system/bin" / command.name).write_bytes(command.read_bytes())
             (root / "system/bin" / command.name).chmod(0o755)
     for name, value in SENSORS.items():
@@ -116,7 +130,7 @@ def _furnish(root: Path) -> None:
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0::/:/system/bin/sh\nshell:x:2000:2000::/:/system/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nshell:x:2000:\n")
-    listing = subprocess.run(["chroot", str(root), "/usr/bin/toybox"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["chroot", str(root), "/usr/bin/toybox.real"], capture_output=True, text=True, check=True)
     for applet in set(listing.stdout.split()) - {"sh"}:
         target = root / "system/bin" / applet
         if not target.exists():

@@ -57,19 +57,22 @@ def sync_files(
 
 
 def changed_files(
-    device: AndroidDevice, directory: str, files: Mapping[str, Path], digests: Mapping[str, str]
+    device: AndroidDevice, directory: str, files: Mapping[str, Path], digests: Mapping[str, str], copies: int = 1
 ) -> list[str]:
     """Names of the files that a directory on the device, which is made, lacks or has with another sha256.
+
+    With two `copies`, files pass through another directory, one by one.
 
     Raises:
         DeviceRefused: There is no room for them.
     """
     present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
-    needed = sum(files[name].stat().st_size for name in changed)
+    sizes = [files[name].stat().st_size for name in changed]
+    needed = sum(sizes) + (copies - 1) * max(sizes, default=0)
     if free is not None and needed > free:
         raise DeviceRefused(
-            f"{device.serial} has {megabytes(free)} of storage free, and {megabytes(needed)} must be pushed",
+            f"{device.serial} has {megabytes(free)} of storage free, and {megabytes(needed)} are needed",
             fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
         )
     return changed

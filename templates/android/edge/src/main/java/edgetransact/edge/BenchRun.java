@@ -59,6 +59,13 @@ public final class BenchRun {
         if (!run.matches("[A-Za-z0-9-]+")) {
             throw new IllegalArgumentException("not the name of a run: " + run);
         }
+        // adb's shell, which wrote these, may not delete them: Android 11 and later leave that to the app.
+        for (Path path : Directories.list(directory)) {
+            String name = path.getFileName().toString();
+            if (name.matches("[A-Za-z0-9-]+\\.jsonl?") && !name.startsWith(run + ".")) {
+                Directories.delete(path);
+            }
+        }
         try (BenchLines lines = new BenchLines(directory.resolve(run + ".jsonl"), run)) {
             lines.start();
             try {
