@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
 from edge_transact.artifacts.digests import sha256
+from edge_transact.benchmarking.portable import COMPILER, COMPILER_PACKAGE
 from edge_transact.cache import Recipe, made
 from edge_transact.cache.keys import code_of
 from edge_transact.compiler.archive import android_linker, link_android
@@ -26,7 +28,7 @@ def link_archive(archive: Path) -> Path:
     linker = find_linker()
     if linker is None:
         raise EdgeTransactError(
-            "no linker for Android's libraries was found", fix="Install clang and lld, or set ANDROID_NDK to an NDK."
+            "no linker for Android's libraries was found", fix=f"Install {COMPILER_PACKAGE}, or clang and lld, or set ANDROID_NDK to an NDK."
         )
     recipe = Recipe(
         kind="libraries",
@@ -38,11 +40,12 @@ def link_archive(archive: Path) -> Path:
 
 
 def find_linker() -> list[str] | None:
-    """This machine's clang and lld, or an NDK's, as the first words of a command; None if there are none."""
+    """Clang with lld, an NDK's clang or the portable runner's compiler, as a command's first words; None without any."""
     if linker := android_linker():
         return linker
     for variable in NDK_VARIABLES:
         if root := os.environ.get(variable):
             for clang in sorted(Path(root).glob("toolchains/llvm/prebuilt/*/bin/clang")):
                 return [str(clang), "--target=aarch64-linux-android28"]
-    return None
+    compiler = shutil.which(COMPILER)
+    return None if compiler is None else [compiler]

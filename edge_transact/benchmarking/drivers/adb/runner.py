@@ -18,44 +18,38 @@ from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.benchmarking.drivers.adb.push import sync_files
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused, RunFailed
 from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.portable import LOADER, RUNNER
 from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line, parse_line
 from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.compiler.targets import system_lib_prefix
-from edge_transact.errors import UsageError
 from edge_transact.progress import bar
 
-RUNNER = "edge-bench"
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 
 @dataclass
 class RunnerDriver(PhoneDriver):
-    """Implements `Driver` with the runner of ``android_bench/``, removing the models at the end with `clean`.
+    """Implements `Driver` with the runner of ``android_bench/`` in the directory `runner`, which may be a portable one.
 
-    Raises:
-        UsageError: ``conditions.runner`` holds no runner.
+    With `clean`, it removes the models at the end.
     """
 
+    runner: Path
     clean: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.conditions.runner / RUNNER).is_file():
-            raise UsageError(
-                f"{self.conditions.runner} holds no {RUNNER}",
-                fix="Build it as docs/bench.md says, and name its directory with --runner.",
-            )
         self._run: str | None = None
         self._seen: set[str] = set()
         self._runs = f"{WORK_DIRECTORY}/runs"
-        self._bin = f"{WORK_DIRECTORY}/bin"
+        self._portable = (self.runner / LOADER).is_file()
+        self._bin = f"{WORK_DIRECTORY}/{'portable' if self._portable else 'bin'}"
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
         check(self.info, self.target, max(model.needed_mib for model in models))
         self._end_run()
         self.device.checked("mkdir", "-p", self._runs)
-        runner = self.conditions.runner
-        libraries = {path.name: path for path in sorted(runner.glob("*.so"))}
-        pushed = self._push(self._bin, {RUNNER: runner / RUNNER, **libraries}, stop, mode=0o755)
+        libraries = {path.name: path for path in sorted(self.runner.glob("*.so*"))}
+        pushed = self._push(self._bin, {RUNNER: self.runner / RUNNER, **libraries}, stop, mode=0o755)
         for model in models:
             model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
             weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
@@ -147,7 +141,7 @@ class RunnerDriver(PhoneDriver):
             self.device.push(_id_lines(*parity), record)
             options["--check"] = record
         words = [str(word) for pair in options.items() for word in pair]
-        return ["env", f"LD_LIBRARY_PATH={self._bin}", f"{self._bin}/{RUNNER}", *words, "--watch-stdin"]
+        return [*start_of(self._bin, self._portable), *words, "--watch-stdin"]
 
     def _directory(self, model: BenchModel) -> str:
         """The directory of a DIST on the phone. No character of the DIST's name reaches the phone."""
@@ -182,6 +176,13 @@ class RunnerDriver(PhoneDriver):
         run, self._run = self._run, None
         self._seen = set()
         self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
+
+
+def start_of(directory: str, portable: bool) -> list[str]:
+    """The first words of a command that starts the runner in a directory of the phone."""
+    if not portable:
+        return ["env", f"LD_LIBRARY_PATH={directory}", f"{directory}/{RUNNER}"]
+    return [f"{directory}/{LOADER}", "--inhibit-cache", "--library-path", directory, f"{directory}/{RUNNER}"]
 
 
 def _id_lines(*rows: Sequence[int]) -> bytes:

@@ -1,0 +1,137 @@
+"""The portable runner: `edge-bench` for 64-bit ARM Linux with all that it needs beside it, made without an NDK.
+
+A directory holds the runner, the runtime's libraries from the aarch64 wheels of TVM's installed versions, and the C and
+C++ libraries of the cross-compiler. A phone starts it through `LOADER` and takes no library of its own. It computes on
+CPUs: phones' OpenCL drivers are Android's libraries, which only a program built with the NDK can load.
+docs/lab/portable-runner.md says why it is made so, and which system calls it makes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import edge_transact
+from edge_transact.artifacts.digests import sha256
+from edge_transact.cache import Recipe, made
+from edge_transact.cache.keys import code_of
+from edge_transact.errors import EdgeTransactError
+
+logger = logging.getLogger(__name__)
+
+RUNNER = "edge-bench"
+LOADER = "ld-linux-aarch64.so.1"
+"""The file in a portable runner's directory that starts it; a runner built with the NDK has none."""
+
+COMPILER, COMPILER_PACKAGE = "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"
+"""A cross-compiler, and the package of Debian and Ubuntu that has it."""
+
+BREW_COMPILER = "brew install messense/macos-cross-toolchains/aarch64-unknown-linux-gnu"
+"""What installs it on macOS."""
+
+PLATFORM = "manylinux_2_28_aarch64"
+WHEELS = {
+    "apache-tvm": ("tvm/lib/libtvm_runtime_extra.so", "tvm/lib/libtvm_runtime.so"),
+    "apache-tvm-ffi": ("tvm_ffi/lib/libtvm_ffi.so",),
+}
+"""What is taken out of the wheels, in the order in which it is linked."""
+
+_PACKAGE = Path(edge_transact.__file__).parent
+SOURCE = next((path for path in (_PACKAGE / "android_bench", _PACKAGE.parent / "android_bench") if path.exists()))
+"""The runner's source: inside the package in a wheel, next to it in a source tree."""
+
+
+def portable_runner() -> Path:
+    """The directory of a runner for any phone's CPU, made now or taken from the cache.
+
+    Raises:
+        EdgeTransactError: There is no cross-compiler, pip can't download the wheels, or the runner doesn't compile.
+    """
+    compiler = shutil.which(COMPILER)
+    if compiler is None:
+        install = BREW_COMPILER if sys.platform == "darwin" else f"sudo apt-get install {COMPILER_PACKAGE}"
+        raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=f"Install it: {install}")
+    sources = sorted((SOURCE / "src").iterdir())
+    recipe = Recipe(
+        kind="runners",
+        what="make the portable runner",
+        ingredients={
+            "compiler": _run(compiler, "--version").partition("\n")[0],
+            "libc": sha256(_library(compiler, "libc.so.6")),
+            "sources": {path.name: sha256(path) for path in sources},
+            "code": code_of(portable_runner),
+            **{package: version(package) for package in WHEELS},
+        },
+        make=lambda directory: _make(compiler, directory),
+        name="runner",
+    )
+    return made(recipe)
+
+
+def _make(compiler: str, directory: Path) -> None:
+    _take_from_wheels(directory)
+    libraries = [directory / Path(name).name for names in WHEELS.values() for name in names]
+    headers = find_spec("tvm_ffi")
+    assert headers is not None and headers.origin is not None
+    command = [compiler, "-std=c++17", "-O2", "-s", "-pthread", "-isystem", Path(headers.origin).parent / "include"]
+    command += sorted((SOURCE / "src").glob("*.cc"))
+    # Of `runtime_extra` no symbol is used: it registers the VM and the KV cache when it is loaded.
+    _run(*command, "-o", directory / RUNNER, "-Wl,--no-as-needed", *libraries, "-ldl")
+    wanted = [directory / RUNNER, *libraries]
+    for binary in wanted:
+        for name in _needed(binary):
+            if not (directory / name).exists():
+                shutil.copyfile(_library(compiler, name), directory / name)
+                wanted.append(directory / name)
+
+
+def _take_from_wheels(directory: Path) -> None:
+    """Downloads the wheels, whose sha256 pip compares with its index's, and unpacks the libraries."""
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
+    with tempfile.TemporaryDirectory(dir=directory.parent) as workspace:
+        versions = [f"{package}=={version(package)}" for package in WHEELS]
+        _run(*pip, "--platform", PLATFORM, "--dest", workspace, *versions)
+        for wheel in Path(workspace).glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                for name in set(archive.namelist()) & set().union(*WHEELS.values()):
+                    (directory / Path(name).name).write_bytes(archive.read(name))
+
+
+def _needed(binary: Path) -> list[str]:
+    """File names of the shared libraries that a binary needs."""
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+
+    with binary.open("rb") as stream:
+        sections = [each for each in ELFFile(stream).iter_sections() if isinstance(each, DynamicSection)]
+        return [tag.needed for section in sections for tag in section.iter_tags("DT_NEEDED")]
+
+
+def _library(compiler: str, name: str) -> Path:
+    """A library of the compiler's, by file name."""
+    path = Path(_run(compiler, f"-print-file-name={name}").strip())
+    if not path.is_absolute():
+        raise EdgeTransactError(f"{compiler} has no {name}", fix="Install its C and C++ libraries, or another one.")
+    return path
+
+
+def _run(*command: object) -> str:
+    """The output of a program that must succeed."""
+    words = [str(word) for word in command]
+    logger.debug("$ %s", shlex.join(words))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise EdgeTransactError(
+            f"the portable runner can't be made: {shlex.join(words[:4])} ... ended with {done.returncode}:\n{last}",
+            fix="Read what it says above; pip needs its index, the compiler a C library of version 2.27 or newer.",
+        )
+    return done.stdout
