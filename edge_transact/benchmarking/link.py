@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from edge_transact.artifacts.digests import sha256
-from edge_transact.benchmarking.portable import COMPILER, COMPILER_PACKAGE
+from edge_transact.benchmarking.portable import COMPILER, INSTALL
 from edge_transact.cache import Recipe, made
 from edge_transact.cache.keys import code_of
 from edge_transact.compiler.archive import android_linker, link_android
@@ -28,7 +28,8 @@ def link_archive(archive: Path) -> Path:
     linker = find_linker()
     if linker is None:
         raise EdgeTransactError(
-            "no linker for Android's libraries was found", fix=f"Install {COMPILER_PACKAGE}, or clang and lld, or set ANDROID_NDK to an NDK."
+            "no linker for Android's libraries was found",
+            fix=f"Install one: {INSTALL}; or clang and lld; or set ANDROID_NDK to an NDK.",
         )
     recipe = Recipe(
         kind="libraries",
@@ -40,7 +41,7 @@ def link_archive(archive: Path) -> Path:
 
 
 def find_linker() -> list[str] | None:
-    """Clang with lld, an NDK's clang or the portable runner's compiler, as a command's first words; None without any."""
+    """Clang with lld, an NDK's clang or the portable runner's compiler, as the first words of a command."""
     if linker := android_linker():
         return linker
     for variable in NDK_VARIABLES:

@@ -83,8 +83,14 @@ class BenchOptions(Options):
         Option("Library to measure on phones: {choices}. android is OpenCL.", WHERE, default="what all DISTs have"),
     ] = None
     runner: Annotated[
-        Path, Option("Directory where android_bench was built for the phone.", WHERE, envvar="EDGE_BENCH_RUNNER")
-    ] = Path("android_bench/build")
+        Path | None,
+        Option(
+            "Directory where android_bench was built for the phone.",
+            WHERE,
+            envvar="EDGE_BENCH_RUNNER",
+            default="android_bench/build; without it, the portable runner",
+        ),
+    ] = None
     app: Annotated[str, Option("Run in this bundled app instead of the runner.", WHERE, metavar="PACKAGE")] = ""
 
     @model_validator(mode="after")

@@ -34,8 +34,12 @@ LOADER = "ld-linux-aarch64.so.1"
 COMPILER, COMPILER_PACKAGE = "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"
 """A cross-compiler, and the package of Debian and Ubuntu that has it."""
 
-BREW_COMPILER = "brew install messense/macos-cross-toolchains/aarch64-unknown-linux-gnu"
-"""What installs it on macOS."""
+INSTALL = (
+    "brew install messense/macos-cross-toolchains/aarch64-unknown-linux-gnu"
+    if sys.platform == "darwin"
+    else f"sudo apt-get install {COMPILER_PACKAGE}"
+)
+"""The command that installs it."""
 
 PLATFORM = "manylinux_2_28_aarch64"
 WHEELS = {
@@ -45,7 +49,7 @@ WHEELS = {
 """What is taken out of the wheels, in the order in which it is linked."""
 
 _PACKAGE = Path(edge_transact.__file__).parent
-SOURCE = next((path for path in (_PACKAGE / "android_bench", _PACKAGE.parent / "android_bench") if path.exists()))
+SOURCE = next(path for path in (_PACKAGE / "android_bench", _PACKAGE.parent / "android_bench") if path.exists())
 """The runner's source: inside the package in a wheel, next to it in a source tree."""
 
 
@@ -57,8 +61,7 @@ def portable_runner() -> Path:
     """
     compiler = shutil.which(COMPILER)
     if compiler is None:
-        install = BREW_COMPILER if sys.platform == "darwin" else f"sudo apt-get install {COMPILER_PACKAGE}"
-        raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=f"Install it: {install}")
+        raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=INSTALL)
     sources = sorted((SOURCE / "src").iterdir())
     recipe = Recipe(
         kind="runners",
@@ -89,7 +92,7 @@ def _make(compiler: str, directory: Path) -> None:
     for binary in wanted:
         for name in _needed(binary):
             if not (directory / name).exists():
-                shutil.copyfile(_library(compiler, name), directory / name)
+                shutil.copy(_library(compiler, name), directory / name)
                 wanted.append(directory / name)
 
 
@@ -112,7 +115,8 @@ def _needed(binary: Path) -> list[str]:
 
     with binary.open("rb") as stream:
         sections = [each for each in ELFFile(stream).iter_sections() if isinstance(each, DynamicSection)]
-        return [tag.needed for section in sections for tag in section.iter_tags("DT_NEEDED")]
+        tags = [tag for section in sections for tag in section.iter_tags("DT_NEEDED")]
+        return [tag.needed for tag in tags]  # type: ignore[attr-defined]
 
 
 def _library(compiler: str, name: str) -> Path:

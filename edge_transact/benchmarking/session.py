@@ -16,6 +16,7 @@ from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.estimate import Plan, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
+from edge_transact.benchmarking.portable import RUNNER, SOURCE, portable_runner
 from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
@@ -188,25 +189,52 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
     from edge_transact.benchmarking.drivers.adb.runner import RunnerDriver
     from edge_transact.benchmarking.drivers.app import AppDriver
 
-    target = options.target or _common_target(models)
+    built = None if options.app else _built_runner(options)
+    target = options.target or _common_target(models, opencl=bool(options.app or built))
     for model in models:
         model.library(target)
     devices = find_devices(options.device)
     infos = [describe(phone) for phone in devices]
+    runner = built or (Path() if options.app else _portable_runner(target))
     names = labels({info.serial: info.name for info in infos})
     return [
         AppDriver(phone, info, names[info.serial], target, options, options.app)
         if options.app
-        else RunnerDriver(phone, info, names[info.serial], target, options, clean)
+        else RunnerDriver(phone, info, names[info.serial], target, options, runner, clean)
         for phone, info in zip(devices, infos, strict=True)
     ]
 
 
-def _common_target(models: Sequence[BenchModel]) -> str:
-    for target in ("android", "android-cpu"):
+def _built_runner(options: BenchOptions) -> Path | None:
+    """Where the runner was built for the phone; None if it wasn't, and none is named."""
+    directory = options.runner or Path("android_bench/build")
+    if (directory / RUNNER).is_file():
+        return directory
+    if options.runner is not None:
+        raise UsageError(
+            f"{options.runner} holds no {RUNNER}",
+            fix="Build it as docs/bench.md says, or leave --runner and EDGE_BENCH_RUNNER out: a portable one is made.",
+        )
+    return None
+
+
+def _portable_runner(target: str) -> Path:
+    if target == "android":
+        raise UsageError(
+            "OpenCL needs a runner built with the NDK",
+            fix=f"Build it from {SOURCE} as docs/bench.md says, and name its directory with --runner. Or measure the "
+            "CPU: build with `--target android-cpu`.",
+        )
+    logger.info("runner: the portable one, for CPUs; OpenCL needs the NDK's")
+    return portable_runner()
+
+
+def _common_target(models: Sequence[BenchModel], *, opencl: bool) -> str:
+    """The target to measure: OpenCL first, but last where only the portable runner is there."""
+    for target in ("android", "android-cpu") if opencl else ("android-cpu", "android"):
         if all(target in model.manifest.libraries for model in models):
             return target
     raise UsageError(
         "the DISTs have no Android target in common",
-        fix="Build them with `--target android`, or measure on this machine with --device host.",
+        fix="Build them with `--target android-cpu`, or measure on this machine with --device host.",
     )

@@ -7,9 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
-import edge_transact
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
 from edge_transact.benchmarking.link import NDK_VARIABLES, find_linker
+from edge_transact.benchmarking.portable import COMPILER, INSTALL, RUNNER
 from edge_transact.doctor.check import Check, output_of, verdict
 from edge_transact.doctor.system import install_command
 from edge_transact.errors import EdgeTransactError
@@ -115,23 +115,15 @@ def ndk_revision(directory: Path) -> tuple[int, ...]:
 
 
 def bench() -> list[Check]:
-    """The linker that `edge-transact bench` needs, and its runner."""
-    linker = find_linker()
-    directory = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build")
-    runner = directory / "edge-bench"
-    package = Path(edge_transact.__file__).parent
-    # The runner's sources are next to the package in a source tree, and inside it in a wheel.
-    source = next(path for path in (package.parent / "android_bench", package / "android_bench") if path.exists())
-    build = (
-        f"cmake -S {source} -B {directory} -DEDGE_TVM_SOURCE=$MLC_LLM_SOURCE_DIR/3rdparty/tvm "
-        "-DCMAKE_TOOLCHAIN_FILE=$ANDROID_NDK/build/cmake/android.toolchain.cmake -DANDROID_ABI=arm64-v8a "
-        f"-DANDROID_PLATFORM=android-28 && cmake --build {directory}"
-    )
-    linked = linker[0] if linker else "no clang with lld, and no NDK"
+    """The linker that `edge-transact bench` needs, and its runner, or the compiler of a portable one."""
+    linker, compiler = find_linker(), shutil.which(COMPILER)
+    runner = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build") / RUNNER
+    linked = linker[0] if linker else f"no {COMPILER}, no clang with lld, and no NDK"
+    made = f"portable, made with {compiler}; for OpenCL: docs/bench.md" if compiler else f"no {runner}, no {COMPILER}"
     there = runner.is_file()
     return [
-        verdict("linker", linker is not None, linked, install_command("clang lld")),
-        verdict("runner", there, str(runner) if there else f"no {runner}", build),
+        verdict("linker", linker is not None, linked, INSTALL),
+        verdict("runner", there or compiler is not None, str(runner) if there else made, INSTALL),
     ]
 
 

@@ -57,7 +57,7 @@ JOBS: dict[str, Job] = {
     "hub": Job("load from the model hub and push to it", (*CORE, "hub")),
     "parquet": Job("read .parquet texts", (*CORE, "parquet")),
     "bench": Job("measure on a phone", (*CORE, "bench", "adb", "device", "linker", "runner")),
-    "runner": Job("build the bench's runner for a phone", ("ndk", "cmake", "mlc-tvm")),
+    "runner": Job("build the bench's runner with OpenCL", ("ndk", "cmake", "mlc-tvm")),
     "mlc": Job("build with your MLC-LLM (--engine mlc)", (*CORE, "mlc", "mlc-build")),
     "app": Job("build the Android app of a model (bundle --build)", (*CORE, *APP)),
     "install": Job("put a model's weights on a phone", (*CORE, "bench", "adb", "device")),

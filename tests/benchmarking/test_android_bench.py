@@ -11,9 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import tvm_ffi
 
+from edge_transact.benchmarking.drivers.adb.runner import start_of
 from edge_transact.benchmarking.records.lines import LoadLine, RepetitionLine
-from tests.support.phone.runner import SOURCE, wheels
+from tests.support.phone.runner import SOURCE
 
 ANDROID = ("--target=aarch64-linux-android28", "-std=c++17", "-O1", "-fPIC", "-nostdinc++")
 GNU = "/usr/aarch64-linux-gnu/include"
@@ -43,10 +45,11 @@ def run_on(phone, adb_server, runner):
     """Runs ``edge-bench`` on the phone with these arguments; returns its exit code and output."""
     for path in runner.iterdir():
         shutil.copy(path, phone.tmp / path.name)
+        (phone.tmp / path.name).chmod(0o755)
 
     def run(*arguments: str, preload: str = "") -> subprocess.CompletedProcess[str]:
         home = "/data/local/tmp"
-        command = f"LD_PRELOAD={preload} LD_LIBRARY_PATH={home} {home}/edge-bench {shlex.join(arguments)}"
+        command = f"LD_PRELOAD={preload} {shlex.join([*start_of(home, portable=True), *arguments])}"
         return adb_server.adb("-s", phone.serial, "shell", command)
 
     return run
@@ -56,7 +59,7 @@ def run_on(phone, adb_server, runner):
 @pytest.mark.needs("clang++-19", "ld.lld-19")
 def test_it_compiles_and_links_for_android(tmp_path):
     """Android's own headers and libraries come with the NDK. GNU's stand in for them here."""
-    include = [f"{GNU}/c++/14", f"{GNU}/c++/14/aarch64-linux-gnu", GNU, f"{wheels()}/tvm_ffi/include"]
+    include = [f"{GNU}/c++/14", f"{GNU}/c++/14/aarch64-linux-gnu", GNU, f"{Path(tvm_ffi.__file__).parent}/include"]
     flags = [flag for path in include for flag in ("-isystem", path)]
     objects = []
     for source in sorted(SOURCE.glob("src/*.cc")):

@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from edge_transact.benchmarking.drivers.adb.runner import start_of
 from edge_transact.benchmarking.link import link_archive
 from edge_transact.compiler.cpu.isa import InstructionSet
 from edge_transact.compiler.cpu.kernels import CPUKernels, kernel
@@ -64,8 +65,8 @@ def run_library(archive: Path, name: str, weights: Path, prompt: Sequence[int], 
     ids.write_text(" ".join(map(str, prompt)) + "\n")
     files = ("--model", weights, "--library", link_archive(archive), "--system-lib-prefix", system_lib_prefix(name))
     choices = ("--device", "cpu", "--prompt", ids, "--decode", count, "--repetitions", 1, "--warmups", 0)
-    emulator = (tool("qemu-aarch64", "qemu-user"), "-L", "/usr/aarch64-linux-gnu", "-E", f"LD_LIBRARY_PATH={runner}")
-    lines = run(*emulator, str(runner / "edge-bench"), *map(str, (*files, *choices))).splitlines()
+    start = start_of(str(runner), portable=True)
+    lines = run(tool("qemu-aarch64", "qemu-user"), *start, *map(str, (*files, *choices))).splitlines()
     (repetition,) = (line for line in map(json.loads, lines) if line["kind"] == "repetition")
     return repetition["tokens"]
 
