@@ -6,8 +6,11 @@ JSON is at most 200 deep, and its integers have at most 4,300 digits (pydantic's
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import stat
+import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -16,6 +19,8 @@ from edge_transact.errors import EdgeTransactError, first_problem
 
 MOST_BYTES = 64 << 20
 """The most that is read of a file at once, unless a caller says otherwise; large tokenizers have 35 MB."""
+
+MOST_ARCHIVE_BYTES = 16 << 20
 
 AGAIN = "Copy or download the file again."
 
@@ -130,3 +135,22 @@ def checked(schema: type[T], value: object, where: object, fix: str = AGAIN, wha
 def read_model(schema: type[T], path: Path, fix: str = AGAIN, what: str = "") -> T:
     """What a JSON file holds, as a schema describes it. Raises the errors of `read_json` and `checked`."""
     return checked(schema, read_json(path, fix), path, fix, what)
+
+
+def zip_member(path: Path, name: str, fix: str = AGAIN, at_most: int = MOST_BYTES) -> bytes:
+    """The content of a file of at most so many bytes in a ZIP archive. Nothing is unpacked onto the disk.
+
+    Raises:
+        EdgeTransactError: The archive is damaged, lacks the file, or has more of it. Also the errors of `read_bytes`.
+    """
+    try:
+        whole = io.BytesIO(read_bytes(path, fix, MOST_ARCHIVE_BYTES))
+        with zipfile.ZipFile(whole) as archive, archive.open(name) as file:
+            content = file.read(at_most + 1)
+    except KeyError as error:
+        raise EdgeTransactError(f"{path} holds no {name}", fix=fix) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise EdgeTransactError(f"{path} is not a ZIP archive that can be read: {error}", fix=fix) from error
+    if len(content) > at_most:
+        raise EdgeTransactError(f"{name} in {path} has more than {at_most:,} bytes", fix=fix)
+    return content

@@ -66,6 +66,7 @@ def bench_models(
     published: bool = False,
     llama_bench: Path | None = None,
     clean: bool = False,
+    evidence: Path | None = None,
 ) -> BenchOutcome:
     """Measure DISTs on devices.
 
@@ -81,6 +82,7 @@ def bench_models(
         published: Draw the paper's own figure in the report too.
         llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
+        evidence: A ZIP file to give to others, with log, report and what was measured on what.
 
     Raises:
         UsageError: The options make no sense, or `report` would replace an input, the log or the working directory.
@@ -91,6 +93,10 @@ def bench_models(
 
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
+    if evidence is not None:
+        from edge_transact.benchmarking import evidence as file_of_evidence
+
+        file_of_evidence.refuse(evidence)
     replace = False
     if report is not None:
         from edge_transact.benchmarking.analysis.report import write_report
@@ -117,6 +123,9 @@ def bench_models(
     finally:
         file.close()
     records = list(file.records)
+    if evidence is not None:
+        infos = [driver.info for driver in drivers]
+        file_of_evidence.write_evidence(evidence, records, log.read_bytes(), infos, models)
     if tests is not None:
         records += repetitions_of(tests, records)
     results = make_results(records, digests[0])

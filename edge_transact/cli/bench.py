@@ -48,6 +48,10 @@ def bench(
         ),
     ] = None,
     report: Annotated[Path | None, RESULT(help="Write figures and a page into this directory.")] = None,
+    evidence: Annotated[
+        Path | None,
+        RESULT(metavar="FILE.zip", help="Write log, report, device and digests into one file."),
+    ] = None,
     published: Annotated[bool, RESULT("--published", help="Also draw the paper's figure in the report.")] = False,
     perplexity: Annotated[
         list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report. Can be repeated.")
@@ -77,6 +81,8 @@ def bench(
     `edge-transact bench dist --until 3%`
 
     `edge-transact bench dist --profile --lengths 256+64`
+
+    `edge-transact bench dist --device all --evidence pixel.zip`
 
     `edge-transact bench compare before.jsonl after.jsonl --report report`
     """
@@ -109,6 +115,7 @@ def bench(
         published=published,
         llama_bench=llama_bench,
         clean=clean,
+        evidence=evidence,
     )
     result = {
         "results": outcome.results,

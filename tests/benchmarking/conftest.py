@@ -100,11 +100,13 @@ def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path) -> Callable[..., Be
     However many repetitions there are, they are in two rounds, because an emulated phone takes long to load a model.
     """
 
-    def run(device: str, dists=(tiny_dist,), log=tmp_path / "log.jsonl", resume=False, clean=False, **options):
+    def run(
+        device, dists=(tiny_dist,), log=tmp_path / "log.jsonl", resume=False, clean=False, evidence=None, **options
+    ):
         per_visit = (options.get("repetitions", QUICK.repetitions) + 1) // 2
         ours = {"target": "android-cpu", "runner": runner, "device": device, "per_visit": per_visit}
         quick = QUICK.model_copy(update=ours | options)
-        return bench_models(dists, quick, log=log, resume=resume, clean=clean, format="json")
+        return bench_models(dists, quick, log=log, resume=resume, clean=clean, format="json", evidence=evidence)
 
     run.log = tmp_path / "log.jsonl"
     return run

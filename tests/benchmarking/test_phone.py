@@ -13,6 +13,8 @@ from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, adb_cli
 from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
 from edge_transact.benchmarking.drivers.adb.push import sync_files
 from edge_transact.benchmarking.drivers.adb.sensors import read_sensors
+from edge_transact.benchmarking.evidence import Evidence
+from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.building.dist import build
 from edge_transact.building.options import BuildOptions
@@ -63,7 +65,11 @@ def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, mon
 
 
 def test_nothing_is_left_running_or_changed(phone, run_bench):
-    (result,) = run_bench(phone.serial).results
+    evidence = run_bench.log.with_name("phone.zip")
+    (result,) = run_bench(phone.serial, evidence=evidence).results
+    (facts,) = Evidence.read(evidence).devices.values()
+    assert (facts["name"], facts["soc"]) == ("Stand-in Paper Phone", "SM8650")
+    assert {record.serial for record in read_records(evidence)} == {"device-1"}
     assert result["model"] == NAME and not (phone.root / "pwned").exists()
     assert phone.read("/standin/fixed_performance").split()[-1] == "false"
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []

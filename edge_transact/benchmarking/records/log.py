@@ -23,13 +23,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord, VisitRecord
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
-from edge_transact.reading import opened, read_bytes
+from edge_transact.reading import opened, read_bytes, zip_member
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
 
 A_LOG, MOST_BYTES = "Name a log that `bench` wrote, or a new file.", 1 << 29
+
+LOG_MEMBER = "log.jsonl"
+"""The log in a file of evidence, which is read like a log."""
 
 CONDITIONS = "conditions"
 """The kind of a log's first line."""
@@ -177,13 +180,17 @@ def to_line(record: Record) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read the records of a log. Lines that were cut off, and lines that aren't records, are skipped with a warning.
+    """Read the records of a log, or of a file of evidence.
+
+    Lines that were cut off, and lines that aren't records, are skipped with a warning.
 
     Raises:
         EdgeTransactError: The file isn't a log, or it is one of another version.
     """
     try:
-        contents = _parse(_content(path), path)
+        with opened(path, A_LOG) as file:
+            zipped = file.read(4) == b"PK\3\4"
+        contents = _parse(zip_member(path, LOG_MEMBER, A_LOG) if zipped else _content(path), path)
     except OSError as error:
         raise EdgeTransactError(f"{path}: {error.strerror}", fix=A_LOG) from error
     if contents.versions and not contents.ours:

@@ -1,0 +1,136 @@
+"""One file of evidence of a bench, which can be given to others: its log, its report, and what was measured on what.
+
+It has no serial number, account, address or path. `records.log.read_records` reads its log like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from edge_transact.artifacts.outputs import new_file
+from edge_transact.benchmarking.analysis.report import write_report
+from edge_transact.benchmarking.drivers.base import DeviceInfo
+from edge_transact.benchmarking.model import BenchModel
+from edge_transact.benchmarking.records.log import LOG_MEMBER
+from edge_transact.benchmarking.records.record import Record, RepetitionRecord
+from edge_transact.errors import UsageError
+from edge_transact.reading import checked, parsed, zip_member
+from edge_transact.version import __version__
+
+FACTS = "evidence.json"
+REPORT = "report/"
+SCHEMA = 1
+MOST_FACTS_BYTES = 4 << 20
+
+_BEGINS = b"PK\3\4"
+# IP addresses with or without a port, and paths below the directories that hold people's own.
+_PRIVATE = re.compile(
+    r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|(?<![\w/])/(?:home|Users|root|tmp|private|var|mnt|media|Volumes)/[^\s:'\",]*"
+)
+_ABOUT_DEVICE = ("name", "soc", "android", "sdk", "fingerprint", "abis", "memory_mib", "opencl")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The facts in a file of evidence.
+
+    Attributes:
+        edge_transact: The version that measured.
+        devices: What each device said of itself, by the name that stands for its serial in the log.
+        dists: By the sha256 of a DIST's manifest, its model, versions and the sha256 of every file.
+    """
+
+    schema: int
+    edge_transact: str
+    devices: Mapping[str, dict[str, Any]]
+    dists: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Evidence:
+        """The facts in a file. Raises the errors of `reading.zip_member` and `reading.checked`."""
+        content = zip_member(path, FACTS, at_most=MOST_FACTS_BYTES)
+        return checked(cls, parsed(content, path), path, what="evidence of a bench")
+
+
+def refuse(path: Path) -> None:
+    """Refuses a name for the file before anything is measured.
+
+    Raises:
+        UsageError: It doesn't end in ``.zip``.
+        EdgeTransactError: It is there, and is no evidence.
+    """
+    if path.suffix != ".zip":
+        raise UsageError(f"--evidence {path} is not the name of a ZIP file", fix="Name it FILE.zip.")
+    if path.exists():
+        Evidence.read(path)
+
+
+def write_evidence(
+    path: Path, records: Sequence[Record], log: bytes, infos: Sequence[DeviceInfo], models: Sequence[BenchModel]
+) -> None:
+    """Writes the file; an earlier one is replaced.
+
+    Args:
+        path: Its name.
+        records: Those of the log.
+        log: The log's lines.
+        infos: The devices that are measured now.
+        models: The DISTs that are measured now.
+    """
+    serials = list(dict.fromkeys([record.serial for record in records] + [info.serial for info in infos]))
+    names = {serial: f"device-{number}" if serial != "host" else serial for number, serial in enumerate(serials, 1)}
+    lines = [_without(parsed(line, LOG_MEMBER), names) for line in log.splitlines()]
+    facts = Evidence(
+        SCHEMA,
+        __version__,
+        {names[info.serial]: {name: getattr(info, name) for name in _ABOUT_DEVICE} for info in infos},
+        {
+            model.digest: {
+                "model_type": model.manifest.model_type,
+                "quantization": model.manifest.quantization,
+                "parameters": model.manifest.parameters,
+                "weights_bytes": model.manifest.weights_bytes,
+                "libraries": model.manifest.libraries,
+                "versions": model.manifest.versions,
+                "files": model.manifest.files,
+            }
+            for model in models
+        },
+    )
+    with TemporaryDirectory() as scratch, new_file(path, _BEGINS, force=path.exists()) as fresh:
+        report = Path(scratch) / "report"
+        cleaned = [_cleaned(record, names) for record in records]
+        if any(isinstance(record, RepetitionRecord) for record in cleaned):
+            write_report(cleaned, report, command="edge-transact bench DIST --device SERIAL")
+        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(FACTS, json.dumps(_without(asdict(facts), names), indent=1))
+            archive.writestr(LOG_MEMBER, "".join(json.dumps(line) + "\n" for line in lines))
+            for file in sorted(report.glob("*")):
+                archive.write(file, REPORT + file.name)
+
+
+def _cleaned(record: Record, names: Mapping[str, str]) -> Record:
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Record] = TypeAdapter(type(record))
+    return adapter.validate_python(_without(asdict(record), names))
+
+
+def _without(value: Any, names: Mapping[str, str]) -> Any:
+    """A value without serials, addresses and paths in its texts."""
+    if isinstance(value, str):
+        for serial, name in names.items():
+            value = re.sub(rf"(?<!\w){re.escape(serial)}(?!\w)", name, value)
+        home = str(Path.home())
+        return _PRIVATE.sub("...", value.replace(home, "~") if len(home) > 1 else value)
+    if isinstance(value, Mapping):
+        return {str(_without(key, names)): _without(each, names) for key, each in value.items()}
+    return [_without(each, names) for each in value] if isinstance(value, list | tuple) else value
