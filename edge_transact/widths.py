@@ -286,7 +286,7 @@ def _require_sizes(sizes: Mapping[str, object]) -> None:
 
 def _size(config: Mapping[str, object], name: str, default: int | None = None) -> int:
     """A positive integer of ``config.json``; `default` where the file leaves it out, or has null or 0."""
-    if default is not None and not config.get(name):
+    if default is not None and config.get(name) in (None, 0):
         return default
     if name not in config:
         raise EdgeTransactError(f"config.json has no {name!r}", fix="Use a LLaMA checkpoint's config.json.")
@@ -305,7 +305,7 @@ def _per_layer_widths(config: Mapping[str, object], num_hidden_layers: int) -> d
     if not isinstance(overrides, Mapping) or not all(isinstance(layer, Mapping) for layer in overrides.values()):
         raise EdgeTransactError("config.json: per_layer_config is not a map from layers to widths", fix=fix)
     for index in overrides:
-        if not str(index).isdecimal() or int(index) >= num_hidden_layers:
+        if not str(index).isdecimal() or len(str(index)) > 9 or int(index) >= num_hidden_layers:
             raise EdgeTransactError(
                 f"config.json: per_layer_config has a layer {index!r}, the model has {num_hidden_layers} layers",
                 fix=fix,

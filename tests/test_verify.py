@@ -28,6 +28,7 @@ from edge_transact.runtime.opening import Opening
 from tests.support.command import edge_transact
 from tests.support.damage import DAMAGE, flip
 from tests.support.dists import edit_json
+from tests.support.tokenizers import give_bytes
 
 
 def failed(*paths: Path) -> dict[str, str]:
@@ -37,7 +38,10 @@ def failed(*paths: Path) -> dict[str, str]:
 
 @pytest.fixture
 def dist(built_dist: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(built_dist, tmp_path / "dist")
+    """With a tokenizer that GGUF can hold, so that `export` fails only where something is damaged."""
+    copy = shutil.copytree(built_dist, tmp_path / "dist")
+    give_bytes(copy)
+    return copy
 
 
 @pytest.fixture
@@ -54,7 +58,8 @@ def project(built_dist: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(tiny_model: Path, tmp_path: Path) -> Path:
-    return export_gguf(str(tiny_model), tmp_path / "tiny.gguf", pre="llama-bpe").path
+    give_bytes(shutil.copytree(tiny_model, tmp_path / "model"))
+    return export_gguf(str(tmp_path / "model"), tmp_path / "tiny.gguf").path
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ READS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "eval": (lambda dist: plans_of([str(dist)]), ("manifest.json", *TOKENIZER_FILES)),
     "bench": (read_for_bench, ("manifest.json", *MODEL_FILES, "lib/*-host.so")),
     "export": (
-        lambda dist: export_gguf(str(dist), dist.parent / "out.gguf", pre="llama-bpe"),
+        lambda dist: export_gguf(str(dist), dist.parent / "out.gguf"),
         ("manifest.json", *MODEL_FILES, CHAT_CONFIG, "edge_transact.json"),
     ),
     "bundle": (lambda dist: et.bundle(dist, dist.parent / "app"), ("manifest.json", *MODEL_FILES, "lib/*-cpu.tar")),

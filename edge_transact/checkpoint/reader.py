@@ -202,7 +202,7 @@ class Checkpoint(Summarized):
     @property
     def rope_theta(self) -> float:
         """The base of the RoPE frequencies."""
-        return float(rope_parameters(self.config).get("rope_theta", 10000.0))
+        return float(rope_parameters(self.config).get("rope_theta") or 10000.0)
 
     @property
     def rope_scaling(self) -> dict[str, Any] | None:

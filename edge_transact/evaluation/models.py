@@ -24,6 +24,7 @@ from edge_transact.evaluation.options import BASICS
 from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.reading import read_object
 from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ def _digest(model: str) -> str:
     if is_dist(model):
         # The manifest has the digests of all files, and people may edit the configuration.
         return files_digest([Path(model) / MANIFEST, Path(model) / CHAT_CONFIG])
+    read_object(checkpoint_of(model).path / "generation_config.json", optional=True)  # transformers reads all of it
     return checkpoint_of(model).digest(*COPIED_FILES)
 
 

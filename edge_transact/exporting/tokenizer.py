@@ -56,8 +56,9 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model = spec["model"]
     is_sentencepiece = bool(model.get("byte_fallback"))
-    if model["type"] != "BPE":
-        raise _unnamed(directory, f"its model is {model['type']}, not BPE")
+    if model["type"] != "BPE" or not (is_sentencepiece or '"ByteLevel"' in json.dumps(spec["decoder"])):
+        why = "it has nothing for bytes" if model["type"] == "BPE" else f"its model is {model['type']}, not BPE"
+        raise EdgeTransactError(f"{directory}: GGUF can't hold this tokenizer: {why}", fix="Use the model in MLC-LLM.")
     name = pre or ("default" if is_sentencepiece else _splits(directory, spec))
     tokens, types = _tokens(directory, spec, vocab_size)
     writer.add_tokenizer_model("llama" if is_sentencepiece else "gpt2")
@@ -67,7 +68,10 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
     if is_sentencepiece:
         writer.add_token_scores(_scores(tokens, model))
         writer.add_add_space_prefix("Prepend" in json.dumps(spec["normalizer"]) or _prepends(spec["pre_tokenizer"]))
-    special = gguf.SpecialVocab(directory, load_merges=not is_sentencepiece, n_vocab=vocab_size)
+    try:
+        special = gguf.SpecialVocab(directory, load_merges=not is_sentencepiece, n_vocab=vocab_size)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise EdgeTransactError(f"{directory}: {error}", fix="Correct its special tokens in config.json.") from error
     ids = tokenizer("a").input_ids
     special.add_special_token |= {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
     special.add_to_gguf(writer, quiet=True)

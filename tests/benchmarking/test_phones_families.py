@@ -9,6 +9,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtimes import gguf_architecture
 from tests.support.published import PUBLISHED, save_published, use
+from tests.support.tokenizers import give_bytes
 
 TARGETS = ["host", "android", "android-cpu", "iphone"]
 TRAINING = {"train_tokens": 2048, "batch_tokens": 256, "train_window": 64}
@@ -23,6 +24,7 @@ def test_a_family_from_checkpoint_to_phone(
     phone, runner, tiny_model, calibration, chapters, tmp_path, name, allocation
 ):
     model = save_published(name, tiny_model / "tokenizer.json", tmp_path / name)
+    give_bytes(model)
     sizes = {"heads": PUBLISHED[name]["num_attention_heads"] // 2, "intermediate": 64}
     sizes = sizes if allocation == "uniform" else {"ratio": 0.5, "bucket": 8}
     et.prune(model, tmp_path / "pruned", **sizes, **calibration)
@@ -41,5 +43,5 @@ def test_a_family_from_checkpoint_to_phone(
     misfit = gguf_architecture(made.manifest.plan)[1]
     assert misfit is None or allocation == "budgeted" or name in ("SmolLM3-3B", "Phi-4-mini")
     with pytest.raises(EdgeTransactError, match="can't load it") if misfit else nullcontext():
-        et.export(dist, tmp_path / "model.gguf", pre="llama-bpe")
+        et.export(dist, tmp_path / "model.gguf")
     assert (tmp_path / "model.gguf").is_file() is (misfit is None)

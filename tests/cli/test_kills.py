@@ -16,6 +16,7 @@ import pytest
 from tests.support.checkpoints import save_llama
 from tests.support.dists import make_dist
 from tests.support.kills import Ended, Runs
+from tests.support.tokenizers import give_bytes
 
 SEED = int(os.environ.get("EDGE_SOAK_SEED", "0"))
 
@@ -27,7 +28,7 @@ COMMANDS = {
     "healed": ("heal", "pruned", "--train", "text.txt", "--train-tokens", 1024, "-o"),
     "built": ("build", "model", "--target", "host", *BUILD),
     "report": ("eval", "model", "--text", "text.txt", "--window", 32, "--max-windows", 4, "--report"),
-    "model.gguf": ("export", "model", "--type", "q4_0", "--pre", "llama-bpe", "-o"),
+    "model.gguf": ("export", "model", "--type", "q4_0", "-o"),
     "bench.jsonl": ("bench", "built", *BENCH, "-o"),
     "app": ("bundle", "dist", "-o"),
     "phone": ("build", "model", "--target", "android-cpu", *BUILD),
@@ -66,6 +67,7 @@ def undisturbed(runs, tiny_model, chapters, tmp_path_factory) -> Undisturbed:
     save_llama(directory / "model", vocab_size=1024, num_hidden_layers=2, hidden_size=96, intermediate_size=96)
     for file in tiny_model.glob("tokenizer*"):
         shutil.copy(file, directory / "model")
+    give_bytes(directory / "model")
     shutil.copy(chapters, directory / "text.txt")
     make_dist(directory / "dist", shards=[bytes(1000)])
     return Undisturbed(directory, runs.within(directory))

@@ -7,6 +7,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from edge_transact.artifacts.digests import UNSEALED, seal, sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+
 TEXT = (
     "It was the best of times, it was the worst of times; in 1859 don't we'll say: there were 3,504 of them.\n\n " * 4
 )
@@ -51,16 +54,34 @@ for name, pattern in (("tekken", TEKKEN), ("gpt-4o", GPT_4O)):
 
 def save_byte_level(directory: Path, vocab_size: int, pre: str = "gpt-2") -> None:
     """A byte-level BPE with three special tokens and a chat template."""
+    _save(_byte_level(vocab_size, ["<|begin|>", "<|end|>", "<|pad|>"], pre), directory, "<|begin|>", "<|end|>")
+
+
+def give_bytes(directory: Path) -> None:
+    """Replaces the tokenizer of ``demo:tiny``, in a checkpoint or a DIST, by one that GGUF can hold."""
+    file = directory / "tokenizer.json"
+    _byte_level(400, ["<pad>", "<unk>", "<bos>", "<eos>"], "gpt-2").save(str(file))
+    manifest = directory / MANIFEST
+    if manifest.exists():
+        content = json.loads(manifest.read_text())
+        content["files"][file.name] = sha256(file)
+        manifest.write_text(json.dumps(content | {"self_sha256": UNSEALED}, indent=2))
+        seal(manifest)
+
+
+def _byte_level(vocab_size: int, special: list[str], pre: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     spec = json.loads(tokenizer.to_str()) | {"pre_tokenizer": SPLITS[pre]}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.decoder = decoders.ByteLevel()
-    special, letters = ["<|begin|>", "<|end|>", "<|pad|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=letters, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator([TEXT], trainer)
-    _save(tokenizer, directory, "<|begin|>", "<|end|>")
+    return tokenizer
 
 
 def save_sentencepiece(directory: Path) -> int:

@@ -29,7 +29,7 @@ from tests.support.hostile.worker import ANSWERS
 
 RUN = ("run", "dist", "-p", "The people of", "--max-tokens", "4", "--raw")
 EVAL = ("eval", "dist", "--text", "text.txt", "--max-windows", "1")
-EXPORT = ("export", "dist", "--pre", "llama-bpe", "-o", "out.gguf")
+EXPORT = ("export", "dist", "-o", "out.gguf")
 BUNDLE = ("bundle", "dist", "-o", "app")
 INSPECT = ("inspect", "dist")
 BENCH = ("bench", "dist", "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "-o", "bench.jsonl")

@@ -14,7 +14,7 @@ from tests.support.hostile.case import DEEP, OF_ANY_FILE, OF_JSON, OF_TEXT, VALU
 PRUNE = ("prune", "model", "--ratio", "0.3", "--method", "magnitude", "--no-compensate", "-o", "out")
 EVAL = ("eval", "model", "--text", "text.txt", "--max-windows", "1")
 INSPECT = ("inspect", "model")
-EXPORT = ("export", "model", "--type", "f16", "--pre", "llama-bpe", "-o", "out.gguf")
+EXPORT = ("export", "model", "--type", "f16", "-o", "out.gguf")
 PLAN = (*PRUNE, "--dry-run")
 BUILD_PLAN = ("build", "model", "--target", "host", "-o", "out", "--dry-run")
 READERS = (INSPECT, PLAN, EXPORT, EVAL, BUILD_PLAN)

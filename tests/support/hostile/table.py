@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.support.bench_logs import bench_of, llama_bench_test, write_log
 from tests.support.hostile.case import Case
 from tests.support.hostile.worker import Outcome
+from tests.support.tokenizers import give_bytes
 
 AT_ONCE = 500
 """Cases of a worker."""
@@ -39,6 +40,8 @@ def make_base(path: Path, model: Path, dist: Path) -> Path:
     path.mkdir(parents=True)
     shutil.copytree(model, path / "model")
     shutil.copytree(dist, path / "dist")
+    give_bytes(path / "model")
+    give_bytes(path / "dist")
     checkpoint = Checkpoint.open(path / "model")
     write_gguf(path / "model.gguf", checkpoint, "F32")
     prune(str(model), path / "pruned", PruneOptions(ratio=0.3, method="magnitude", compensate=False))
