@@ -5,7 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tools import structure
+from edge_transact.benchmarking.drivers.base import DeviceInfo
+from edge_transact.benchmarking.evidence import write_evidence
+from tests.support.bench_logs import in_rounds, to_line
+from tools import phones, structure
 from tools.__main__ import DOCS, outputs
 
 
@@ -14,7 +17,9 @@ def generated():
     return outputs()
 
 
-@pytest.mark.parametrize("name", ["structure.svg", "architecture.md", "api.md", "cli.md", "lab/phone-gpu.md"])
+@pytest.mark.parametrize(
+    "name", ["structure.svg", "architecture.md", "api.md", "cli.md", "phones.md", "lab/phone-gpu.md"]
+)
 def test_what_is_generated_is_current(generated, name):
     assert (DOCS / name).read_text() == generated[DOCS / name], "run `make docs`"
 
@@ -25,6 +30,28 @@ def test_the_table_lists_every_folder_and_module(generated):
     package = structure.ROOT / structure.PACKAGE
     there = [path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     assert sorted(listed) == sorted(set(there) - {"__init__"})
+
+
+def test_files_of_evidence_are_rows_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(phones, "EVIDENCE", tmp_path)
+    assert phones.measured() == "None yet."
+    records = in_rounds(1.0, 1.0, model="SmolLM2", device="Maker Phone")
+    log = "".join(map(to_line, records)).encode()
+    info = DeviceInfo("s1", "Maker Phone", ("arm64-v8a",), soc="SM8650")
+    write_evidence(tmp_path / "maker.zip", records, log, [info], [])
+    *_, row = phones.measured().splitlines()
+    # 64 tokens in 0.2 s, then 0.2 s for each; 0.6 GB a token of 76.8 GB/s.
+    phone = "[Maker Phone](../benchmarks/results/phones/maker.zip)"
+    assert row == f"| {phone} | SM8650 | SmolLM2, q4f16_0 | android | 64+5 | 320 | 5.0 | 4% |"
+
+
+def test_a_prediction_is_what_its_parts_say():
+    """A gigabyte a token, of 84.8 GB/s; llama.cpp's CPU reached 17.1 tokens of 67.2 GB/s and 38 of 84.8."""
+    row = next(line for line in phones.predictions().splitlines() if line.startswith("| OnePlus 15"))
+    qwen = phones._bytes("Qwen3-1.7B") / 1e9
+    low, high = 17.1 * qwen / 67.2, 38 * qwen / 84.8
+    assert f"| {low * 84.8 / qwen:.0f} to {high * 84.8 / qwen:.0f}, < {84.8 / qwen:.0f} |" in row
+    assert 0.95 < qwen < 1.05 and len(phones.PHONES) == 6
 
 
 def test_everything_listed_says_what_it_holds():

@@ -1,7 +1,8 @@
 """``python -m tools``, or ``make docs``: writes what pages take from the code.
 
 A page marks where: ``<!-- table PACKAGE -->``, ``<!-- api PACKAGE.MODULE.NAME -->``, ``<!-- devices -->``,
-``<!-- commands -->`` or ``<!-- anywhere -->``, and ``<!-- end -->``.
+``<!-- commands -->``, ``<!-- anywhere -->``, ``<!-- measured -->``, ``<!-- predicted -->`` or ``<!-- published -->``,
+and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tools import api, commands, devices, structure
+from tools import api, commands, devices, phones, structure
 
 DOCS = structure.ROOT / "docs"
-KINDS = "table|api|devices|commands|anywhere"
+KINDS = "table|api|devices|commands|anywhere|measured|predicted|published"
 BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}) ?(?P<argument>[\w.]*) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def outputs() -> dict[Path, str]:
     """Each generated file, and each page with generated blocks, with the text that it should have."""
     texts = {DOCS / "structure.svg": structure.drawing()}
-    for page in (DOCS / name for name in ("architecture.md", "api.md", "cli.md", "lab/phone-gpu.md")):
+    for page in (DOCS / name for name in ("architecture.md", "api.md", "cli.md", "phones.md", "lab/phone-gpu.md")):
         texts[page] = BLOCK.sub(_filled, page.read_text())
     return texts
 
@@ -34,6 +35,12 @@ def _filled(found: re.Match[str]) -> str:
             text = devices.table()
         case "commands":
             text = commands.entries()
+        case "measured":
+            text = phones.measured()
+        case "predicted":
+            text = phones.predictions()
+        case "published":
+            text = phones.published()
         case _:
             text = commands.anywhere()
     return f"{found[1]}\n{text}\n\n"
