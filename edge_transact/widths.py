@@ -163,6 +163,11 @@ class WidthPlan:
             intermediate_size=_size(config, "intermediate_size"),
         )
         num_hidden_layers = _size(config, "num_hidden_layers")
+        if num_hidden_layers > MOST_LAYERS:
+            raise EdgeTransactError(
+                f"config.json: num_hidden_layers is {num_hidden_layers}, more than any model's",
+                fix="Use the config.json that belongs to the weights.",
+            )
         out_bias, rope = config.get("attention_out_bias"), config.get("rope_parameters") or config.get("rope_scaling")
         rope = rope if isinstance(rope, Mapping) else {}
         has_rope = config.get("no_rope_layers")  # transformers' name of a list that has 1 for layers with RoPE
