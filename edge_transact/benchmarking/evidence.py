@@ -36,6 +36,7 @@ _PRIVATE = re.compile(
     r"|(?<![\w/])/(?:home|Users|root|tmp|private|var|mnt|media|Volumes)/[^\s:'\",]*"
 )
 _ABOUT_DEVICE = ("name", "soc", "android", "sdk", "fingerprint", "abis", "memory_mib", "opencl")
+_ABOUT_DIST = ("model_type", "quantization", "parameters", "weights_bytes", "libraries", "versions", "files")
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,7 @@ def refuse(path: Path) -> None:
 def write_evidence(
     path: Path, records: Sequence[Record], log: bytes, infos: Sequence[DeviceInfo], models: Sequence[BenchModel]
 ) -> None:
-    """Writes the file; an earlier one is replaced.
-
-    Args:
-        path: Its name.
-        records: Those of the log.
-        log: The log's lines.
-        infos: The devices that are measured now.
-        models: The DISTs that are measured now.
-    """
+    """Writes the file, of the lines and the records of a log; an earlier one is replaced."""
     serials = list(dict.fromkeys([record.serial for record in records] + [info.serial for info in infos]))
     names = {serial: f"device-{number}" if serial != "host" else serial for number, serial in enumerate(serials, 1)}
     lines = [_without(parsed(line, LOG_MEMBER), names) for line in log.splitlines()]
@@ -92,18 +85,7 @@ def write_evidence(
         SCHEMA,
         __version__,
         {names[info.serial]: {name: getattr(info, name) for name in _ABOUT_DEVICE} for info in infos},
-        {
-            model.digest: {
-                "model_type": model.manifest.model_type,
-                "quantization": model.manifest.quantization,
-                "parameters": model.manifest.parameters,
-                "weights_bytes": model.manifest.weights_bytes,
-                "libraries": model.manifest.libraries,
-                "versions": model.manifest.versions,
-                "files": model.manifest.files,
-            }
-            for model in models
-        },
+        {model.digest: {name: getattr(model.manifest, name) for name in _ABOUT_DIST} for model in models},
     )
     with TemporaryDirectory() as scratch, new_file(path, _BEGINS, force=path.exists()) as fresh:
         report = Path(scratch) / "report"
