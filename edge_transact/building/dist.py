@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from edge_transact.building.stages import Rounding, Weights, healed, place_libra
 from edge_transact.cache.resume import Start, resume_hint
 from edge_transact.cache.sources import public, remember_source
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, copy_files
 from edge_transact.compiler.gpu.devices import GENERIC
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
@@ -398,9 +397,7 @@ class Maker:
             prefill_chunk_size=sizes["prefill_chunk_size"],
         )
         (directory / CHAT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        for name in (*TOKENIZER_FILES, PROVENANCE_FILE):
-            if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, directory / name)
+        copy_files(checkpoint.path, directory, (*TOKENIZER_FILES, PROVENANCE_FILE))
         if self.mlc is None:
             return place_weights(checkpoint, definition, self.quantization, self.rounding, directory)
         self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)

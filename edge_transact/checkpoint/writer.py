@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
 """The files that a checkpoint copies from its source."""
+
+_PLACES = {"name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file"}
 
 CODE_FILES = ("configuration_edge_llama.py", "modeling_edge_llama.py")
 """The files that load the checkpoint without edge-transact."""
@@ -78,9 +81,7 @@ def write_checkpoint(
     with new_directory(output, force=force) as directory:
         dtype = write_shards(directory, tensor_shapes(plan), tensors, max_shard_bytes)
         write_config(directory, source.config, plan, dtype)
-        for name in COPIED_FILES:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, directory / name)
+        copy_files(source.path, directory, COPIED_FILES)
         card = template("model_card.md.j2").render(
             name=output.name,
             provenance=public(record),
@@ -94,6 +95,15 @@ def write_checkpoint(
             also(directory)
         write_provenance(directory, record)
     return Checkpoint.open(output)
+
+
+def copy_files(source: Path, directory: Path, names: Iterable[str]) -> None:
+    """Copies those of these files that there are, without the places of a stranger's disk in `_PLACES`."""
+    for file in (source / name for name in names if (source / name).is_file()):
+        shutil.copyfile(file, directory / file.name)
+        if file.name == "tokenizer_config.json" and _PLACES & set(config := read_object(file)):
+            kept = {key: value for key, value in config.items() if key not in _PLACES}
+            (directory / file.name).write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def write_provenance(directory: Path, record: Mapping[str, object]) -> None:

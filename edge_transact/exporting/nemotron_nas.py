@@ -6,7 +6,6 @@ Tensors stay. ``config.json`` gets a block for each layer, or is that of the mod
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.shards import write_shards
-from edge_transact.checkpoint.writer import COPIED_FILES, provenance_of, stock_config, write_provenance
+from edge_transact.checkpoint.writer import COPIED_FILES, copy_files, provenance_of, stock_config, write_provenance
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm
@@ -56,9 +55,7 @@ def export_nemotron_nas(model: str, output: Path, *, force: bool = False) -> dic
         tensors = ((name, torch.cat([_as_stored(checkpoint, each) for each in of])) for name, of in parts)
         write_shards(directory, shapes, tensors)
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in COPIED_FILES:
-            if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, directory / name)
+        copy_files(checkpoint.path, directory, COPIED_FILES)
         write_provenance(directory, provenance_of(checkpoint.path) or {"source": model})
     return {"output": str(output), "format": config["model_type"], "widths": plan.to_list()}
 

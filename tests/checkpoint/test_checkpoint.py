@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
+from edge_transact.checkpoint.writer import copy_files
 from edge_transact.errors import EdgeTransactError
 from tests.support.checkpoints import FAMILIES, LLAMA3, narrowed, odd_plan
 
@@ -113,6 +114,19 @@ def test_the_directory_is_complete(tiny_model, tmp_path):
     assert "demo:tiny" in card and "tiny-half" in card and "num_key_value_heads: 1..2" in card
     tokenizers = [AutoTokenizer.from_pretrained(path) for path in (tiny_model, written.path)]
     assert tokenizers[0]("the time of").input_ids == tokenizers[1]("the time of").input_ids
+
+
+def test_the_places_of_a_strangers_disk_stay_behind(tmp_path):
+    """What was written is published by `push`; a file without such places keeps its bytes."""
+    for name, places in {"named": {"name_or_path": "/home/ann/x", "tokenizer_file": "/root/y"}, "plain": {}}.items():
+        (tmp_path / name).mkdir()
+        written = json.dumps({"model_max_length": 128, **places})
+        (tmp_path / f"{name}/tokenizer_config.json").write_text(written)
+        (tmp_path / f"{name}/vocab.json").write_text("{}")
+        copy_files(tmp_path / name, tmp_path, ["tokenizer_config.json", "vocab.json", "merges.txt"])
+        copied = (tmp_path / "tokenizer_config.json").read_text()
+        assert json.loads(copied) == {"model_max_length": 128} and (copied == written) is not bool(places)
+        assert (tmp_path / "vocab.json").is_file() and not (tmp_path / "merges.txt").exists()
 
 
 def test_output_is_complete_or_absent(make_llama, tmp_path):

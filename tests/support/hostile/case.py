@@ -84,7 +84,9 @@ def set_json(path: Path, keys: Sequence[str | int], raw: str) -> None:
     document = json.loads(path.read_text())
     inner = document
     for key in keys[:-1]:
-        inner = inner.setdefault(key, {}) if isinstance(inner, dict) else inner[int(key)]
+        if isinstance(inner, dict) and inner.get(key) is None:
+            inner[key] = {}
+        inner = inner[key] if isinstance(inner, dict) else inner[int(key)]
     if raw:
         inner[keys[-1]] = _MARK
     elif isinstance(inner, list) or keys[-1] in inner:
