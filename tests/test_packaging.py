@@ -70,7 +70,10 @@ def test_the_wheel_brings_the_command_its_templates_and_its_requirements(install
     done = run(installed, tmp_path, "doctor", "--json", HF_HUB_OFFLINE="1")
     checks = {check["name"]: check for check in json.loads(done.stdout.splitlines()[-1])["checks"]}
     assert checks["packages"]["ok"] and "apache-tvm" in checks["packages"]["found"]
-    sources = Path(checks["runner"]["fix"].split()[2])
+    where = "from edge_transact.benchmarking.portable import SOURCE; print(SOURCE)"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    said = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    sources = Path(said.stdout.strip())
     assert sources.is_relative_to(installed) and (sources / "CMakeLists.txt").is_file()
     assert "glassllm" in checks["demo"]["found"] and "glassllm" not in checks["packages"]["found"]
 

@@ -50,6 +50,7 @@ KINDS = {
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",
+    "dists": "models that `bench` built",
     "runners": "portable runners for phones",
     "kernels": "kernels of host libraries as machine code",
     UNFINISHED: "what interrupted runs have done so far",

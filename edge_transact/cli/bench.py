@@ -33,7 +33,10 @@ RESULT = partial(typer.Option, rich_help_panel="Results")
 def bench(
     context_of_command: typer.Context,
     dists: Annotated[
-        list[str], typer.Argument(metavar="DIST ...", help="Directories that `build` wrote; or `compare A B`.")
+        list[str],
+        typer.Argument(
+            metavar="DIST|MODEL ...", help="Directories that `build` wrote, models to build first, or `compare A B`."
+        ),
     ],
     options: BenchOptions,
     output: Annotated[Path, RESULT("--output", "-o", help="The log, with a line per repetition.")] = Path(DEFAULT_LOG),
@@ -72,9 +75,13 @@ def bench(
     second round backwards, and the others are compared with the first. Every finished repetition is in the log at once,
     and the same command again measures only what the log lacks. `--fresh` keeps the log aside and measures all of it.
 
+    A MODEL is built first, for a phone's CPU unless `--target` says otherwise, and kept in the cache.
+
     **Examples**
 
     `edge-transact bench dist`
+
+    `edge-transact bench demo:smollm2 --device SERIAL --report report`
 
     `edge-transact bench dense pruned --device all --report report`
 
@@ -96,15 +103,16 @@ def bench(
     perplexities = _perplexities(perplexity or [])
     if report is None and (perplexities or published):
         raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
+    paths = _dists(dists, options)
     from edge_transact.benchmarking.analysis.export import to_text
     from edge_transact.benchmarking.session import bench_models, plan_bench
 
     if dry_run:
-        plan = plan_bench([Path(path) for path in dists], options, log=output, fresh=fresh)
+        plan = plan_bench(paths, options, log=output, fresh=fresh)
         show({"plan": asdict(plan)}, as_json, lambda: _write(plan.line() + "\n"))
         return
     outcome = bench_models(
-        [Path(path) for path in dists],
+        paths,
         options,
         log=output,
         resume=resume,
@@ -135,6 +143,18 @@ def bench(
     if outcome.page:
         logger.info(f"page: {outcome.page}")
     outcome.require()
+
+
+def _dists(words: list[str], options: BenchOptions) -> list[Path]:
+    """The DISTs to measure. MODELs are built or taken from the cache, once it is sure that there is a device."""
+    from edge_transact.building.kept import is_model, kept_dist
+
+    target = "host" if options.device == "host" else options.target or "android-cpu"
+    if target != "host" and any(map(is_model, words)):
+        from edge_transact.benchmarking.drivers.adb.devices import find_devices
+
+        find_devices(options.device)
+    return [kept_dist(word, target) if is_model(word) else Path(word) for word in words]
 
 
 def _print(results: Sequence[Result]) -> None:
