@@ -26,10 +26,12 @@ def is_model(name: str) -> bool:
 def kept_dist(model: str, target: str) -> Path:
     """The DIST of a MODEL for one target with a build's defaults, made now or taken from the cache.
 
+    It has a library for this host, too: what that answers is the record with which a phone's tokens are compared.
+
     Raises:
         EdgeTransactError: As `build` does.
     """
-    options = BuildOptions(target=[target])
+    options = BuildOptions(target=list(dict.fromkeys([target, "host"])))
     recipe = Recipe(
         kind="dists",
         what=f"build {model} for {target}",

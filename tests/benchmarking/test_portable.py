@@ -27,7 +27,7 @@ def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, t
     # Compiling takes 14 s of CPU, and `runner` has been made so already.
     shutil.copytree(CACHE / "portable/runners", cache_directory() / "runners", dirs_exist_ok=True)
     (tmp_path / "bin").mkdir()
-    for program in ("adb", "cc", "gcc", "ld", COMPILER):
+    for program in ("adb", "cc", "gcc", "as", "ld", COMPILER):
         (tmp_path / "bin" / program).symlink_to(shutil.which(program))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANDROID_NDK")}
     command = [
@@ -41,6 +41,7 @@ def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, t
     (result,) = json.loads(done.stdout.splitlines()[-1])["results"]
     host = HostModel.load(built_dist)
     assert result["tokens"] == list(host.generate(prompt_ids(host.manifest.plan.vocab_size, 8), 4))
+    assert result["tokens_agreed"] == result["tokens_checked"] == 17
     assert result["target"] == "android-cpu" and result["cpu_mhz"] is None
     assert "demo:tiny" not in result["model"] and (tmp_path / "report/index.html").stat().st_size
     assert (phone.tmp / "edge-transact/portable/libc.so.6").exists()
