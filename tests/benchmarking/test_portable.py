@@ -10,6 +10,7 @@ import sys
 import adbutils
 import pytest
 
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking import session
 from edge_transact.benchmarking.portable import COMPILER, INSTALL, portable_runner
 from edge_transact.benchmarking.records.plan import prompt_ids
@@ -39,8 +40,8 @@ def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, t
     assert done.returncode == 0, done.stderr
     assert "the portable one, for CPUs; OpenCL needs the NDK's" in done.stderr
     (result,) = json.loads(done.stdout.splitlines()[-1])["results"]
-    host = HostModel.load(built_dist)
-    assert result["tokens"] == list(host.generate(prompt_ids(host.manifest.plan.vocab_size, 8), 4))
+    prompt = prompt_ids(Manifest.read(built_dist).plan.vocab_size, 8)
+    assert result["tokens"] == list(HostModel.load(built_dist).generate(prompt, 4))
     assert result["tokens_agreed"] == result["tokens_checked"] == 17
     assert result["target"] == "android-cpu" and result["cpu_mhz"] is None
     assert "demo:tiny" not in result["model"] and (tmp_path / "report/index.html").stat().st_size
