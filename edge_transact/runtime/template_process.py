@@ -94,6 +94,7 @@ def reply(request: dict[str, Any]) -> dict[str, str]:
     limit_time()
     try:
         text = compiled(request["template"]).render(**request["variables"])
+        text.encode()  # half a character is no text of a tokenizer's
     except Exception as error:
         refused = isinstance(error, TemplateError) and not isinstance(error, TemplateSyntaxError)
         named = (

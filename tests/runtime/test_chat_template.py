@@ -29,6 +29,7 @@ HOSTILE = {
     "{{ 1 + 'a' }}": "TypeError",
     "{% include 'x' %}": "TypeError",
     "{{ range(10 ** 9) | list }}": "OverflowError",
+    "{{ '\\ud800' }}": "UnicodeEncodeError",
     "{{ messages[": "unexpected",
     "{{" + "(" * 20000: "RecursionError",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError",
