@@ -20,13 +20,14 @@ def visit_seconds(
     visits: Iterable[Visit], driver: Driver, models: Sequence[BenchModel], warmups: int, records: Sequence[Record]
 ) -> list[float] | None:
     """About how long each visit to a device takes; `None` if the log has no repetition like one of them."""
-    device, known = (driver.info.serial, driver.target), defaultdict(list)
+    serial, known = driver.info.serial, defaultdict(list)
     for record in tuple(records):
-        if isinstance(record, RepetitionRecord) and (record.serial, record.target) == device:
-            known[record.model_digest, record.lengths].append((record.load_s or 0.0, record.e2e_s))
+        if isinstance(record, RepetitionRecord) and record.serial == serial:
+            known[record.model_digest, record.target, record.lengths].append((record.load_s or 0.0, record.e2e_s))
     seconds = []
     for visit in visits:
-        alike = known.get((models[visit.model].digest, visit.lengths))
+        model = models[visit.model]
+        alike = known.get((model.digest, model.target_on(driver.target), visit.lengths))
         if not alike:
             return None
         load_s, e2e_s = map(median, zip(*alike, strict=True))
@@ -67,7 +68,7 @@ class Plan:
 
 def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
     """What identifies a visit in a log."""
-    return Key(serial, model.digest, target, visit.lengths, visit.round)
+    return Key(serial, model.digest, model.target_on(target), visit.lengths, visit.round)
 
 
 def make_plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_transact import costs
@@ -13,6 +13,7 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking.link import link_archive
+from edge_transact.benchmarking.records.llama_bench import LLAMA_CPP
 from edge_transact.benchmarking.records.plan import Lengths, prompt_ids
 from edge_transact.compiler.targets import library_name
 from edge_transact.errors import UsageError
@@ -20,8 +21,18 @@ from edge_transact.quantization import get_quantization
 
 
 @dataclass(frozen=True)
+class LlamaCpp:
+    """A ``llama-bench`` for the device, and the model as GGUF."""
+
+    program: Path
+    gguf: Path
+
+
+@dataclass(frozen=True)
 class BenchModel:
-    """A DIST to measure. `name` has as many parents of its path as are needed to tell the DISTs apart.
+    """A DIST to measure, in llama.cpp if it has a `peer`.
+
+    `name` has as many parents of its path as are needed to tell the DISTs apart.
 
     `digest` is the sha256 of its manifest, so that results of two builds never mix. A second copy of a build, which
     shows how much noise there is, has ``-2`` after it, and so on.
@@ -31,6 +42,16 @@ class BenchModel:
     path: Path
     digest: str
     manifest: Manifest
+    peer: LlamaCpp | None = None
+
+    def target_on(self, target: str) -> str:
+        """The target that results name, on a device that measures libraries for `target`."""
+        return LLAMA_CPP if self.peer else target
+
+    def in_llama_cpp(self, program: Path, gguf: Path) -> BenchModel:
+        """The same model as ``llama-bench`` measures it, as a model that takes turns with this one."""
+        digest = f"llama.cpp-{sha256(program)[:12]}-{self.digest}"
+        return replace(self, name=f"{self.name}.gguf", digest=digest, peer=LlamaCpp(program, gguf))
 
     @property
     def needed_mib(self) -> float:

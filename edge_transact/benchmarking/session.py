@@ -67,6 +67,8 @@ def bench_models(
     llama_bench: Path | None = None,
     clean: bool = False,
     evidence: Path | None = None,
+    llama_cpp: Path | None = None,
+    ggufs: Sequence[Path] = (),
 ) -> BenchOutcome:
     """Measure DISTs on devices.
 
@@ -82,6 +84,8 @@ def bench_models(
         published: Draw the paper's own figure in the report too.
         llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
+        llama_cpp: A ``llama-bench`` for the phones, which takes turns with the DISTs.
+        ggufs: The DISTs as GGUF, for `llama_cpp`.
         evidence: A ZIP file to give to others, with log, report and what was measured on what.
 
     Raises:
@@ -104,7 +108,7 @@ def bench_models(
         # The report of a log is written again as the log grows.
         replace = log.exists()
         refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
-    models = _models(dists, options)
+    models = _models(dists, options, llama_cpp, ggufs)
     tests = read_llama_bench(llama_bench) if llama_bench else None
     if tests is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
@@ -125,7 +129,9 @@ def bench_models(
     records = list(file.records)
     if evidence is not None:
         infos = [driver.info for driver in drivers]
-        file_of_evidence.write_evidence(evidence, records, log.read_bytes(), infos, models)
+        file_of_evidence.write_evidence(
+            evidence, records, log.read_bytes(), infos, [each for each in models if not each.peer]
+        )
     if tests is not None:
         records += repetitions_of(tests, records)
     results = make_results(records, digests[0])
@@ -133,10 +139,11 @@ def bench_models(
         write_sqlite(results, log.with_suffix(".sqlite"))
     page = None
     if report is not None and results:
+        peer = ["--with-llama-cpp", llama_cpp] if llama_cpp else []
         write_report(
             records,
             report,
-            command=written.line("bench", *dists, *written.words(options), "-o", log, "--report", report),
+            command=written.line("bench", *dists, *written.words(options), *peer, "-o", log, "--report", report),
             baseline=digests[0],
             perplexities=perplexities,
             published=published,
@@ -146,9 +153,11 @@ def bench_models(
     return BenchOutcome(results, log, page, failures)
 
 
-def plan_bench(dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False) -> Plan:
+def plan_bench(
+    dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False, llama_cpp: Path | None = None
+) -> Plan:
     """What `bench_models` would do and raise, without measuring. `fresh`: nothing counts as measured yet."""
-    models = _models(dists, options)
+    models = _models(dists, options, llama_cpp, [path / "model.gguf" for path in dists])
     return make_plan(_drivers(models, options, clean=False), models, options, _earlier(log, fresh))
 
 
@@ -176,13 +185,28 @@ def _announce(plan: Plan, log: Path) -> None:
         )
 
 
-def _models(dists: Sequence[Path], options: BenchOptions) -> list[BenchModel]:
+def _models(
+    dists: Sequence[Path], options: BenchOptions, llama_cpp: Path | None, ggufs: Sequence[Path]
+) -> list[BenchModel]:
+    """The DISTs, and behind each the same in llama.cpp if that takes turns."""
+    if llama_cpp and (options.device == "host" or options.app):
+        raise UsageError(
+            "--with-llama-cpp runs llama-bench on phones, in turns with the runner",
+            fix="Name a phone with --device and leave --app out, or give --llama-bench FILE.",
+        )
+    if llama_cpp and not llama_cpp.is_file():
+        raise UsageError(f"{llama_cpp} is not a file", fix="Name the llama-bench that you built for the phone.")
     if options.batch > 1 and options.device != "host":
         raise UsageError(
             f"--batch {options.batch} is for this host: on a phone, one prompt is answered at a time",
             fix="Leave it out, or measure with --device host.",
         )
-    return open_models(dists, options.measured)
+    models = open_models(dists, options.measured)
+    if llama_cpp is None:
+        return models
+    return [
+        each for model, gguf in zip(models, ggufs, strict=True) for each in (model, model.in_llama_cpp(llama_cpp, gguf))
+    ]
 
 
 def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,6 +63,14 @@ def bench(
     llama_bench: Annotated[
         Path | None, RESULT(metavar="FILE", help="What llama-bench -o json printed on the same device, as more rows.")
     ] = None,
+    with_llama_cpp: Annotated[
+        Path | None,
+        typer.Option(
+            "--with-llama-cpp",
+            metavar="PATH",
+            help="A llama-bench built for the phone, to run in turns on the same model.",
+        ),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
     ] = False,
@@ -108,23 +117,26 @@ def bench(
     from edge_transact.benchmarking.session import bench_models, plan_bench
 
     if dry_run:
-        plan = plan_bench(paths, options, log=output, fresh=fresh)
+        plan = plan_bench(paths, options, log=output, fresh=fresh, llama_cpp=with_llama_cpp)
         show({"plan": asdict(plan)}, as_json, lambda: _write(plan.line() + "\n"))
         return
-    outcome = bench_models(
-        paths,
-        options,
-        log=output,
-        resume=resume,
-        fresh=fresh,
-        format=format or "md",
-        report=report,
-        perplexities=perplexities,
-        published=published,
-        llama_bench=llama_bench,
-        clean=clean,
-        evidence=evidence,
-    )
+    with _exported(paths if with_llama_cpp else []) as ggufs:
+        outcome = bench_models(
+            paths,
+            options,
+            log=output,
+            resume=resume,
+            fresh=fresh,
+            format=format or "md",
+            report=report,
+            perplexities=perplexities,
+            published=published,
+            llama_bench=llama_bench,
+            clean=clean,
+            evidence=evidence,
+            llama_cpp=with_llama_cpp,
+            ggufs=ggufs,
+        )
     result = {
         "results": outcome.results,
         "failures": outcome.failures,
@@ -155,6 +167,18 @@ def _dists(words: list[str], options: BenchOptions) -> list[Path]:
 
         find_devices(options.device)
     return [kept_dist(word, target) if is_model(word) else Path(word) for word in words]
+
+
+@contextmanager
+def _exported(dists: Sequence[Path]) -> Iterator[list[Path]]:
+    """The DISTs as GGUF files, for as long as they are measured."""
+    from edge_transact.exporting.gguf import export_gguf
+
+    with TemporaryDirectory(prefix="edge-transact-gguf-") as directory:
+        files = [Path(directory) / f"{index}.gguf" for index in range(len(dists))]
+        for dist, file in zip(dists, files, strict=True):
+            export_gguf(str(dist), file)
+        yield files
 
 
 def _print(results: Sequence[Result]) -> None:

@@ -101,12 +101,20 @@ def run_bench(tiny_dist: Path, runner: Path, tmp_path: Path) -> Callable[..., Be
     """
 
     def run(
-        device, dists=(tiny_dist,), log=tmp_path / "log.jsonl", resume=False, clean=False, evidence=None, **options
+        device,
+        dists=(tiny_dist,),
+        log=tmp_path / "log.jsonl",
+        resume=False,
+        clean=False,
+        evidence=None,
+        peer=None,
+        **options,
     ):
         per_visit = (options.get("repetitions", QUICK.repetitions) + 1) // 2
         ours = {"target": "android-cpu", "runner": runner, "device": device, "per_visit": per_visit}
         quick = QUICK.model_copy(update=ours | options)
-        return bench_models(dists, quick, log=log, resume=resume, clean=clean, format="json", evidence=evidence)
+        keep = {"resume": resume, "clean": clean, "evidence": evidence, **(peer or {})}
+        return bench_models(dists, quick, log=log, format="json", **keep)
 
     run.log = tmp_path / "log.jsonl"
     return run

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
+from edge_transact.benchmarking.records.llama_bench import LLAMA_CPP
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 
@@ -196,7 +197,7 @@ def known_to(
     """
     groups: dict[tuple[str, Lengths], list[RepetitionRecord]] = defaultdict(list)
     for record in records:
-        if isinstance(record, RepetitionRecord) and record.target == target:
+        if isinstance(record, RepetitionRecord) and record.target in (target, LLAMA_CPP):
             groups[record.model_digest, record.lengths].append(record)
     widths = []
     for pair in lengths:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+from edge_transact.benchmarking.records.lines import FinalLine, Line, LoadLine, RepetitionLine
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.reading import read_model
+
+LLAMA_CPP = "llama.cpp"
+"""The target of what llama.cpp measures in turns with DISTs."""
 
 
 class Test(BaseModel):
@@ -71,6 +76,30 @@ def repetitions_of(tests: Sequence[Test], measured: Sequence[Record]) -> list[Re
     return found
 
 
+def lines_of(rows: Sequence[str], run: str) -> list[Line]:
+    """The lines of a run that ``llama-bench -o jsonl`` has made: of a prompt alone, and of an answer after it.
+
+    Raises:
+        ValueError: They aren't the lines of these two tests.
+    """
+    prompt, answer = (Test.model_validate_json(row) for row in rows)
+    if prompt.n_gen or answer.n_prompt or len(prompt.samples_ns) != len(answer.samples_ns):
+        raise ValueError("not a prompt and an answer")
+    size_mib = prompt.model_size / 2**20
+    lines: list[Line] = [LoadLine(run=run, threads=prompt.n_threads, weights_mib=size_mib)]
+    for index, samples in enumerate(zip(prompt.samples_ns, answer.samples_ns, strict=True)):
+        known = {"prefill_tokens": answer.n_depth, "decode_tokens": answer.n_gen, **_seconds(*samples, answer.n_gen)}
+        lines.append(RepetitionLine(run=run, index=index, tokens=None, **known))
+    return [*lines, FinalLine(run=run)]
+
+
+def _seconds(prompt_ns: int, answer_ns: int, tokens: int) -> dict[str, Any]:
+    """The durations of a repetition. Its first token comes from the prompt."""
+    prefill_s, steps = prompt_ns / 1e9, (answer_ns / 1e9 / tokens,) * (tokens - 1)
+    durations = {"ttft_s": prefill_s, "prefill_s": prefill_s, "decode_s": sum(steps), "e2e_s": prefill_s + sum(steps)}
+    return {**durations, "decode_steps_s": steps}
+
+
 def _answer(tests: Sequence[Test], prompt: Test, decode_tokens: int) -> Test | None:
     """The test of decoding after a prompt, with the same file on the same backend."""
     same = prompt.model_filename, prompt.backends, prompt.n_threads
@@ -86,9 +115,6 @@ def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) ->
         return
     name = Path(prompt.model_filename).stem
     for index, (prompt_ns, answer_ns) in enumerate(zip(prompt.samples_ns, answer.samples_ns, strict=False)):
-        # The first token comes from the prompt.
-        step_s = answer_ns / 1e9 / answer.n_gen
-        prefill_s, steps = prompt_ns / 1e9, (step_s,) * (answer.n_gen - 1)
         yield RepetitionRecord(
             model=name,
             model_digest=f"{name} {prompt.backends} {prompt.build_commit}",
@@ -106,11 +132,7 @@ def _repetitions(prompt: Test, answer: Test | None, serial: str, device: str) ->
             round=0,
             time=prompt.test_time,
             index=index,
-            ttft_s=prefill_s,
-            prefill_s=prefill_s,
-            decode_s=sum(steps),
-            decode_steps_s=steps,
-            e2e_s=prefill_s + sum(steps),
+            **_seconds(prompt_ns, answer_ns, answer.n_gen),
             tokens=(),
             threads=prompt.n_threads,
             weights_mib=prompt.model_size / 2**20,

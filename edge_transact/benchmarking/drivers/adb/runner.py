@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,27 @@ from edge_transact.benchmarking.drivers.adb.devices import WORK_DIRECTORY, check
 from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.benchmarking.drivers.adb.push import sync_files
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused, RunFailed
+from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.portable import LOADER, RUNNER
 from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line, parse_line
+from edge_transact.benchmarking.records.llama_bench import lines_of
 from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.progress import bar
+
+LLAMA_BENCH, GGUF = "llama-bench", "model.gguf"
+
+# A prompt, then an answer after a context as long.
+_LLAMA_BENCH = f"""
+bin=$1 file=$3 prompt=$4 answer=$5
+ln -sf "$2" "$3"
+shift 5
+export LD_LIBRARY_PATH="$bin"
+echo 1000 > /proc/$$/oom_score_adj
+"$bin/{LLAMA_BENCH}" -m "$file" -p "$prompt" -n 0 "$@" &&
+"$bin/{LLAMA_BENCH}" -m "$file" -p 0 -n "$answer" -d "$prompt" "$@"
+"""
 
 TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
@@ -39,6 +54,8 @@ class RunnerDriver(PhoneDriver):
 
     def __post_init__(self) -> None:
         self._run: str | None = None
+        self._threads: int | None = None
+        self._peer_bin = f"{WORK_DIRECTORY}/llama.cpp"
         self._seen: set[str] = set()
         self._runs = f"{WORK_DIRECTORY}/runs"
         self._portable = (self.runner / LOADER).is_file()
@@ -51,6 +68,12 @@ class RunnerDriver(PhoneDriver):
         libraries = {path.name: path for path in sorted(self.runner.glob("*.so*"))}
         pushed = self._push(self._bin, {RUNNER: self.runner / RUNNER, **libraries}, stop, mode=0o755)
         for model in models:
+            if model.peer:
+                program = {LLAMA_BENCH: model.peer.program}
+                beside = {path.name: path for path in sorted(model.peer.program.parent.glob("*.so"))}
+                pushed += self._push(self._peer_bin, {**program, **beside}, stop, mode=0o755)
+                pushed += self._push(self._directory(model), {GGUF: model.peer.gguf}, stop)
+                continue
             model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
             weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
             files = {path.name: path for path in weights} | {self._library(model): model.library(self.target)}
@@ -59,6 +82,9 @@ class RunnerDriver(PhoneDriver):
         return bool(pushed)
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
+        if model.peer:
+            yield from self._in_llama_cpp(model, visit, stop)
+            return
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
@@ -73,6 +99,7 @@ class RunnerDriver(PhoneDriver):
                         noise.append(text.strip()[:200])
                     else:
                         last = line
+                        self._threads = getattr(line, "threads", None) or self._threads
                         self._seen.add(text)
                         yield line
                 code = stream.code
@@ -85,6 +112,40 @@ class RunnerDriver(PhoneDriver):
             raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(code, last, noise)}")
         else:
             self._forget_run()
+
+    def _in_llama_cpp(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Iterator[Line]:
+        """The lines of a visit by ``llama-bench``, once it has ended."""
+        self._run = run = f"run-{uuid.uuid4().hex}"
+        cores = parse_cores(self.conditions.cores)
+        # Without --threads, as many as our runner has chosen.
+        threads = self.conditions.threads or len(cores) or self._threads
+        options = ["-o", "jsonl", "-r", str(visit.repetitions), *["--no-warmup"] * (not self.conditions.warmups)]
+        options += ["-t", str(threads)] if threads else []
+        options += ["-C", hex(sum(1 << core for core in cores))] if cores else []
+        rows: list[str] = []
+        noise: deque[str] = deque(maxlen=5)
+        # Its name is in the command line, by which it is ended.
+        files = self._peer_bin, f"{self._directory(model)}/{GGUF}", f"{self._runs}/{run}.gguf"
+        lengths = str(visit.lengths.prefill_tokens), str(visit.lengths.decode_tokens)
+        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
+        try:
+            with self.device.open(_LLAMA_BENCH, *files, *lengths, *options) as stream:
+                for kind, text in stream.lines(deadline, stop):
+                    noise.append(text.strip()[:200])
+                    if kind != STDERR and text.startswith("{"):
+                        rows.append(text)
+        except CommandTimeout:
+            self._end_run()
+            raise
+        if stop.is_set():
+            self._end_run()
+            return
+        self._forget_run()
+        try:
+            lines = lines_of(rows, run)
+        except ValueError as error:
+            raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(stream.code, None, noise)}") from error
+        yield from lines
 
     def recover(self) -> list[Line]:
         """Lines of a run whose connection was lost that had not been seen. The run is ended."""
