@@ -40,7 +40,7 @@ def test_other_files_and_lengths_are_refused(file, tmp_path):
     tests = read_llama_bench(file)
     with pytest.raises(EdgeTransactError, match="none of the bench's lengths") as caught:
         repetitions_of(tests, [repetition(prefill_tokens=512, decode_tokens=7)])
-    assert "-p 512 -n 7 -d 512" in caught.value.fix
+    assert "-p 512 -n 7 -d 0,512" in caught.value.fix
     with pytest.raises(UsageError, match="2"):
         repetitions_of(tests, [*MEASURED, repetition(serial="other")])
     with pytest.raises(EdgeTransactError, match="does not exist"):

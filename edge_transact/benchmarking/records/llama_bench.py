@@ -1,6 +1,6 @@
 """What llama.cpp's ``llama-bench -o json`` measured, as the records of a bench.
 
-``llama-bench -m FILE.gguf -p 64,256 -n 64 -d 64,256 -o json`` measures a prompt of n tokens (``pp``) and, after a
+``llama-bench -m FILE.gguf -p 64,256 -n 64 -d 0,64,256 -o json`` measures a prompt of n tokens (``pp``) and, after a
 context of d tokens, n decoded ones (``tg``) each for itself. A repetition of a bench is both: a prompt, of which the
 first token is chosen, and the tokens after it in the context of the prompt.
 """
@@ -69,7 +69,7 @@ def repetitions_of(tests: Sequence[Test], measured: Sequence[Record]) -> list[Re
         for record in _repetitions(prompt, _answer(tests, prompt, decode), *place)
     ]
     if not found:
-        wanted = " or ".join(f"-p {prefill} -n {decode} -d {prefill}" for prefill, decode in lengths)
+        wanted = " or ".join(f"-p {prefill} -n {decode} -d 0,{prefill}" for prefill, decode in lengths)
         raise EdgeTransactError(
             "the --llama-bench file has none of the bench's lengths", fix=f"Run llama-bench with {wanted}."
         )
