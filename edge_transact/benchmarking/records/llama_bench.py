@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from edge_transact.benchmarking.records.lines import FinalLine, Line, LoadLine, RepetitionLine
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.reading import read_model
+from edge_transact.reading import checked, parsed, read_model
 
 LLAMA_CPP = "llama.cpp"
 """The target of what llama.cpp measures in turns with DISTs."""
@@ -80,9 +80,11 @@ def lines_of(rows: Sequence[str], run: str) -> list[Line]:
     """The lines of a run that ``llama-bench -o jsonl`` has made: of a prompt alone, and of an answer after it.
 
     Raises:
+        EdgeTransactError: A line isn't llama-bench's.
         ValueError: They aren't the lines of these two tests.
     """
-    prompt, answer = (Test.model_validate_json(row) for row in rows)
+    where = "llama-bench's output"
+    prompt, answer = checked(list[Test], [parsed(row, where) for row in rows], where)
     if prompt.n_gen or answer.n_prompt or len(prompt.samples_ns) != len(answer.samples_ns):
         raise ValueError("not a prompt and an answer")
     size_mib = prompt.model_size / 2**20

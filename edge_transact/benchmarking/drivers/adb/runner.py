@@ -24,6 +24,7 @@ from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line,
 from edge_transact.benchmarking.records.llama_bench import lines_of
 from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.compiler.targets import system_lib_prefix
+from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
 
 LLAMA_BENCH, GGUF = "llama-bench", "model.gguf"
@@ -143,7 +144,7 @@ class RunnerDriver(PhoneDriver):
         self._forget_run()
         try:
             lines = lines_of(rows, run)
-        except ValueError as error:
+        except (ValueError, EdgeTransactError) as error:
             raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {_why(stream.code, None, noise)}") from error
         yield from lines
 
