@@ -18,6 +18,5 @@ class ExportOptions(Options):
         Option("Type of matrices: {choices}.", flags=("--type",), default="f16, or what the DIST has", example="f16"),
     ] = None
     pre: Annotated[
-        str | None,
-        Option("llama.cpp's name of how the tokenizer splits text, if it isn't recognized.", metavar="NAME"),
+        str | None, Option("llama.cpp's name of how the tokenizer splits text, if it isn't recognized.", metavar="NAME")
     ] = None

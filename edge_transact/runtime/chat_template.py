@@ -68,10 +68,7 @@ def render_chat(
             fix="Its chat_template defines which roles are allowed, and in which order.",
         )
     if "text" not in found:
-        raise EdgeTransactError(
-            f"the model's chat template fails: {found['failed']}",
-            fix=_FIX,
-        )
+        raise EdgeTransactError(f"the model's chat template fails: {found['failed']}", fix=_FIX)
     return found["text"]
 
 

@@ -177,11 +177,7 @@ class Session:
         self.turns.clear()
 
     def answer(
-        self,
-        text: str,
-        *,
-        on_text: Callable[[str], None] | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        self, text: str, *, on_text: Callable[[str], None] | None = None, stopped: Callable[[], bool] = lambda: False
     ) -> Answer:
         """The model's answer to `text`, after the turns before it.
 
