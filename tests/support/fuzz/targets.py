@@ -24,9 +24,11 @@ from edge_transact.benchmarking.records.llama_bench import read_llama_bench
 from edge_transact.benchmarking.records.log import read_records, to_line
 from edge_transact.benchmarking.records.plan import parse_lengths
 from edge_transact.checkpoint import reader
+from edge_transact.checkpoint.schema import Configuration
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import gguf, pieces, rows
 from edge_transact.inputs.shares import share_of
+from edge_transact.reading import checked, read_object
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
 _directory = tempfile.TemporaryDirectory(prefix="edge-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
@@ -100,8 +102,9 @@ def widths(data: bytes) -> None:
 
 @target
 def config_widths(data: bytes) -> None:
-    """What a ``config.json`` says of widths gives a plan, whose own sparse map gives the same plan."""
-    config = json.loads(data) if data[:1] == b"{" and _is_json(data) else {}
+    """What a ``config.json`` that its schema lets pass says of widths gives a plan; its sparse map, the same plan."""
+    config = read_object(file_of(data, "config.json"))
+    checked(Configuration, config, "config.json")
     plan = WidthPlan.from_config(config)
     again = config | asdict(plan.widest) | {"per_layer_config": plan.per_layer_config(), "head_dim": plan.head_dim}
     assert WidthPlan.from_config(again) == plan
@@ -184,12 +187,6 @@ def _cuts(data: bytes) -> tuple[bytes, list[int]]:
 def _pieces(path: Path, starts: list[int]) -> list[pieces.FilePiece]:
     size = path.stat().st_size
     return [pieces.FilePiece(path, size, start, stop) for start, stop in pairwise(starts)]
-
-
-def _is_json(data: bytes) -> bool:
-    with suppress(ValueError, RecursionError):
-        return isinstance(json.loads(data), dict)
-    return False
 
 
 def _same(first: object, second: object) -> bool:
