@@ -27,6 +27,13 @@ def _number(value: object) -> float | None:
     return float(value) if value >= 0 else None
 
 
+def integer_of(text: str) -> int:
+    """An integer in JSON that 64 bits hold; a `ValueError` for others, of which no float can be made."""
+    if not -(2**63) <= (value := int(text)) < 2**63:
+        raise ValueError(f"{text[:20]}... is no integer of 64 bits")
+    return value
+
+
 def _positive(value: object) -> float | None:
     return _number(value) or None
 
@@ -216,7 +223,7 @@ def parse_line(text: str, run: str) -> Line | None:
     """Parse one line of output; None unless it is a complete line of this run."""
     try:
         # Not pydantic's own parser, which refuses lone surrogates.
-        value = json.loads(text)
+        value = json.loads(text, parse_int=integer_of)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or value.get("run") != run or value.get("kind") not in _KINDS:

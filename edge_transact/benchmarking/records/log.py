@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from edge_transact.benchmarking.records.lines import integer_of
 from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord, VisitRecord
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
@@ -244,7 +245,7 @@ def _parse(data: bytes, path: Path) -> _Contents:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_int=integer_of)
         except (ValueError, RecursionError):
             contents.others.append((number, "no JSON, perhaps cut off", line))
             continue
