@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,13 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.command import run, said
 from tests.support.dists import make_dist
 from tests.support.examples import examples_with, run_line
+from tests.support.kills import Runs
 
 pytestmark = pytest.mark.needs("clang-19")
 
 PACKAGE = "org.example.chat"
 HOME = f"sdcard/Android/data/{PACKAGE}/files/models"
+MODULES = ["edge_transact.cli.install", "edge_transact.bundling.install", "adbutils"]
 SHARDS = [bytes([index]) * 300_000 for index in range(1, 4)]
 
 
@@ -193,6 +197,54 @@ def test_a_process_that_is_killed(chat, project, dist, monkeypatch):
 
 def whole(model: Path, name: str, dist: Path) -> bool:
     return (model / name).exists() and (model / name).read_bytes() == (dist / name).read_bytes()
+
+
+@pytest.fixture
+def runs(chat, tmp_path):
+    with Runs(tmp_path, MODULES) as running:
+        yield running
+
+
+@pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.soak)])
+def test_killed_at_any_request(times, chat, project, dist, runs, tmp_path):
+    """By any signal, at a request to adb or a moment after: the next call sends the rest."""
+    words, dice = ("install", project, "--device", chat.serial, "--json"), random.Random(times)
+    models, staging = chat.root / HOME, chat.tmp / "edge-transact/staging"
+    undisturbed = runs.run(*words)
+    assert undisturbed.code == 0 and undisturbed.events > 15, undisturbed
+    shutil.rmtree(models)
+    for _ in range(times):
+        there = [path.name for path in models.glob("big/*") if whole(path.parent, path.name, dist)]
+        number = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+        after_s = dice.choice([0, dice.random() / 20])
+        ended = runs.run(*words, at=dice.randint(1, undisturbed.events), number=number, after_s=after_s)
+        assert ended.code in (0, 130, 143, -signal.SIGKILL, -signal.SIGALRM) and not ended.left, ended
+        assert os.listdir(tmp_path / "tmp") == [], ended
+        if ended.code == 0:
+            assert len(json.loads(ended.stdout)["files"]) == 6 - len(there)
+            assert complete(models, "big", dist) and os.listdir(staging) == []
+            shutil.rmtree(models)
+    assert runs.run(*words).code == 0 and complete(models, "big", dist) and os.listdir(staging) == []
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.soak)])
+def test_two_at_once(times, chat, project, dist, runs, tmp_path):
+    """Two models of one name: the app has one of the two, whole."""
+    models, other = chat.root / HOME, tmp_path / "other/big"
+    other.parent.mkdir()
+    make_dist(other, shards=[bytes([index]) * 300_000 for index in range(4, 7)])
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second/cache").symlink_to(tmp_path / "cache")
+    with Runs(tmp_path / "second", MODULES) as second, ThreadPoolExecutor() as pool:
+        for _ in range(times):
+            both = [
+                pool.submit(its.run, "install", source, "--application-id", PACKAGE, "--device", chat.serial)
+                for its, source in ((runs, dist), (second, other))
+            ]
+            assert [each.result().code for each in both] == [0, 0]
+            first = (models / "big/params_shard_0.bin").read_bytes() == SHARDS[0]
+            assert complete(models, "big", dist if first else other)
+            shutil.rmtree(models)
 
 
 def test_storage_that_is_full(make_phone, project, dist):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,11 @@ import psutil
 
 from tests.support.machine import NO_MODULES_FILES
 
-CHANGES = {f"os.{name}" for name in ("link", "mkdir", "remove", "rename", "rmdir", "symlink")} | {"subprocess.Popen"}
+CHANGES = {f"os.{name}" for name in ("link", "mkdir", "remove", "rename", "rmdir", "symlink")}
+CHANGES |= {"subprocess.Popen", "socket.connect"}
 """The events that count, besides files opened for writing."""
+
+HEAVY = ("torch", "transformers", "tvm", "edge_transact.cli")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class Ended:
 class Runs:
     """A process that forks, as a context. Runs have a cache and temporary files of their own, in `directory`."""
 
-    def __init__(self, directory: Path = Path()) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path = Path(), modules: Sequence[str] = HEAVY) -> None:
+        self.directory, self._modules = directory, modules
 
     def __enter__(self) -> Runs:
-        words = [sys.executable, "-m", __name__]
+        words = [sys.executable, "-m", __name__, *self._modules]
         self._server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         return self
 
@@ -90,12 +94,8 @@ class Runs:
 def _serve() -> None:
     gc.disable()
     inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-    import tvm  # noqa: F401
-
-    import edge_transact.cli  # noqa: F401
-
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # for what imports print
     for line in sys.stdin:
