@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -225,26 +224,6 @@ def test_killed_at_any_request(times, chat, project, dist, runs, tmp_path):
             assert complete(models, "big", dist) and os.listdir(staging) == []
             shutil.rmtree(models)
     assert runs.run(*words).code == 0 and complete(models, "big", dist) and os.listdir(staging) == []
-
-
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.soak)])
-def test_two_at_once(times, chat, project, dist, runs, tmp_path):
-    """Two models of one name: the app has one of the two, whole."""
-    models, other = chat.root / HOME, tmp_path / "other/big"
-    other.parent.mkdir()
-    make_dist(other, shards=[bytes([index]) * 300_000 for index in range(4, 7)])
-    (tmp_path / "second").mkdir()
-    (tmp_path / "second/cache").symlink_to(tmp_path / "cache")
-    with Runs(tmp_path / "second", MODULES) as second, ThreadPoolExecutor() as pool:
-        for _ in range(times):
-            both = [
-                pool.submit(its.run, "install", source, "--application-id", PACKAGE, "--device", chat.serial)
-                for its, source in ((runs, dist), (second, other))
-            ]
-            assert [each.result().code for each in both] == [0, 0]
-            first = (models / "big/params_shard_0.bin").read_bytes() == SHARDS[0]
-            assert complete(models, "big", dist if first else other)
-            shutil.rmtree(models)
 
 
 def test_storage_that_is_full(make_phone, project, dist):

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
@@ -97,7 +97,8 @@ class AppFolder:
         """Removes files in the folder. Where Android forbids that, they become empty."""
         self._device.script(_REMOVE, *paths, timeout_s=60)
 
-    def keep_only(self, directory: str, names: Iterable[str]) -> None:
-        """Removes all other files of a directory in the folder, as `remove` does."""
+    def keep_only(self, directory: str, digests: Mapping[str, str]) -> None:
+        """Removes all files of a directory in the folder but these, and what calls that ended have left of these."""
         there = self._device.script(_NAMES, directory).stdout.splitlines()
-        self.remove(*(f"{directory}/{name}" for name in set(there) - set(names)))
+        strays = [f"{directory}/{name}" for name in set(there) - set(digests)]
+        self.remove(*strays, *(f"{STAGING}/{digest}" for digest in digests.values()))
