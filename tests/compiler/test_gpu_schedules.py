@@ -84,7 +84,8 @@ def test_padded_heads_are_multiplied_only_where_vectors_of_eight_are_aligned(hea
 def kernels() -> int:
     """How many there are in this process."""
     gc.collect()
-    return sum(isinstance(each, tirx.PrimFunc) for each in gc.get_objects())
+    # Not isinstance: it asks objects for their `__class__`, and some have none.
+    return sum(issubclass(type(each), tirx.PrimFunc) for each in gc.get_objects())
 
 
 @pytest.mark.slow
