@@ -30,4 +30,5 @@ def test_examples_measure_the_phone(line, phone, runner, tiny_dist, tmp_path, mo
     measured = repetitions(Path("edge-transact-bench.jsonl"))
     assert {row.model for row in measured} == models
     assert {row.serial for row in measured} == {phone.serial}
-    assert Path("report/index.html").exists()
+    for option, written in (("--report", "report/index.html"), ("--evidence", "pixel.zip")):
+        assert Path(written).exists() == (option in line)
