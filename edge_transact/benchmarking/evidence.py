@@ -11,10 +11,9 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge_transact.artifacts.outputs import new_file
+from edge_transact.artifacts.outputs import new_file, scratch_directory
 from edge_transact.benchmarking.analysis.report import write_report
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.model import BenchModel
@@ -87,8 +86,8 @@ def write_evidence(
         {names[info.serial]: {name: getattr(info, name) for name in _ABOUT_DEVICE} for info in infos},
         {model.digest: {name: getattr(model.manifest, name) for name in _ABOUT_DIST} for model in models},
     )
-    with TemporaryDirectory() as scratch, new_file(path, _BEGINS, force=path.exists()) as fresh:
-        report = Path(scratch) / "report"
+    with scratch_directory() as scratch, new_file(path, _BEGINS, force=path.exists()) as fresh:
+        report = scratch / "report"
         cleaned = [_cleaned(record, names) for record in records]
         if any(isinstance(record, RepetitionRecord) for record in cleaned):
             write_report(cleaned, report, command="edge-transact bench DIST --device SERIAL")

@@ -6,11 +6,10 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,7 +119,8 @@ def bench(
         plan = plan_bench(paths, options, log=output, fresh=fresh, llama_cpp=with_llama_cpp)
         show({"plan": asdict(plan)}, as_json, lambda: _write(plan.line() + "\n"))
         return
-    with _exported(paths if with_llama_cpp else []) as ggufs:
+    with ExitStack() as stack:
+        ggufs = stack.enter_context(_exported(paths)) if with_llama_cpp else []
         outcome = bench_models(
             paths,
             options,
@@ -172,10 +172,11 @@ def _dists(words: list[str], options: BenchOptions) -> list[Path]:
 @contextmanager
 def _exported(dists: Sequence[Path]) -> Iterator[list[Path]]:
     """The DISTs as GGUF files, for as long as they are measured."""
+    from edge_transact.artifacts.outputs import scratch_directory
     from edge_transact.exporting.gguf import export_gguf
 
-    with TemporaryDirectory(prefix="edge-transact-gguf-") as directory:
-        files = [Path(directory) / f"{index}.gguf" for index in range(len(dists))]
+    with scratch_directory() as directory:
+        files = [directory / f"{index}.gguf" for index in range(len(dists))]
         for dist, file in zip(dists, files, strict=True):
             export_gguf(str(dist), file)
         yield files

@@ -1,11 +1,13 @@
 """What a command reads is there afterwards, whatever it is told to write."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import run
 from tests.support.examples import small_model, split
+from tests.support.tokenizers import give_bytes
 
 
 @pytest.fixture
@@ -56,11 +58,12 @@ def test_no_output_replaces_a_text(line: str, tmp_path, models: None) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_replaces_what_it_wrote(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_replaces_what_it_wrote(tiny_model, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("Some words for a small model to read. " * 400)
+    give_bytes(Path(shutil.copytree(tiny_model, "tiny")))
     for line in (
-        "prune demo:tiny --ratio 0.3 --calibration-tokens 512 -o pruned --report page/prune",
+        "prune tiny --ratio 0.3 --calibration-tokens 512 -o pruned --report page/prune",
         "heal pruned --train text.txt --train-tokens 1024 -o healed",
         "export healed --pre gpt-2 -o healed.gguf",
         "eval pruned --max-windows 1 --report page/eval",
