@@ -99,7 +99,7 @@ def _make(compiler: str, directory: Path) -> None:
 def _take_from_wheels(directory: Path) -> None:
     """Downloads the wheels, whose sha256 pip compares with its index's, and unpacks the libraries."""
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
-    with tempfile.TemporaryDirectory(dir=directory.parent) as workspace:
+    with tempfile.TemporaryDirectory(dir=directory) as workspace:
         versions = [f"{package}=={version(package)}" for package in WHEELS]
         _run(*pip, "--platform", PLATFORM, "--dest", workspace, *versions)
         for wheel in Path(workspace).glob("*.whl"):
