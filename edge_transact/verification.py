@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_transact import cache
 from edge_transact.artifacts.digests import ends_in_digest, is_sealed
-from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.dist_files import MANIFEST, TUNING
 from edge_transact.artifacts.listing import files_beside, listed, problems
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.bundling.apk import examine_apk
@@ -77,9 +77,12 @@ def _listed(listing: Path) -> list[Check]:
     if unsealed := _unsealed(listing):
         return unsealed
     files = listed(listing)
-    others = [name for name in files_beside(listing) if name not in (*files, MODEL_CARD) and not name.startswith(".")]
+    known = (*files, MODEL_CARD, TUNING)
+    others = [name for name in files_beside(listing) if name not in known and not name.startswith(".")]
     strangers = [] if listing.name == RECORD else others
     wrong = problems(listing.parent, files) | dict.fromkeys(strangers, f"is not in {listing.name}")
+    if (listing.parent / TUNING).is_file() and not is_sealed(listing.parent / TUNING):
+        wrong[TUNING] = "was changed"
     return _compared(listing.parent, listing.parent, files, wrong)
 
 

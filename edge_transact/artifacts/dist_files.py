@@ -6,6 +6,9 @@ MANIFEST = "manifest.json"
 CHAT_CONFIG = "mlc-chat-config.json"
 """MLC-LLM's configuration of a model; see `edge_transact.mlc.chat_config`."""
 
+TUNING = "tuning.json"
+"""What phones run the DIST on best; ``bench --tune`` adds it, see `edge_transact.benchmarking.records.tuned`."""
+
 TENSOR_CACHE = "tensor-cache.json"
 """The index of the parameter shards, in TVM's format; see `edge_transact.weights.shards`."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES, TUNING
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.reading import read_object, user_path
 
@@ -30,7 +30,7 @@ _CHECKPOINT = rf"""model(-\d+-of-\d+)?\.safetensors|edge_rounding\.safetensors|m
 _BUILT = r"([^/]+/)?(build|\.gradle|\.idea|\.kotlin|\.cxx)/.+|(dist|logs)/.+|local\.properties"
 
 OURS: dict[tuple[str, ...], str] = {
-    (MANIFEST, CHAT_CONFIG): r"definition/__pycache__/[^/]+",
+    (MANIFEST, CHAT_CONFIG): rf"definition/__pycache__/[^/]+|{re.escape(TUNING)}",
     ("bundle.json", "settings.gradle"): _BUILT,
     ("edge_transact.json", "config.json"): _CHECKPOINT,
     ("report.json", "index.html"): _REPORT,

@@ -36,6 +36,9 @@ class BenchModel:
 
     `digest` is the sha256 of its manifest, so that results of two builds never mix. A second copy of a build, which
     shows how much noise there is, has ``-2`` after it, and so on.
+
+    A candidate of ``--tune`` has the `cores` that it runs on, unless the runtime chooses them, and may have another
+    `target` than the device's.
     """
 
     name: str
@@ -43,10 +46,23 @@ class BenchModel:
     digest: str
     manifest: Manifest
     peer: LlamaCpp | None = None
+    cores: str = ""
+    target: str | None = None
+
+    @property
+    def is_itself(self) -> bool:
+        """Whether it is a DIST, and no variant of one that takes turns with it."""
+        return not (self.peer or self.cores or self.target)
 
     def target_on(self, target: str) -> str:
         """The target that results name, on a device that measures libraries for `target`."""
-        return LLAMA_CPP if self.peer else target
+        return LLAMA_CPP if self.peer else self.target or target
+
+    def on(self, label: str, *, cores: str = "", target: str | None = None) -> BenchModel:
+        """The same model on some cores, or of another target, as a model that takes turns with this one."""
+        return replace(
+            self, name=f"{self.name}, {label}", digest=f"{self.digest}@{cores or target}", cores=cores, target=target
+        )
 
     def in_llama_cpp(self, program: Path, gguf: Path) -> BenchModel:
         """The same model as ``llama-bench`` measures it, as a model that takes turns with this one."""

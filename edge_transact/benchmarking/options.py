@@ -41,7 +41,7 @@ class BenchOptions(Options):
     """The options of a bench.
 
     Raises:
-        UsageError: A visit could start above the ceiling.
+        UsageError: A visit could start above the ceiling, or `tune` contradicts another option.
     """
 
     lengths: Annotated[
@@ -92,6 +92,9 @@ class BenchOptions(Options):
         ),
     ] = None
     app: Annotated[str, Option("Run in this bundled app instead of the runner.", WHERE, metavar="PACKAGE")] = ""
+    tune: Annotated[
+        bool, Option("Find the phone's cores, or its GPU, that run a DIST best, at the last of --lengths.", WHERE)
+    ] = False
 
     @model_validator(mode="after")
     def _starts_below_the_ceiling(self) -> BenchOptions:
@@ -102,10 +105,26 @@ class BenchOptions(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tunes_a_phone_itself(self) -> BenchOptions:
+        named = {
+            "threads": self.threads,
+            "cores": self.cores,
+            "app": self.app,
+            "target android": self.target == "android",
+        }
+        if self.tune and (others := [name for name, given in named.items() if given]):
+            raise UsageError(f"--tune tries cores and units itself, so --{others[0]} says nothing", fix="Leave it out.")
+        if self.tune and self.device == "host":
+            raise UsageError("--tune is for a phone", fix="Name it with --device.")
+        if self.tune and self.lengths[-1].decode_tokens < 2:
+            raise UsageError(f"--lengths {self.lengths[-1]} decodes nothing after the first token", fix="Write 256+64.")
+        return self
+
     @property
     def measured(self) -> tuple[Lengths, ...]:
         """The lengths of each repetition, all prompts that are answered together included."""
-        return tuple(replace(pair, batch_size=self.batch) for pair in self.lengths)
+        return tuple(replace(pair, batch_size=self.batch) for pair in self.lengths[-1 if self.tune else 0 :])
 
     @property
     def rounds(self) -> int:

@@ -322,6 +322,7 @@ class _Worker:
             soc=info.soc,
             android=info.android,
             device_fingerprint=info.fingerprint,
+            cpu="; ".join(map(str, info.clusters)) or None,
             bandwidth_gb_s=info.bandwidth_gb_s,
             fixed_performance=self.driver.fixed_performance,
             target=model.target_on(self.driver.target),

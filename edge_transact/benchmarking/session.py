@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_transact.artifacts.dist_files import TUNING
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.benchmarking.analysis.export import FORMATS, NARROW, columns, write_sqlite
@@ -20,7 +21,10 @@ from edge_transact.benchmarking.portable import RUNNER, SOURCE, portable_runner
 from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
+from edge_transact.benchmarking.records.tuned import read_tuning, write_tuning
 from edge_transact.benchmarking.run import GivenUp, run_plan
+from edge_transact.benchmarking.tuning import TuningResult, candidates, judge
+from edge_transact.cache import cache_directory
 from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import written
@@ -30,12 +34,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(repr=False)
 class BenchOutcome(Summarized):
-    """How a bench ended: the results of everything in the log, and what could not be finished, a sentence each."""
+    """How a bench ended: the results of everything in the log, what could not be finished, and what ``tune`` found."""
 
     results: list[Result]
     log: Path
     page: Path | None = None
     failures: list[str] = field(default_factory=list)
+    tuning: TuningResult | None = None
 
     def summary(self) -> Summary:
         """The most important columns of the results."""
@@ -113,13 +118,14 @@ def bench_models(
     if tests is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
     drivers = _drivers(models, options, clean)
+    models = _candidates(models, drivers, options)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
     digests = [model.digest for model in models]
 
     def known(driver: Driver, given_up: Set[GivenUp]) -> float:
         own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
-        return known_to(own, digests, driver.target, options.measured, given_up)
+        return known_to(own, digests, {model.target_on(driver.target) for model in models}, options.measured, given_up)
 
     try:
         _announce(make_plan(drivers, models, options, file.records), log)
@@ -130,13 +136,18 @@ def bench_models(
     if evidence is not None:
         infos = [driver.info for driver in drivers]
         file_of_evidence.write_evidence(
-            evidence, records, log.read_bytes(), infos, [each for each in models if not each.peer]
+            evidence, records, log.read_bytes(), infos, [each for each in models if each.is_itself]
         )
     if tests is not None:
         records += repetitions_of(tests, records)
     results = make_results(records, digests[0])
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
+    tuning: TuningResult | None = None
+    if options.tune:
+        (driver,) = drivers
+        tuning = judge(models, driver.info, driver.target, options.measured[0], records)
+        _keep_tuning(tuning, dists[0])
     page = None
     if report is not None and results:
         peer = ["--with-llama-cpp", llama_cpp] if llama_cpp else []
@@ -148,9 +159,10 @@ def bench_models(
             perplexities=perplexities,
             published=published,
             force=replace,
+            tuning=tuning.section() if tuning else None,
         )
         page = report / "index.html"
-    return BenchOutcome(results, log, page, failures)
+    return BenchOutcome(results, log, page, failures, tuning)
 
 
 def plan_bench(
@@ -158,7 +170,39 @@ def plan_bench(
 ) -> Plan:
     """What `bench_models` would do and raise, without measuring. `fresh`: nothing counts as measured yet."""
     models = _models(dists, options, llama_cpp, [path / "model.gguf" for path in dists])
-    return make_plan(_drivers(models, options, clean=False), models, options, _earlier(log, fresh))
+    drivers = _drivers(models, options, clean=False)
+    return make_plan(drivers, _candidates(models, drivers, options), options, _earlier(log, fresh))
+
+
+def _candidates(models: list[BenchModel], drivers: Sequence[Driver], options: BenchOptions) -> list[BenchModel]:
+    """With ``--tune``, what the phone runs the DIST on; otherwise the DISTs themselves.
+
+    Raises:
+        UsageError: There are several DISTs or phones.
+        EdgeTransactError: What is known of other phones can't be read.
+    """
+    if not options.tune:
+        return models
+    if len(models) > 1 or len(drivers) > 1:
+        raise UsageError("--tune is for one DIST on one phone", fix="Name one, and the phone's serial with --device.")
+    (model,), (driver,) = models, drivers
+    read_tuning(model.path)
+    opencl = options.target is None and "android" in model.manifest.libraries and driver.info.opencl is not None
+    return candidates(model, driver.info, opencl=opencl and _built_runner(options) is not None)
+
+
+def _keep_tuning(tuning: TuningResult, dist: Path) -> None:
+    for sentence in tuning.sentences:
+        logger.info(sentence)
+    if tuning.soc is None:
+        logger.warning("the phone doesn't name its chip, as phones do from Android 12 on: apps can't look this up")
+    elif cache_directory() in dist.resolve().parents:
+        logger.info("`build` a DIST and tune that: an app gets what is kept there")
+    else:
+        try:
+            logger.info(f"{write_tuning(dist, tuning.soc, tuning.tuned)}: `bundle` gives it to apps, for {tuning.soc}")
+        except OSError as error:
+            logger.warning(f"{dist / TUNING} can't be written: {error.strerror}")
 
 
 def _earlier(log: Path, fresh: bool) -> list[Record]:
@@ -194,6 +238,8 @@ def _models(
             "--with-llama-cpp runs llama-bench on phones, in turns with the runner",
             fix="Name a phone with --device and leave --app out, or give --llama-bench FILE.",
         )
+    if llama_cpp and options.tune:
+        raise UsageError("--tune compares a DIST with itself, not with llama.cpp", fix="Leave --with-llama-cpp out.")
     if llama_cpp and not llama_cpp.is_file():
         raise UsageError(f"{llama_cpp} is not a file", fix="Name the llama-bench that you built for the phone.")
     if options.batch > 1 and options.device != "host":
@@ -223,7 +269,9 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
     from edge_transact.benchmarking.drivers.app import AppDriver
 
     built = None if options.app else _built_runner(options)
-    target = options.target or _common_target(models, opencl=bool(options.app or built))
+    target = options.target or (
+        "android-cpu" if options.tune else _common_target(models, opencl=bool(options.app or built))
+    )
     for model in models:
         model.library(target)
     devices = find_devices(options.device)

@@ -97,6 +97,8 @@ def bench(
 
     `edge-transact bench dist --profile --lengths 256+64`
 
+    `edge-transact bench dist --device SERIAL --tune`
+
     `edge-transact bench dist --device all --evidence pixel.zip`
 
     `edge-transact bench compare before.jsonl after.jsonl --report report`
@@ -142,6 +144,7 @@ def bench(
         "failures": outcome.failures,
         "log": str(output),
         "page": outcome.page and str(outcome.page),
+        **({"tuning": outcome.tuning.to_dict()} if outcome.tuning else {}),
     }
 
     def text() -> None:

@@ -160,9 +160,9 @@ def test_rounds_are_added_until_it_is_known(bench: Bench, names: str, tmp_path: 
     digests = list(dict.fromkeys(record.model_digest for record in records))
     last = max(record.round for record in records)
     assert 5 < last + 1 < options.MOST_ROUNDS
-    assert known_to(records, digests, "host", [PAIR]) <= 0.03
+    assert known_to(records, digests, {"host"}, [PAIR]) <= 0.03
     earlier = [record for record in records if record.round < last]
-    assert known_to(earlier, digests, "host", [PAIR]) > 0.03
+    assert known_to(earlier, digests, {"host"}, [PAIR]) > 0.03
 
 
 def test_a_cap_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

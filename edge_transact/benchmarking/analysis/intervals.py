@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from edge_transact.benchmarking.records.llama_bench import LLAMA_CPP
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 
@@ -186,7 +185,7 @@ def speedups(baseline: Samples, samples: Samples) -> dict[Metric, Estimate]:
 def known_to(
     records: Iterable[Record],
     models: Sequence[str],
-    target: str,
+    targets: Collection[str],
     lengths: Iterable[Lengths],
     given_up: Set[tuple[int, Lengths]] = frozenset(),
 ) -> float:
@@ -197,7 +196,7 @@ def known_to(
     """
     groups: dict[tuple[str, Lengths], list[RepetitionRecord]] = defaultdict(list)
     for record in records:
-        if isinstance(record, RepetitionRecord) and record.target in (target, LLAMA_CPP):
+        if isinstance(record, RepetitionRecord) and record.target in targets:
             groups[record.model_digest, record.lengths].append(record)
     widths = []
     for pair in lengths:

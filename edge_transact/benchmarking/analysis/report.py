@@ -33,11 +33,12 @@ def write_report(
     perplexities: Mapping[str, float] | None = None,
     published: bool = False,
     force: bool = False,
+    tuning: Section | None = None,
 ) -> list[str]:
     """Write ``index.html``, ``results.json`` and the charts as SVG files. Returns the charts' file names.
 
     `command` is the line that measures it again, `baseline` is as in `make_results`, `perplexities` are by model, and
-    `published` draws the paper's own figure too.
+    `published` draws the paper's own figure too. `tuning` is shown first.
     """
     records = named_apart(records)
     results = make_results(records, baseline)
@@ -50,6 +51,7 @@ def write_report(
     if published:
         charts.append(figures.published())
     sections = [
+        *([tuning] if tuning else []),
         _results(results),
         *charts,
         _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True),
@@ -169,7 +171,7 @@ def _machine_of(result: Result) -> str:
     """Where a result was measured, in a few words."""
     if result["serial"] == "host":
         return machine_name()
-    known = [f"Android {result['android']}" if result["android"] else None, result["soc"]]
+    known = [f"Android {result['android']}" if result["android"] else None, result["soc"], result["cpu"]]
     details = ", ".join(value for value in known if value)
     return f"{result['device']} ({details})" if details else result["device"]
 

@@ -102,6 +102,7 @@ class Result(TypedDict):
     soc: str | None
     android: str | None
     device_fingerprint: str | None
+    cpu: str | None
     build: dict[str, str]
     test: str
     n_prompt: int
@@ -216,7 +217,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
         "tokens_equal": all((sample.tokens, sample.text) == (first.tokens, first.text) for sample in samples),
         "tokens_checked": first.tokens_checked,
         "tokens_agreed": min(_known(sample.tokens_agreed for sample in samples), default=None),
-        **_copied(first, "soc", "android", "device_fingerprint", "build"),
+        **_copied(first, "soc", "android", "device_fingerprint", "cpu", "build"),
         **_llama_bench(samples),
         "samples": [_copied(sample, *SAMPLE_FIELDS) for sample in samples],
     }

@@ -33,6 +33,31 @@ class RunFailed(EdgeTransactError):
     """A run ended without its final line: it crashed, was killed, or reported an error."""
 
 
+def ranges(cores: Sequence[int]) -> str:
+    """Core numbers as ``--cores`` takes them: ``0,4-7``."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores that are alike. `speed` is relative to the fastest cluster's, as far as Linux says it."""
+
+    name: str
+    cores: tuple[int, ...]
+    max_mhz: float | None
+    speed: float
+
+    def __str__(self) -> str:
+        clock = "" if self.max_mhz is None else f", {self.max_mhz:,.0f} MHz"
+        return f"{self.name} {ranges(self.cores)}{clock}"
+
+
 @dataclass(frozen=True)
 class DeviceInfo:
     """What a device reports about itself; None for what it doesn't report.
@@ -43,6 +68,7 @@ class DeviceInfo:
         sdk: Android's API level.
         fingerprint: Build of the operating system.
         opencl: Path of its OpenCL library.
+        clusters: Of its CPU, the fastest first; empty if it doesn't say any.
     """
 
     serial: str
@@ -57,6 +83,7 @@ class DeviceInfo:
     opencl: str | None = None
     battery_percent: int | None = None
     on_battery: bool | None = None
+    clusters: tuple[Cluster, ...] = ()
 
     @property
     def bandwidth_gb_s(self) -> float | None:

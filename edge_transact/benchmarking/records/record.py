@@ -35,6 +35,7 @@ class VisitContext:
         serial: What adb calls the device, or ``host``.
         device: Name of the device, which other devices may share.
         device_fingerprint: Build of the operating system.
+        cpu: The clusters of a phone's cores.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
         time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
@@ -52,6 +53,7 @@ class VisitContext:
     soc: str | None = None
     android: str | None = None
     device_fingerprint: str | None = None
+    cpu: str | None = None
     bandwidth_gb_s: float | None = None
     fixed_performance: bool | None = None
     target: str

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, adb_client
+from edge_transact.benchmarking.drivers.adb.clusters import CPUS, parse_clusters
 from edge_transact.benchmarking.drivers.adb.sensors import integer
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -38,12 +39,13 @@ _OPENCL_PATHS = (
     "/vendor/lib64/libPVROCL.so",
 )
 
-# One round trip: properties, memory, OpenCL, battery.
-_DESCRIBE = """
+# One round trip: properties, memory, OpenCL, battery, cores.
+_DESCRIBE = f"""
 getprop
 cat /proc/meminfo
 for path in "$@"; do [ -e "$path" ] && echo "opencl: $path"; done
 dumpsys battery 2>/dev/null
+{CPUS}
 exit 0
 """
 
@@ -154,6 +156,7 @@ def describe(device: AndroidDevice) -> DeviceInfo:
         opencl=values.get("opencl"),
         battery_percent=integer(values.get("level")),
         on_battery=None if set(powered) == {None} else "true" not in powered,
+        clusters=parse_clusters(result.stdout),
     )
 
 

@@ -68,7 +68,8 @@ class RunnerDriver(PhoneDriver):
         self.device.checked("mkdir", "-p", self._runs)
         libraries = {path.name: path for path in sorted(self.runner.glob("*.so*"))}
         pushed = self._push(self._bin, {RUNNER: self.runner / RUNNER, **libraries}, stop, mode=0o755)
-        for model in models:
+        # Candidates of one target have the same files.
+        for model in {(model.path, model.target_on(self.target)): model for model in models}.values():
             if model.peer:
                 program = {LLAMA_BENCH: model.peer.program}
                 beside = {path.name: path for path in sorted(model.peer.program.parent.glob("*.so"))}
@@ -77,7 +78,9 @@ class RunnerDriver(PhoneDriver):
                 continue
             model.manifest.verify(model.path, TENSOR_CACHE, SHARDS)
             weights = [model.path / TENSOR_CACHE, *sorted(model.path.glob(SHARDS))]
-            files = {path.name: path for path in weights} | {self._library(model): model.library(self.target)}
+            files = {path.name: path for path in weights} | {
+                self._library(model): model.library(model.target_on(self.target))
+            }
             pushed += self._push(self._directory(model), files, stop)
         self.fix_performance()
         return bool(pushed)
@@ -178,10 +181,11 @@ class RunnerDriver(PhoneDriver):
         directory = self._directory(model)
         # Compiled OpenCL programs are kept for this library and this build of Android.
         system = hashlib.sha256((self.info.fingerprint or "").encode()).hexdigest()
+        target = model.target_on(self.target)
         options: dict[str, str | int] = {
             "--model": directory,
             "--library": f"{directory}/{self._library(model)}",
-            "--device": TVM_DEVICE[self.target],
+            "--device": TVM_DEVICE[target],
             "--prompt": prompt,
             "--decode": visit.lengths.decode_tokens,
             "--repetitions": visit.repetitions,
@@ -191,12 +195,12 @@ class RunnerDriver(PhoneDriver):
             "--output": f"{self._runs}/{run}.jsonl",
             "--programs": f"{directory}/{self._library(model)}.{system[:16]}.programs",
         }
-        if model.manifest.libraries[self.target].endswith(".tar"):
-            options["--system-lib-prefix"] = system_lib_prefix(model.library_name(self.target))
+        if model.manifest.libraries[target].endswith(".tar"):
+            options["--system-lib-prefix"] = system_lib_prefix(model.library_name(target))
         if self.conditions.threads:
             options["--threads"] = self.conditions.threads
-        if self.conditions.cores:
-            options["--cores"] = self.conditions.cores
+        if cores := model.cores or self.conditions.cores:
+            options["--cores"] = cores
         parity = model.manifest.answer()
         if parity is not None:
             record = f"{self._runs}/{run}.check"
@@ -211,8 +215,9 @@ class RunnerDriver(PhoneDriver):
 
     def _library(self, model: BenchModel) -> str:
         """File name of the library. It names the content, so that another build's library is another file."""
-        digest = model.manifest.files[model.manifest.libraries[self.target]]
-        return f"{self.target}-{digest[:16]}.so"
+        target = model.target_on(self.target)
+        digest = model.manifest.files[model.manifest.libraries[target]]
+        return f"{target}-{digest[:16]}.so"
 
     def _push(self, directory: str, files: dict[str, Path], stop: threading.Event, *, mode: int = 0o644) -> list[str]:
         total = sum(path.stat().st_size for path in files.values())
