@@ -22,6 +22,7 @@ namespace ffi = tvm::ffi;
 namespace {
 
 constexpr int kFailed = 1, kUsage = 2, kLowMemory = 3, kTimeout = 124, kAbandoned = 130;
+constexpr int kBigCores = 1;  // TVM's ThreadGroup::kBig
 constexpr double kMib = 1 << 20;
 
 struct Repetition {
@@ -95,7 +96,10 @@ Fields Error(const char* code, const char* message) {
 
 void Bench(const Options& options, LineWriter& out) {
   VolunteerForOom();
-  ChooseCores(options.threads, options.cores);
+  // By itself, TVM's pool uses no more of its threads than there are cores but the slowest ones.
+  if (int threads = ChooseCores(options.threads, options.cores)) {
+    ffi::Function::GetGlobalRequired("runtime.config_threadpool")(kBigCores, threads);
+  }
   out.Write(Fields("start").Add({{"pid", static_cast<int64_t>(getpid())}}));
 
   Model model(options);

@@ -24,7 +24,7 @@ int64_t StatusBytes(const char* file, const char* field) {
   return -1;
 }
 
-void ChooseCores(int threads, const std::vector<int>& cores) {
+int ChooseCores(int threads, const std::vector<int>& cores) {
   if (!cores.empty()) {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -39,6 +39,7 @@ void ChooseCores(int threads, const std::vector<int>& cores) {
     if (threads == 0) threads = static_cast<int>(cores.size());
   }
   if (threads > 0) setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
+  return threads;
 }
 
 void VolunteerForOom() {

@@ -10,8 +10,9 @@ namespace edge {
 /*! A field of /proc/self/status or /proc/meminfo, in bytes; -1 if the system doesn't report it. */
 int64_t StatusBytes(const char* file, const char* field);
 
-/*! Sets threads and cores of the runtime's thread pool. Call it before the runtime starts the pool. */
-void ChooseCores(int threads, const std::vector<int>& cores);
+/*! Sets threads and cores of the runtime's thread pool; returns the threads, or 0 for the runtime's own choice. Call it
+ *  before the runtime starts the pool. */
+int ChooseCores(int threads, const std::vector<int>& cores);
 
 /*! Asks the kernel to kill this process before others if memory runs out. */
 void VolunteerForOom();

@@ -195,12 +195,12 @@ def _keep_tuning(tuning: TuningResult, dist: Path) -> None:
     for sentence in tuning.sentences:
         logger.info(sentence)
     if tuning.soc is None:
-        logger.warning("the phone doesn't name its chip, as phones do from Android 12 on: apps can't look this up")
+        logger.warning("the phone doesn't name its chip, as phones do from Android 12 on: this isn't kept")
     elif cache_directory() in dist.resolve().parents:
-        logger.info("`build` a DIST and tune that: an app gets what is kept there")
+        logger.info("this isn't kept: `build` a DIST and tune that")
     else:
         try:
-            logger.info(f"{write_tuning(dist, tuning.soc, tuning.tuned)}: `bundle` gives it to apps, for {tuning.soc}")
+            logger.info(f"what runs best on {tuning.soc} is in {write_tuning(dist, tuning.soc, tuning.tuned)}")
         except OSError as error:
             logger.warning(f"{dist / TUNING} can't be written: {error.strerror}")
 

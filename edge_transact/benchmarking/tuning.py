@@ -149,7 +149,8 @@ def _best(measured: Sequence[_Candidate], phase: str) -> tuple[_Candidate, bool,
     said = f"{phase}: {best.model.name}, {number(best.tok_s(phase))} tokens a second"
     if rivals:
         names = ", ".join(f"{each.model.name} ({number(each.tok_s(phase))})" for each in [fastest, *rivals])
-        return best, False, f"{said}, {best.threads} threads; no clear winner among {names}."
+        threads = f"{best.threads} thread{'s' * (best.threads != 1)}"
+        return best, False, f"{said}, {threads}; no clear winner among {names}."
     for second, ratio in ratios[:1]:
         assert ratio is not None
         said += f", against {second.model.name}: {ratio_in_words(ratio.value, ratio.low, ratio.high, ratio.verdict)}"

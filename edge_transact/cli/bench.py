@@ -119,7 +119,8 @@ def bench(
 
     if dry_run:
         plan = plan_bench(paths, options, log=output, fresh=fresh, llama_cpp=with_llama_cpp)
-        show({"plan": asdict(plan)}, as_json, lambda: _write(plan.line() + "\n"))
+        candidates = [f"  {name}" for name in plan.models if options.tune]
+        show({"plan": asdict(plan)}, as_json, lambda: _write("\n".join([plan.line(), *candidates, ""])))
         return
     with ExitStack() as stack:
         ggufs = stack.enter_context(_exported(paths)) if with_llama_cpp else []

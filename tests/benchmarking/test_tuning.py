@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.verification import verify
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import QUICK, NoisyDevice
+from tests.support.command import run, said
 from tests.support.dists import make_dist
 
 A520, A55, A78, A715, X4 = "d80", "d05", "d41", "d4d", "d82"
@@ -187,6 +189,14 @@ def test_what_is_tried(dist, tmp_path, monkeypatch):
     assert tried(only, "8", monkeypatch, runner=tmp_path)[-1] == "4 cores 4-7"
 
 
+def test_a_dry_run_names_the_candidates(dist, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [Tuned({}, "8")])
+    monkeypatch.chdir(tmp_path)
+    done = run("bench", "dist", "--device", "s1", "--tune", "--dry-run")
+    assert done.stdout.splitlines()[1:] == ["  dist", "  dist, all cores 0-7", "  dist, 4 cores 4-7"]
+    assert not list(tmp_path.glob("*.jsonl")) and not (dist / TUNING).exists()
+
+
 def test_the_best_for_each_phase_is_kept_by_chip(tune, dist, tmp_path, caplog):
     """Decode is fastest on four cores, and a prompt on six."""
     caplog.set_level("INFO", "edge_transact")
@@ -279,3 +289,23 @@ def test_it_is_for_one_dist_on_one_phone(dist, tmp_path, monkeypatch):
         plan_bench([dist], options, log=tmp_path / "log.jsonl")
     with pytest.raises(UsageError, match=r"not with llama\.cpp"):
         plan_bench([dist], options, log=tmp_path / "log.jsonl", llama_cpp=dist / TUNING)
+
+
+def test_a_phone_is_tuned_with_the_runner_on_its_cores(phone, runner, tiny_dist, tmp_path, monkeypatch):
+    """Of its cores, adb's programs may use those of this machine, of which the second is the faster one."""
+    phone.write("/sys/devices/system/cpu/cpu1/cpufreq/cpuinfo_max_freq", 3_302_400)
+    shutil.rmtree(phone.root / "sys/devices/system/cpu/cpu7")
+    dist, log = Path(shutil.copytree(tiny_dist, tmp_path / "dist")), tmp_path / "log.jsonl"
+    monkeypatch.setenv("EDGE_BENCH_RUNNER", str(runner))
+    short = ["--lengths", "8+4", "--repetitions", 2, "--warmups", 0]
+    result = said("bench", dist, "--device", phone.serial, "--tune", *short, "-o", log)
+    assert result["failures"] == []
+    threads = {each.model[len(dist.name) :]: each.threads for each in repetitions(log)}
+    del threads[""]
+    # TVM by itself would use the big cores alone, of which there is one, whatever it is told.
+    assert threads == {", all cores 0-1": 2, ", big 1": 1, ", little 0": 1}
+    assert len({each.tokens for each in repetitions(log)}) == 1
+    tuning = result["tuning"]
+    assert tuning["clusters"] == "big 1, 3,302 MHz; little 0, 2,266 MHz" and len(tuning["sentences"]) == 2
+    kept = read_tuning(dist)[tuning["soc"]]
+    assert (kept.decode.model_dump(), kept.prefill.model_dump()) == (tuning["decode"], tuning["prefill"])
