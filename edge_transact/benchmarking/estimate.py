@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,8 +11,9 @@ from statistics import median
 from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.options import BenchOptions
-from edge_transact.benchmarking.records.plan import Visit, make_rounds
+from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord
+from edge_transact.benchmarking.records.series import done
 from edge_transact.formatting import duration
 
 
@@ -22,10 +23,13 @@ def visit_seconds(
     """About how long each visit to a device takes; `None` if the log has no repetition like one of them."""
     serial, known = driver.info.serial, defaultdict(list)
     for record in tuple(records):
-        if isinstance(record, RepetitionRecord) and record.serial == serial:
+        if isinstance(record, RepetitionRecord) and record.serial == serial and record.sustained_s is None:
             known[record.model_digest, record.target, record.lengths].append((record.load_s or 0.0, record.e2e_s))
     seconds = []
     for visit in visits:
+        if visit.seconds is not None:
+            seconds.append(visit.seconds)
+            continue
         model = models[visit.model]
         alike = known.get((model.digest, model.target_on(driver.target), visit.lengths))
         if not alike:
@@ -49,6 +53,7 @@ class Plan:
     rounds: int
     most_rounds: int
     until: float | None
+    sustained_s: float | None
     visits: int
     seconds: float | None
     most_seconds: float | None
@@ -56,6 +61,8 @@ class Plan:
     def line(self) -> str:
         """The plan for people."""
         rounds = f"{self.rounds} rounds" if self.until is None else f"{self.rounds} to {self.most_rounds} rounds"
+        if self.sustained_s is not None:
+            rounds = f"{duration(self.sustained_s)} without a pause"
         about = f"{self.visits} visit{'s' * (self.visits != 1)}"
         if self.seconds is not None:
             about += f", about {duration(self.seconds)}"
@@ -68,21 +75,20 @@ class Plan:
 
 def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
     """What identifies a visit in a log."""
-    return Key(serial, model.digest, model.target_on(target), visit.lengths, visit.round)
+    return Key(serial, model.digest, model.target_on(target), visit.lengths, visit.round, visit.seconds)
 
 
 def make_plan(
     drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
 ) -> Plan:
     """What a bench is about to do, given the records of its log."""
-    done = Counter(record.key for record in records if isinstance(record, RepetitionRecord))
-    rounds = make_rounds(len(models), conditions.measured, conditions.repetitions_by_round())
+    measured, rounds = done(records), conditions.planned(len(models))
     visits, seconds, most_seconds = 0, [], []
     for driver in drivers:
         lacking = [
             visit
             for visit in chain.from_iterable(rounds)
-            if done[key_of(visit, models[visit.model], driver.info.serial, driver.target)] < visit.repetitions
+            if measured[key_of(visit, models[visit.model], driver.info.serial, driver.target)] < visit.repetitions
         ]
         due = [visit for visit in lacking if visit.round < conditions.rounds]
         visits += len(due)
@@ -95,6 +101,7 @@ def make_plan(
         rounds=conditions.rounds,
         most_rounds=conditions.most_rounds,
         until=conditions.until,
+        sustained_s=conditions.sustained_s,
         visits=visits,
         seconds=_longest(seconds),
         most_seconds=_longest(most_seconds),

@@ -9,12 +9,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from edge_transact.benchmarking.records.plan import Lengths, parse_lengths
+from edge_transact.benchmarking.records.plan import MOST_REPETITIONS, Lengths, Visit, make_rounds, parse_lengths
 from edge_transact.errors import UsageError
 from edge_transact.options import BadValue, Count, OneOf, Option, Options
 
 MOST_ROUNDS = 50
 """With ``--until``, a plan ends after so many rounds whatever is known by then."""
+
+MOST_SUSTAINED_S = 6 * 3600
 
 PLAN, WHERE = "Plan", "Where"
 """The panels of ``bench --help``."""
@@ -37,11 +39,21 @@ def _share(value: object) -> object:
     return share
 
 
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", value, re.ASCII)
+    seconds = float(match[1]) * {"m": 60, "h": 3600}.get(match[2], 1) if match else 0
+    if not 1 <= seconds <= MOST_SUSTAINED_S:
+        raise BadValue(f"{value!r} is not between 1s and 6h", fix="Write it as 10m, 600s or 1h.")
+    return seconds
+
+
 class BenchOptions(Options):
     """The options of a bench.
 
     Raises:
-        UsageError: A visit could start above the ceiling, or `tune` contradicts another option.
+        UsageError: A visit could start above the ceiling, or `tune` or `sustained_s` contradicts another option.
     """
 
     lengths: Annotated[
@@ -55,6 +67,13 @@ class BenchOptions(Options):
         Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_share),
         Option("Add rounds until ratios and latencies are known to this, with 95 % confidence.", PLAN, example="3%"),
+    ] = None
+    sustained_s: Annotated[
+        Annotated[float, Field(ge=1, le=MOST_SUSTAINED_S)] | None,
+        BeforeValidator(_duration),
+        Option(
+            "Decode without a pause for so long, to see how fast it stays.", PLAN, flags=("--sustained",), example="10m"
+        ),
     ] = None
     per_visit: Annotated[
         Count,
@@ -121,15 +140,30 @@ class BenchOptions(Options):
             raise UsageError(f"--lengths {self.lengths[-1]} decodes nothing after the first token", fix="Write 256+64.")
         return self
 
+    @model_validator(mode="after")
+    def _sustained_ends_by_the_clock(self) -> BenchOptions:
+        others = self.model_fields_set & {"repetitions", "until", "per_visit", "tune"}
+        if self.sustained_s is not None and others:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
+            raise UsageError(f"--sustained ends by the clock, so it has no use for {flags}", fix="Leave that out.")
+        return self
+
     @property
     def measured(self) -> tuple[Lengths, ...]:
         """The lengths of each repetition, all prompts that are answered together included."""
-        return tuple(replace(pair, batch_size=self.batch) for pair in self.lengths[-1 if self.tune else 0 :])
+        mostly_answers = self.sustained_s is not None and "lengths" not in self.model_fields_set
+        pairs = (Lengths(64, 256),) if mostly_answers else self.lengths[-1 if self.tune else 0 :]
+        return tuple(replace(pair, batch_size=self.batch) for pair in pairs)
+
+    @property
+    def limit_s(self) -> float:
+        """The longest that a visit may take: `timeout_s`, after what a sustained one takes anyway."""
+        return self.timeout_s + (self.sustained_s or 0)
 
     @property
     def rounds(self) -> int:
         """Rounds that are always run."""
-        return -(-self.repetitions // self.per_visit)
+        return -(-self.repetitions // self.per_visit) if self.sustained_s is None else 1
 
     @property
     def most_rounds(self) -> int:
@@ -141,3 +175,10 @@ class BenchOptions(Options):
         counts = [self.per_visit] * self.most_rounds
         counts[self.rounds - 1] = self.repetitions - (self.rounds - 1) * self.per_visit
         return counts
+
+    def planned(self, models: int) -> list[list[Visit]]:
+        """The rounds of one device. A sustained bench has one, with a single visit to each model."""
+        if self.sustained_s is None:
+            return make_rounds(models, self.measured, self.repetitions_by_round())
+        (round,) = make_rounds(models, self.measured, [MOST_REPETITIONS])
+        return [[replace(visit, seconds=self.sustained_s) for visit in round]]

@@ -32,7 +32,7 @@ from edge_transact.benchmarking.records.lines import (
     RepetitionLine,
 )
 from edge_transact.benchmarking.records.log import Log
-from edge_transact.benchmarking.records.plan import Lengths, Visit, make_rounds
+from edge_transact.benchmarking.records.plan import Lengths, Visit
 from edge_transact.benchmarking.records.readings import Reading, between, summarize
 from edge_transact.benchmarking.records.record import RepetitionRecord, VisitContext, VisitRecord
 from edge_transact.errors import EdgeTransactError
@@ -134,7 +134,7 @@ class _Worker:
 
     def _due(self) -> Iterator[Visit]:
         """The visits that the log lacks, as long as any are needed."""
-        rounds = make_rounds(len(self.models), self.conditions.measured, self.conditions.repetitions_by_round())
+        rounds = self.conditions.planned(len(self.models))
         for number, visits in enumerate(rounds):
             if number >= self.conditions.rounds and self._known_well(number):
                 return
@@ -192,7 +192,7 @@ class _Worker:
             if self.stop.is_set():
                 return False
             try:
-                while self._missing(visit) and not self.stop.is_set():
+                while self._is_due(visit) and not self.stop.is_set():
                     self._wait_until_cool()
                     self._run(visit)
                 return not self.stop.is_set()
@@ -211,9 +211,13 @@ class _Worker:
                 return False
         assert error is not None
         self._end(visit, [], error.message)
-        self.given_up.add((visit.model, visit.lengths))
-        self.failures.append(f"{self._title(visit)}: given up after {ATTEMPTS} attempts: {error.message}")
+        self._skip(visit, f"given up after {ATTEMPTS} attempts: {error.message}")
         return True
+
+    def _skip(self, visit: Visit, why: str) -> None:
+        """Go on without a visit and those like it."""
+        self.given_up.add((visit.model, visit.lengths))
+        self.failures.append(f"{self._title(visit)}: {why}")
 
     def _run(self, visit: Visit) -> None:
         """Run one process on the device, and log its repetitions as they come."""
@@ -235,7 +239,7 @@ class _Worker:
 
     def _follow(self, visit: Visit, sampler: Sampler) -> None:
         """Read the lines of a run until it ends, the device is too hot, or its files are to be compared."""
-        said, kept = _Run(), False
+        said, began_s = _Run(), None
         lines = self.driver.lines(self.models[visit.model], visit, self.stop)
         try:
             since = time.monotonic()
@@ -256,14 +260,22 @@ class _Worker:
                             self._check_files(visit, line.tokens_agreed)
                             return
                     case RepetitionLine():
-                        self._keep(visit, line, said, between(sampler.readings, since, now))
-                        kept = True
+                        self._keep(visit, line, said, between(sampler.readings, since, now), now)
+                        began_s = now - line.e2e_s if began_s is None else began_s
+                        if visit.seconds is not None:
+                            if now - began_s >= visit.seconds:
+                                break
+                            if (now - began_s) // 60 > (since - began_s) // 60:
+                                logger.info(f"{self.driver.label}: {(now - began_s) // 60:.0f} min")
                 since = now
                 if latest and (latest[0].temp_c or 0) > self.conditions.ceiling_c:
                     hot = f"{latest[0].temp_c:.1f} C, above the ceiling of {self.conditions.ceiling_c:g} C"
-                    if not kept:
+                    if began_s is None:
                         raise RunFailed(f"{self._title(visit)}: {hot} before a repetition has ended")
-                    logger.info(f"{self.driver.label}: {hot}: pausing")
+                    if visit.seconds is not None:
+                        self._skip(visit, f"ended after {duration(now - began_s)}: {hot}")
+                    else:
+                        logger.info(f"{self.driver.label}: {hot}: pausing")
                     break
         finally:
             lines.close()
@@ -278,7 +290,9 @@ class _Worker:
     def _refuse(self, visit: Visit, text: str) -> None:
         raise RunFailed(f"{self._title(visit)}: a repetition that makes no sense: {text[:200]}")
 
-    def _keep(self, visit: Visit, line: RepetitionLine, said: _Run, readings: Sequence[Reading]) -> None:
+    def _keep(
+        self, visit: Visit, line: RepetitionLine, said: _Run, readings: Sequence[Reading], ended_s: float | None = None
+    ) -> None:
         """Log a repetition."""
         if not line.has(visit.lengths):
             self._refuse(visit, str(line))
@@ -290,16 +304,19 @@ class _Worker:
             **vars(summarize(readings, line.e2e_s)),
         }
         known["weights_mib"] = known["weights_mib"] or self.models[visit.model].manifest.weights_bytes / 2**20
-        self.log.append(RepetitionRecord(**known))
+        self.log.append(RepetitionRecord(**known, ended_s=ended_s))
 
     def _keep_recovered(self, visit: Visit) -> None:
-        """Log the repetitions that ended after the connection was lost, unless it is lost again."""
+        """Log the repetitions that ended after the connection was lost, unless it is lost again.
+
+        A sustained visit has ended then.
+        """
         try:
             lines = self.driver.recover()
         except (DeviceLost, CommandTimeout) as failure:
             logger.info(failure.message)
             return
-        for line in lines:
+        for line in lines if visit.seconds is None else ():
             if isinstance(line, RepetitionLine) and line.has(visit.lengths) and self._missing(visit):
                 self._keep(visit, line, _Run(), [])
 
@@ -332,6 +349,7 @@ class _Worker:
             warmups=self.conditions.warmups,
             round=visit.round,
             session=self.log.session,
+            sustained_s=visit.seconds,
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

@@ -95,6 +95,8 @@ def bench(
 
     `edge-transact bench dist --until 3%`
 
+    `edge-transact bench dist --device SERIAL --sustained 10m --report report`
+
     `edge-transact bench dist --profile --lengths 256+64`
 
     `edge-transact bench dist --device SERIAL --tune`
@@ -115,6 +117,7 @@ def bench(
         raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
     paths = _dists(dists, options)
     from edge_transact.benchmarking.analysis.export import to_text
+    from edge_transact.benchmarking.analysis.sustained import sustained_text
     from edge_transact.benchmarking.session import bench_models, plan_bench
 
     if dry_run:
@@ -142,6 +145,7 @@ def bench(
         )
     result = {
         "results": outcome.results,
+        "sustained": outcome.sustained,
         "failures": outcome.failures,
         "log": str(output),
         "page": outcome.page and str(outcome.page),
@@ -149,7 +153,9 @@ def bench(
     }
 
     def text() -> None:
-        if format is None and sys.stdout.isatty():
+        if options.sustained_s is not None:
+            _write(sustained_text(outcome.sustained, format))
+        elif format is None and sys.stdout.isatty():
             _print(outcome.results)
         elif format != "sqlite":
             _write(to_text(outcome.results, format or "md"))

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from edge_transact.artifacts.charts import number
 from edge_transact.benchmarking.analysis.intervals import ratio_in_words
@@ -17,10 +18,15 @@ from edge_transact.benchmarking.records.plan import lengths_of
 from edge_transact.errors import UsageError
 from edge_transact.formatting import megabytes
 
+Rows = Sequence[Mapping[str, Any]]
+
+Columns = Mapping[str, Callable[[Any], str]]
+"""The columns of a table, and the text of a row's cell."""
+
 FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 
 
-def to_text(results: Sequence[Result], kind: str) -> str:
+def to_text(results: Rows, kind: str) -> str:
     """Results in a text format: ``md``, ``csv``, ``json`` or ``jsonl``."""
     if kind == "md":
         return _markdown(results)
@@ -31,8 +37,8 @@ def to_text(results: Sequence[Result], kind: str) -> str:
     return "".join(json.dumps(result) + "\n" for result in results)
 
 
-def write_sqlite(results: Sequence[Result], path: Path) -> None:
-    """Add a row for each result to the table ``results``. Lists and objects become JSON text.
+def write_sqlite(results: Rows, path: Path, table: str = "results") -> None:
+    """Add a row for each result to a table. Lists and objects become JSON text.
 
     Raises:
         UsageError: `path` is a file of another kind, or its table has other columns.
@@ -43,20 +49,20 @@ def write_sqlite(results: Sequence[Result], path: Path) -> None:
     marks = ", ".join("?" for _ in columns)
     try:
         with closing(sqlite3.connect(path)) as database, database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS results ({names})")
+            database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({names})")
             # An earlier version's table has fewer fields.
-            known = {row[1] for row in database.execute("PRAGMA table_info(results)")}
+            known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
             for name in columns if known & set(columns) else ():
                 if name not in known:
-                    database.execute(f'ALTER TABLE results ADD COLUMN "{name}"')
+                    database.execute(f'ALTER TABLE {table} ADD COLUMN "{name}"')
             database.executemany(
-                f"INSERT INTO results ({names}) VALUES ({marks})", [list(row.values()) for row in rows]
+                f"INSERT INTO {table} ({names}) VALUES ({marks})", [list(row.values()) for row in rows]
             )
     except sqlite3.DatabaseError as error:
         raise UsageError(f"{path}: {error}", fix="Name another file.") from error
 
 
-def _csv(results: Sequence[Result]) -> str:
+def _csv(results: Rows) -> str:
     output = io.StringIO()
     rows = [_cells(result) for result in results]
     if rows:
@@ -66,7 +72,7 @@ def _csv(results: Sequence[Result]) -> str:
     return output.getvalue()
 
 
-def _cells(result: Result) -> dict[str, object]:
+def _cells(result: Mapping[str, Any]) -> dict[str, object]:
     """A result as a flat row of text, numbers and None."""
     return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}
 
@@ -95,7 +101,7 @@ def _temperatures(result: Result) -> str:
     return "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}"
 
 
-COLUMNS: Mapping[str, Callable[[Result], str]] = {
+COLUMNS: Columns = {
     "model": lambda each: " ".join(f"{each['model']} {each['quantization']}".split()),
     "device": lambda each: each["device"],
     "backend": lambda each: each["target"],
@@ -115,7 +121,7 @@ COLUMNS: Mapping[str, Callable[[Result], str]] = {
     "temp C": _temperatures,
     "notes": lambda each: "; ".join(notes(each)),
 }
-"""The columns of the Markdown table, and the text of a result's cell."""
+"""The columns of the Markdown table."""
 
 RESULTS = tuple(COLUMNS)[:11]
 """The columns that people look for."""
@@ -126,14 +132,14 @@ NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "agains
 CONDITIONS = ("model", *tuple(COLUMNS)[11:])
 
 
-def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[str]]:
+def columns(results: Rows, names: Iterable[str], known: Columns = COLUMNS) -> dict[str, list[str]]:
     """A cell for each result, by column, without the devices and backends that all results share and empty columns."""
-    cells = {name: [COLUMNS[name](result) for result in results] for name in names}
+    cells = {name: [known[name](result) for result in results] for name in names}
     alike = {name for name in ("device", "backend") if len(set(cells.get(name, ()))) == 1}
     return {name: of_name for name, of_name in cells.items() if name not in alike and set(of_name) not in ({"-"}, {""})}
 
 
-def _markdown(results: Sequence[Result]) -> str:
+def _markdown(results: Rows) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in results)]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.outputs import new_directory
@@ -14,8 +15,10 @@ from edge_transact.benchmarking.analysis.export import CONDITIONS, RESULTS, colu
 from edge_transact.benchmarking.analysis.figures import name_of
 from edge_transact.benchmarking.analysis.intervals import CONFIDENCE, WORDS, ratio_in_words
 from edge_transact.benchmarking.analysis.results import Result, make_results, named_apart
+from edge_transact.benchmarking.analysis.sustained import SUSTAINED, make_sustained, speeds
 from edge_transact.benchmarking.records.plan import Lengths, lengths_of
 from edge_transact.benchmarking.records.record import Record, VisitRecord
+from edge_transact.benchmarking.records.series import series_of
 from edge_transact.system.machine import machine_name
 
 COMPARED = ("model", "device", "tokens", "what", "before, s", "after, s", f"times as long ({CONFIDENCE:.0%})", "result")
@@ -43,23 +46,30 @@ def write_report(
     records = named_apart(records)
     results = make_results(records, baseline)
     known = perplexities or {}
+    sustained, courses = make_sustained(records), series_of(records)
+    found = [*results, *sustained]
     charts: list[Section] = []
-    for place, device in enumerate(dict.fromkeys(result["device"] for result in results), 1):
-        on_device = [result for result in results if result["device"] == device]
-        visits = [record for record in records if isinstance(record, VisitRecord) and record.device == device]
-        charts += figures.of_device(place, device, on_device, visits, known)
+    for place, device in enumerate(dict.fromkeys(each["device"] for each in found), 1):
+        if own := [each for each in courses if each.repetitions[0].device == device]:
+            charts.append(figures.sustained(place, device, own))
+        ended = [each for each in records if isinstance(each, VisitRecord) and each.device == device]
+        visits = [visit for visit in ended if visit.sustained_s is None]
+        if on_device := [result for result in results if result["device"] == device]:
+            charts += figures.of_device(place, device, on_device, visits, known)
     if published:
         charts.append(figures.published())
-    sections = [
-        *([tuning] if tuning else []),
-        _results(results),
-        *charts,
-        _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True),
-    ]
-    origin, warnings = _origin(results, command), _warnings(results)
-    page = Report(answer(results, known), "edge-transact bench", sections, origin, warnings=warnings)
+    sections, answers = charts, [f"{each['model']}: {speeds(each)}" for each in sustained[-1:]]
+    if sustained:
+        cells = columns(sustained, tuple(SUSTAINED)[:-1], SUSTAINED)
+        sections = [_table("sustained", "Without a pause", cells), *sections]
+    if results:
+        conditions = _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True)
+        sections = [*([tuning] if tuning else []), _results(results), *sections, conditions]
+        answers.append(answer(results, known))
+    origin, warnings = _origin(found, command), _warnings(found)
+    page = Report("; ".join(answers), "edge-transact bench", sections, origin, warnings=warnings)
     with new_directory(directory, force=force) as fresh:
-        page.write(fresh, results, "results.json")
+        page.write(fresh, found, "results.json")
     return [f"{section.name}.svg" for section in charts]
 
 
@@ -161,13 +171,13 @@ def _results(results: Sequence[Result]) -> Section:
     )
 
 
-def _origin(results: Sequence[Result], command: str) -> Origin:
+def _origin(results: Sequence[Mapping[str, Any]], command: str) -> Origin:
     date = max(result["test_time"] for result in results)[:10]
     machines = dict.fromkeys(map(_machine_of, results))
     return Origin(command, "; ".join(machines), results[0]["build"], date=date)
 
 
-def _machine_of(result: Result) -> str:
+def _machine_of(result: Mapping[str, Any]) -> str:
     """Where a result was measured, in a few words."""
     if result["serial"] == "host":
         return machine_name()
@@ -176,7 +186,7 @@ def _machine_of(result: Result) -> str:
     return f"{result['device']} ({details})" if details else result["device"]
 
 
-def _warnings(rows: Sequence[Result] | Sequence[Comparison]) -> list[str]:
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         *dict.fromkeys(
             f"{row['model']} at {lengths_of(row)} tokens on {row['device']}: {'; '.join(row['warnings'])}"

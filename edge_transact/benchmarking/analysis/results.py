@@ -133,11 +133,13 @@ Value = TypeVar("Value")
 def make_results(records: Iterable[Record], baseline: str | None = None) -> list[Result]:
     """One result for each device, model build, target and lengths, in the order in which they were first measured.
 
+    Sustained visits make none: `sustained.make_sustained` reads them.
+
     `baseline` is the digest of the model that the others are compared with; None for the first in the log.
     """
     groups: dict[tuple[str, str, str, Lengths], list[RepetitionRecord]] = {}
     for record in named_apart(records):
-        if isinstance(record, RepetitionRecord):
+        if isinstance(record, RepetitionRecord) and record.sustained_s is None:
             key = record.serial, record.model_digest, record.target, record.lengths
             groups.setdefault(key, []).append(record)
     first = next(iter(groups.values()))[0].model_digest if groups else ""

@@ -83,9 +83,9 @@ class AppDriver(PhoneDriver):
             repetitions=visit.repetitions,
             warmups=self.conditions.warmups,
             check=model.manifest.answer(),
-            timeout_s=self.conditions.timeout_s,
+            timeout_s=self.conditions.limit_s,
         )
-        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
+        deadline = time.monotonic() + self.conditions.limit_s + GRACE_S
         last: Line | None = None
         try:
             content = json.dumps(asdict(request)).encode()

@@ -151,6 +151,8 @@ class Sampler:
         while not self._stop.is_set():
             try:
                 self.readings.append(self._read())
-            except (DeviceLost, CommandTimeout):
+            except DeviceLost:
                 return
+            except CommandTimeout:
+                pass
             self._stop.wait(self._interval_s)

@@ -134,10 +134,10 @@ class HostDriver:
 
         for reader in (read_stdout, read_stderr):
             threading.Thread(target=reader, daemon=True).start()
-        deadline = time.monotonic() + self._conditions.timeout_s
+        deadline = time.monotonic() + self._conditions.limit_s
         while not stop.is_set():
             if time.monotonic() > deadline:
-                raise CommandTimeout(f"host: a visit took longer than {self._conditions.timeout_s:g} s")
+                raise CommandTimeout(f"host: a visit took longer than {self._conditions.limit_s:g} s")
             with suppress(queue.Empty):
                 text = lines.get(timeout=0.2)
                 if text is None:

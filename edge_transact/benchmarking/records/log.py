@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edge_transact.benchmarking.records.lines import integer_of
 from edge_transact.benchmarking.records.record import Key, Record, RepetitionRecord, VisitRecord
+from edge_transact.benchmarking.records.series import done
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
 from edge_transact.reading import opened, read_bytes, zip_member
@@ -113,7 +114,7 @@ class Log:
     def done(self, key: Key) -> int:
         """Number of repetitions of a visit in the log."""
         with self._lock:
-            return sum(record.kind == "repetition" and record.key == key for record in self.records)
+            return done(self.records)[key]
 
     def close(self) -> None:
         """Close the file."""

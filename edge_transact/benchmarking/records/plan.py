@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from edge_transact.errors import UsageError
+
+MOST_REPETITIONS = 10**6
+"""Of a sustained visit, which ends by the clock."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +38,7 @@ class Measured(TypedDict):
     batch_size: int
 
 
-def lengths_of(result: Measured) -> Lengths:
+def lengths_of(result: Measured | Mapping[str, Any]) -> Lengths:
     """The lengths of a result, or of a comparison."""
     return Lengths(result["prefill_tokens"], result["decode_tokens"], result["batch_size"])
 
@@ -44,13 +47,15 @@ def lengths_of(result: Measured) -> Lengths:
 class Visit:
     """One process on one device, which loads a model, warms up, and runs repetitions at one pair of lengths.
 
-    `model` is an index into the plan's models, and `round` counts the passes over all of them.
+    `model` is an index into the plan's models, and `round` counts the passes over all of them. A sustained visit ends
+    with the first repetition that ends after `seconds`.
     """
 
     model: int
     lengths: Lengths
     round: int
     repetitions: int
+    seconds: float | None = None
 
 
 def parse_lengths(text: str) -> list[Lengths]:

@@ -20,6 +20,8 @@ class Reading:
         thermal_status: Android's ``ThermalStatus``, 0 (none) to 6 (shutdown).
         cpu_mhz: Clock of the fastest core.
         charge_uah: Battery charge counter, in microampere-hours.
+        current_now: The battery's current as the phone says it: in microamperes as Android has it, or in milliamperes,
+            and with either sign.
         other_cpu_share: Share of all CPU cores that other processes took since the reading before; hosts only.
     """
 
@@ -33,6 +35,7 @@ class Reading:
     battery_percent: int | None = None
     battery_v: float | None = None
     charge_uah: int | None = None
+    current_now: int | None = None
     on_battery: bool | None = None
     other_cpu_share: float | None = None
 

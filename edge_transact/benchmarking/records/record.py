@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge_transact.benchmarking.records.lines import Agreement, Loading, Measurement
+from edge_transact.benchmarking.records.lines import Agreement, Loading, Measurement, Number
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.benchmarking.records.readings import Reading, ReadingSummary
 
@@ -21,6 +21,7 @@ class Key:
     target: str
     lengths: Lengths
     round: int
+    sustained_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class VisitContext:
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
         time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
+        sustained_s: How long a sustained visit was to take; None for any other.
     """
 
     model: str
@@ -64,6 +66,7 @@ class VisitContext:
     time: str
     session: str | None = None
     batch_size: int = 1
+    sustained_s: float | None = None
 
     @property
     def lengths(self) -> Lengths:
@@ -73,16 +76,17 @@ class VisitContext:
     @property
     def key(self) -> Key:
         """The visit that the record belongs to."""
-        return Key(self.serial, self.model_digest, self.target, self.lengths, self.round)
+        return Key(self.serial, self.model_digest, self.target, self.lengths, self.round, self.sustained_s)
 
 
 # Fields of dataclasses follow the bases from the last to the first.
 @dataclass(frozen=True, kw_only=True)
 class RepetitionRecord(ReadingSummary, Agreement, Loading, Measurement, VisitContext):
-    """One measured repetition."""
+    """One measured repetition. `ended_s` is when it ended, on the clock of the readings."""
 
     # Without `field`, the base's default would be this one's.
     weights_mib: float = field()
+    ended_s: Number = None
     kind: Literal["repetition"] = "repetition"
 
 

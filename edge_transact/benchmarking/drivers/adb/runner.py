@@ -92,7 +92,7 @@ class RunnerDriver(PhoneDriver):
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
         command = self._command(model, visit, run)
-        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
+        deadline = time.monotonic() + self.conditions.limit_s + GRACE_S
         noise: deque[str] = deque(maxlen=5)
         last: Line | None = None
         try:
@@ -131,7 +131,7 @@ class RunnerDriver(PhoneDriver):
         # Its name is in the command line, by which it is ended.
         files = self._peer_bin, f"{self._directory(model)}/{GGUF}", f"{self._runs}/{run}.gguf"
         lengths = str(visit.lengths.prefill_tokens), str(visit.lengths.decode_tokens)
-        deadline = time.monotonic() + self.conditions.timeout_s + GRACE_S
+        deadline = time.monotonic() + self.conditions.limit_s + GRACE_S
         try:
             with self.device.open(_LLAMA_BENCH, *files, *lengths, *options) as stream:
                 for kind, text in stream.lines(deadline, stop):
@@ -190,7 +190,7 @@ class RunnerDriver(PhoneDriver):
             "--decode": visit.lengths.decode_tokens,
             "--repetitions": visit.repetitions,
             "--warmups": self.conditions.warmups,
-            "--timeout": round(self.conditions.timeout_s),
+            "--timeout": round(self.conditions.limit_s),
             "--run": run,
             "--output": f"{self._runs}/{run}.jsonl",
             "--programs": f"{directory}/{self._library(model)}.{system[:16]}.programs",

@@ -15,6 +15,9 @@ heat=$(dumpsys thermalservice 2>/dev/null)
 echo "$heat"
 echo "== battery"
 dumpsys battery 2>/dev/null
+echo "== current"
+say /sys/class/power_supply/battery/current_now
+[ -n "$value" ] || cmd battery get current_now 2>/dev/null
 echo "== zones"
 case $heat in
 *Temperature{*) ;;
@@ -63,6 +66,7 @@ def parse_sensors(text: str, at_s: float) -> Reading:
         battery_percent=integer(battery.get("level")),
         battery_v=_scaled(battery.get("voltage"), 1000),
         charge_uah=integer(battery.get("Charge counter")) or None,
+        current_now=integer(sections.get("current", "").strip() or battery.get("current now")),
         on_battery="true" not in powered if powered else None,
     )
 
