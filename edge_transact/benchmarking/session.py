@@ -35,24 +35,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(repr=False)
 class BenchOutcome(Summarized):
-<<<<<<< HEAD
-    """How a bench ended: the results of everything in the log, what could not be finished, and what ``tune`` found."""
-=======
-    """How a bench ended: the results of everything in the log, and what could not be finished, a sentence each.
+    """How a bench ended: the results of everything in the log, what could not be finished, and what ``tune`` found.
 
     `sustained` are the series of sustained visits, which make no results.
     """
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
 
     results: list[Result]
     log: Path
     page: Path | None = None
     failures: list[str] = field(default_factory=list)
-<<<<<<< HEAD
     tuning: TuningResult | None = None
-=======
     sustained: list[Sustained] = field(default_factory=list)
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
 
     def summary(self) -> Summary:
         """The most important columns of the results, or those of the series where there is nothing else."""
@@ -136,14 +129,9 @@ def bench_models(
     digests = [model.digest for model in models]
 
     def known(driver: Driver, given_up: Set[GivenUp]) -> float:
-<<<<<<< HEAD
-        own = [record for record in tuple(file.records) if record.serial == driver.info.serial]
-        return known_to(own, digests, {model.target_on(driver.target) for model in models}, options.measured, given_up)
-=======
         records = [record for record in tuple(file.records) if record.sustained_s is None]
         own = [record for record in records if record.serial == driver.info.serial]
-        return known_to(own, digests, driver.target, options.measured, given_up)
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
+        return known_to(own, digests, {model.target_on(driver.target) for model in models}, options.measured, given_up)
 
     try:
         _announce(make_plan(drivers, models, options, file.records), log)
@@ -161,15 +149,12 @@ def bench_models(
     results, sustained = make_results(records, digests[0]), make_sustained(records)
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
-<<<<<<< HEAD
+        write_sqlite(sustained, log.with_suffix(".sqlite"), "sustained")
     tuning: TuningResult | None = None
     if options.tune:
         (driver,) = drivers
         tuning = judge(models, driver.info, driver.target, options.measured[0], records)
         _keep_tuning(tuning, dists[0])
-=======
-        write_sqlite(sustained, log.with_suffix(".sqlite"), "sustained")
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
     page = None
     if report is not None and (results or sustained):
         peer = ["--with-llama-cpp", llama_cpp] if llama_cpp else []
@@ -184,11 +169,7 @@ def bench_models(
             tuning=tuning.section() if tuning else None,
         )
         page = report / "index.html"
-<<<<<<< HEAD
-    return BenchOutcome(results, log, page, failures, tuning)
-=======
-    return BenchOutcome(results, log, page, failures, sustained)
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
+    return BenchOutcome(results, log, page, failures, tuning, sustained)
 
 
 def plan_bench(
@@ -262,13 +243,10 @@ def _models(
             "--with-llama-cpp runs llama-bench on phones, in turns with the runner",
             fix="Name a phone with --device and leave --app out, or give --llama-bench FILE.",
         )
-<<<<<<< HEAD
     if llama_cpp and options.tune:
         raise UsageError("--tune compares a DIST with itself, not with llama.cpp", fix="Leave --with-llama-cpp out.")
-=======
     if llama_cpp and options.sustained_s is not None:
         raise UsageError("llama-bench says nothing before it ends", fix="Leave --with-llama-cpp or --sustained out.")
->>>>>>> 092cfc53 (bench --sustained: one visit without a pause, its speed, heat and energy over time)
     if llama_cpp and not llama_cpp.is_file():
         raise UsageError(f"{llama_cpp} is not a file", fix="Name the llama-bench that you built for the phone.")
     if options.batch > 1 and options.device != "host":
