@@ -153,14 +153,18 @@ def made(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Benches have 2 rounds, answers 8 tokens, prunings 2 shots, trainings 4 steps, calibrations 4 windows.
+    """Benches have 2 rounds or a second, answers 8 tokens, prunings 2 shots, trainings 4 steps, calibrations 4 windows.
 
     Else the examples would take as long as with a model of any size: random weights never end an answer.
     """
     bench, resolved, schedule, dealt = session.bench_models, run.resolved, Schedule.of, windows.dealt
-    two_rounds = {"repetitions": 2, "warmups": 0, "until": None}
+
+    def briefly(dists, how, **more):
+        short = {"repetitions": 2, "warmups": 0, "until": None, "sustained_s": how.sustained_s and 1.0}
+        return bench(dists, how.model_copy(update=short), **more)
+
     for owner, name, quick in (
-        (session, "bench_models", lambda dists, how, **more: bench(dists, how.model_copy(update=two_rounds), **more)),
+        (session, "bench_models", briefly),
         (basics, "answers", partial(basics.answers, max_tokens=8)),
         (run, "resolved", lambda how: resolved(how.model_copy(update={"shots": min(how.shots, 2)}))),
         (Schedule, "of", lambda *asked: replace(schedule(*asked), steps=4)),
