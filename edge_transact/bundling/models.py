@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from edge_transact.benchmarking.records.tuned import Setting
 from edge_transact.reading import checked, parsed, read_bytes
 
 MODELS_JSON = "edge/models.json"
@@ -33,6 +34,7 @@ class AppModel(_Record):
     Attributes:
         libraries: Target to the name that MLC's engine looks up, as ``system://NAME``; at least one.
         memory_bytes: Target to `costs.memory_bytes` for one sequence, MLC's ``estimated_vram_bytes``.
+        tuned: Chip, as Android names it, to what ``bench --tune`` found best for answers on it.
         weights: ``assets`` if the files are in the app, ``install`` if they come over adb.
     """
 
@@ -41,6 +43,7 @@ class AppModel(_Record):
     digest: str
     libraries: Mapping[str, str]
     memory_bytes: Mapping[str, int]
+    tuned: Mapping[str, Setting]
     context_window_size: int
     prefill_chunk_size: int
     weights: Literal["assets", "install"]

@@ -12,6 +12,7 @@ from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.benchmarking.records.tuned import Setting, read_tuning
 from edge_transact.bundling.escaping import model_ids
 from edge_transact.bundling.models import AppModel, ModelFile, files_digest
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
@@ -111,6 +112,11 @@ def describe_model(dist: Path, identifier: str) -> Source:
         digest=files_digest(files),
         libraries=libraries,
         memory_bytes=dict.fromkeys(libraries, memory),
+        tuned={
+            soc: Setting(target=tuned.decode.target, cores=tuned.decode.cores)
+            for soc, tuned in read_tuning(dist).items()
+            if tuned.decode.target in libraries
+        },
         context_window_size=manifest.context_window_size,
         prefill_chunk_size=manifest.prefill_chunk_size,
         weights="install",

@@ -1,6 +1,7 @@
 """The Android project that `bundle` writes: what can be known of it without an SDK, Gradle and a phone."""
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_transact.benchmarking.drivers.app import ACTION
+from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
 from tests.support.android_app import TVM_FFI, Programs, compile_fakes, jni_headers, run_app
@@ -125,7 +127,8 @@ def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled
                 since = level_of(api, owner, use.member, use.parameters)
                 assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
                 newer |= {owner} if since > minimum else set()
-    assert newer == {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
+    views = {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
+    assert newer == {*views, "android.os.Build"}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +366,14 @@ def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(program
     done = programs.start(tmp_path, FAKE_DRIVER="refuses")
     assert "RuntimeException" in done.stderr and "CL_INVALID_BINARY" in done.stderr
     assert not list(tmp_path.glob("programs/*"))
+
+
+@NATIVE
+def test_an_engine_runs_on_the_cores_that_were_found_best_and_nothing_else_does(programs):
+    usable = sorted(os.sched_getaffinity(0))
+    done = programs.on_core(usable[-1])
+    first, second = (line.split()[1] for line in done.stdout.splitlines())
+    assert (parse_cores(first), parse_cores(second)) == ([usable[-1]], usable), done.stderr
 
 
 @NATIVE

@@ -14,13 +14,16 @@ import pytest
 from edge_transact import costs
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import TUNING
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.benchmarking.records.tuned import Tuned, write_tuning
 from edge_transact.bundling import sources
 from edge_transact.bundling.escaping import android_string, model_ids
 from edge_transact.bundling.models import AppModels, files_digest
 from edge_transact.bundling.project import PACKAGE_CONFIG, Project, bundle
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import QUANTIZATIONS
+from edge_transact.verification import verify
 from tests.support.command import run, said
 from tests.support.dists import PLAN, edit_json, make_archive, make_dist
 from tests.support.hostile_names import NAME
@@ -69,6 +72,25 @@ def test_a_project_has_models_libraries_and_the_files_that_apps_read(dist, other
     }  # fmt: skip
     assert (directory / "settings.gradle").is_file() and not list(directory.rglob("*.j2"))
     assert Project.read(directory) == project
+
+
+def test_an_app_gets_what_its_dists_were_tuned_to(dist, other, tmp_path):
+    """What was found best for answers, by chip, where the DIST has that library."""
+    cpu = {"target": "android-cpu", "cores": [4, 5, 6, 7], "tok_s": 40.0, "clear": True}
+    gpu = {"target": "android", "cores": [], "tok_s": 300.0, "clear": True}
+    for path, decode in ((dist, cpu), (other, gpu)):
+        before = bundle([dist, other], tmp_path / f"before-{path.name}").digest
+        write_tuning(path, "SM8650", Tuned(device="Phone", decode=decode, prefill=gpu))
+        project = bundle([dist, other], tmp_path / f"after-{path.name}")
+        assert (project.digest == before) == (path is other)
+    content = json.loads((project.directory / ASSETS / "models.json").read_text())
+    found = {model["id"]: model["tuned"] for model in content["models"]}
+    assert found == {"tiny": {"SM8650": {"target": "android-cpu", "cores": [4, 5, 6, 7]}}, "other": {}}
+    assert Project.read(project.directory) == project
+    assert all(check.ok for check in verify(dist, project.directory))
+    (dist / TUNING).write_text("{}")
+    with pytest.raises(EdgeTransactError, match="was changed"):
+        bundle([dist], tmp_path / "damaged")
 
 
 def test_memory_is_that_of_the_cache_which_the_engine_needs(dist, tmp_path):

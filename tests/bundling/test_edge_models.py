@@ -1,5 +1,7 @@
 """``models.json`` as the app reads it, and the library that it chooses."""
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +33,10 @@ def test_names_are_data(app, names):
         {"libraries": {"iphone": "tiny"}},
         {"memory_bytes": {}},
         {"weights": "cloud"},
+        {"tuned": None},
+        {"tuned": {"SM8650": {"target": "hexagon", "cores": []}}},
+        {"tuned": {"SM8650": {"target": "android-cpu", "cores": ["many"]}}},
+        {"libraries": {"android": "tiny"}, "tuned": {"SM8650": {"target": "android-cpu", "cores": []}}},
         {"digest": "1234"},
         {"files": []},
         {"files": [{"path": "../../databases/x", "bytes": 1, "sha256": "0" * 64}]},
@@ -50,11 +56,11 @@ def test_two_models_of_one_name(app):
         app.read(app.entry("short", id="Tiny"), app.entry("long", id="tiny"))
 
 
-def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int) -> dict[str, str]:
+def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int, chip="", **changes) -> dict[str, object]:
     """What the app runs a model with on a phone."""
     memory_bytes = {target: {"android": 1000, "android-cpu": 900}[target] for target in libraries}
-    app.read(app.entry("short", libraries=libraries, memory_bytes=memory_bytes))
-    return app.core("choose", id="short", open_cl=open_cl, memory=memory)
+    app.read(app.entry("short", libraries=libraries, memory_bytes=memory_bytes, **changes))
+    return app.core("choose", id="short", open_cl=open_cl, memory=memory, chip=chip)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,37 @@ def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int) -> d
     ],
 )
 def test_the_choice_of_a_library(app, libraries, open_cl, memory, device):
-    assert choose(app, libraries, open_cl, memory) == {"device": device, "library": libraries[device]}
+    chosen = {"device": device, "library": libraries[device], "cores": []}
+    assert choose(app, libraries, open_cl, memory) == chosen
+    # What is known of another chip says nothing of this one.
+    tuned = {"SM8650": {"target": next(iter(libraries)), "cores": [7]}}
+    assert choose(app, libraries, open_cl, memory, "SM8750", tuned=tuned) == chosen
+
+
+@pytest.mark.parametrize(
+    ("tuned", "open_cl", "device", "cores"),
+    [
+        ({"target": "android-cpu", "cores": [4, 5, 6, 7]}, True, "android-cpu", [4, 5, 6, 7]),
+        ({"target": "android-cpu", "cores": []}, True, "android-cpu", []),
+        ({"target": "android", "cores": []}, True, "android", []),
+        # Another phone of this chip, or its build of Android, may lack OpenCL.
+        ({"target": "android", "cores": []}, False, "android-cpu", []),
+    ],
+)
+def test_a_chip_that_was_tuned(app, tuned, open_cl, device, cores):
+    chosen = choose(app, BOTH, open_cl, 1000, "SM8650", tuned={"SM8650": tuned})
+    assert chosen == {"device": device, "library": BOTH[device], "cores": cores}
+
+
+def test_the_engine_is_opened_on_the_cores_that_were_found_best(app):
+    tuned = {"SM8650": {"target": "android-cpu", "cores": [4, 5]}}
+    app.read(app.entry("short", tuned=tuned))
+    app.core("load", id="short", open_cl=True, memory=10**9, weights=app.assets / "short", chip="SM8650")
+    (call,) = [each for each in map(json.loads, app.core.log.read_text().splitlines()) if "init" in each["function"]][
+        -1:
+    ]
+    assert call["arguments"] == ["CPU", "[4, 5]"]
+    app.core("close")
 
 
 @pytest.mark.parametrize(("open_cl", "needed"), [(True, 1000), (False, 900)])

@@ -87,6 +87,13 @@ class Programs:
         arguments = [str(self.fake), "fake-library", str(files), str(installed)]
         return _start(self.classpath, self.library.parent, main, *arguments, **environment)
 
+    def on_core(self, core: int) -> Done:
+        """Has a thread of a new process use one core, as an engine's thread, with TVM's runtime."""
+        main = "edgetransact.edge.android.CoresMain"
+        runtime = [TVM_FFI / "lib" / "libtvm_ffi.so", TVM_FFI.parent / "tvm" / "lib" / "libtvm_runtime.so"]
+        words = *map(str, runtime), str(core)
+        return _start(self.classpath, self.library.parent, main, *words, TVM_BIND_THREADS="1")
+
 
 def jni_headers() -> list[Path]:
     """Directories of ``jni.h``."""

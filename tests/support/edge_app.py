@@ -72,7 +72,7 @@ def entry(directory: Path, /, libraries: Mapping[str, str], **changes: Any) -> d
     return {
         "id": directory.name, "name": directory.name, "weights": "assets", "files": files,
         "digest": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "libraries": dict(libraries), "memory_bytes": dict.fromkeys(libraries, 1000),
+        "libraries": dict(libraries), "memory_bytes": dict.fromkeys(libraries, 1000), "tuned": {},
         **{size: config[size] for size in ("context_window_size", "prefill_chunk_size")}, **changes,
     }  # fmt: skip
 

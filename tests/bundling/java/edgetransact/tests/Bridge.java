@@ -71,7 +71,9 @@ final class Bridge {
                 return result.put("models", names());
             case "choose":
                 Choice choice = Choice.of(model(command), phone(command));
-                return result.put("device", choice.device().target()).put("library", choice.library());
+                return result.put("device", choice.device().target())
+                        .put("library", choice.library())
+                        .put("cores", new JSONArray(choice.cores()));
             case "prepare":
                 return prepare(command, result);
             case "keep_only":
@@ -163,7 +165,7 @@ final class Bridge {
     }
 
     private static Phone phone(JSONObject command) throws JSONException {
-        return new Phone(command.getBoolean("open_cl"), command.getLong("memory"));
+        return new Phone(command.getBoolean("open_cl"), command.getLong("memory"), command.optString("chip"));
     }
 
     private static WeightStore store(JSONObject command) throws JSONException {

@@ -1,6 +1,6 @@
 package edgetransact.tests;
 
-import edgetransact.edge.Device;
+import edgetransact.edge.Choice;
 import edgetransact.edge.Engine;
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -40,13 +40,13 @@ final class PipeEngine implements Engine {
         }
 
         @Override
-        public Engine open(Device device, Callbacks to) {
+        public Engine open(Choice choice, Callbacks to) {
             callbacks = to;
             if (process == null) {
                 start();
             }
             PipeEngine engine = new PipeEngine(this);
-            call("init_background_engine", device.name());
+            call("init_background_engine", choice.device().name(), choice.cores().toString());
             return engine;
         }
 

@@ -1,14 +1,16 @@
-// The native half of edgetransact.edge.android.Programs.
+// The native half of edgetransact.edge.android.Programs, and of Cores.
 //
 // TVM returns compiled programs as a string. tvm4j makes a Java string of every string, which binary data doesn't
 // survive, so the programs stay in C++ on their way to the file and back.
 #include <jni.h>
+#include <tvm/ffi/container/array.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "programs.h"
 
@@ -21,6 +23,12 @@ std::string ToString(JNIEnv* env, jstring text) {
   std::string copy = characters;
   env->ReleaseStringUTFChars(text, characters);
   return copy;
+}
+
+constexpr int kShareAllCores = -3;  // TVM's ThreadGroup::kSpecifyThreadShareAllCore
+
+void Throw(JNIEnv* env, const std::exception& error) {
+  env->ThrowNew(env->FindClass("java/lang/RuntimeException"), error.what());
 }
 
 ffi::Function Find(const ffi::Module& library, const char* name) {
@@ -45,6 +53,19 @@ Java_edgetransact_edge_android_Programs_restoreOrBuild(JNIEnv* env, jclass, jstr
         ToString(env, path), [&]() -> std::string { return get().cast<ffi::String>(); },
         [&](const std::string& programs) { set(ffi::String(programs)); });
   } catch (const std::exception& error) {
-    env->ThrowNew(env->FindClass("java/lang/RuntimeException"), error.what());
+    Throw(env, error);
+  }
+}
+
+extern "C" JNIEXPORT void JNICALL
+Java_edgetransact_edge_android_Cores_use(JNIEnv* env, jclass, jintArray cores) {
+  try {
+    std::vector<jint> numbers(env->GetArrayLength(cores));
+    env->GetIntArrayRegion(cores, 0, static_cast<jsize>(numbers.size()), numbers.data());
+    ffi::Array<ffi::String> names;
+    for (jint number : numbers) names.push_back(std::to_string(number));
+    ffi::Function::GetGlobalRequired("runtime.config_threadpool")(kShareAllCores, static_cast<int>(names.size()), names);
+  } catch (const std::exception& error) {
+    Throw(env, error);
   }
 }

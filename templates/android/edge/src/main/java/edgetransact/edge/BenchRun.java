@@ -96,7 +96,7 @@ public final class BenchRun {
         Choice choice = Choice.byLibrary(request.modelLib, model, phone);
         Path weights = store.prepare(model, (stage, done, total) -> {});
         Directories.delete(scratch);
-        try (LoadedEngine engine = new LoadedEngine(choice.device(), engines)) {
+        try (LoadedEngine engine = new LoadedEngine(choice, engines)) {
             Loader loader = new Loader(engine, model, choice, weights);
             int[] first = request.checkPrompt == null ? request.prompt : request.checkPrompt;
             lines.load(loader.load(first), shardBytes(model));

@@ -1,21 +1,31 @@
 package edgetransact.edge;
 
-/** The library that a model runs with on this phone. Immutable. */
+import java.util.Collections;
+import java.util.List;
+
+/** The library that a model runs with on this phone, and where it runs. Immutable. */
 public final class Choice {
     private final Device device;
     private final String library;
+    private final List<Integer> cores;
 
-    private Choice(Device device, String library) {
+    private Choice(Device device, String library, List<Integer> cores) {
         this.device = device;
         this.library = library;
+        this.cores = cores;
     }
 
     /**
-     * Chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's.
+     * Chooses what {@code edge-transact bench --tune} found best for answers on the phone's chip. Without that, it
+     * chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's.
      *
      * @throws EdgeException {@code NO_LIBRARY}, or {@code TOO_LITTLE_MEMORY} for the one that was chosen
      */
     public static Choice of(Model model, Phone phone) throws EdgeException {
+        Model.Tuned tuned = model.tuned(phone.chip());
+        if (tuned != null && (tuned.device() == Device.CPU || phone.openCl())) {
+            return on(tuned.device(), model, phone);
+        }
         for (Device device : Device.values()) {
             if (model.library(device) != null && (device == Device.CPU || phone.openCl())) {
                 return on(device, model, phone);
@@ -40,7 +50,9 @@ public final class Choice {
         if (needed > phone.availableMemoryBytes()) {
             throw EdgeException.tooLittle(EdgeException.Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
         }
-        return new Choice(device, model.library(device));
+        Model.Tuned tuned = model.tuned(phone.chip());
+        boolean known = tuned != null && tuned.device() == device;
+        return new Choice(device, model.library(device), known ? tuned.cores() : Collections.emptyList());
     }
 
     /** What it runs on. */
@@ -51,5 +63,10 @@ public final class Choice {
     /** The library's name, as in {@code system://NAME}. */
     public String library() {
         return library;
+    }
+
+    /** The cores of the CPU to run on; empty to leave that to the runtime. */
+    public List<Integer> cores() {
+        return cores;
     }
 }

@@ -1,5 +1,7 @@
 package edgetransact.edge;
 
+import org.json.JSONException;
+
 /** What a library runs on. */
 public enum Device {
     /** The GPU, through OpenCL. */
@@ -11,6 +13,16 @@ public enum Device {
 
     Device(String target) {
         this.target = target;
+    }
+
+    /** The device of a target. */
+    static Device of(String target) throws JSONException {
+        for (Device device : values()) {
+            if (device.target.equals(target)) {
+                return device;
+            }
+        }
+        throw new JSONException("no target of an app: " + target);
     }
 
     /** The target that {@code edge-transact build} compiles for this device, as in {@code models.json}. */

@@ -40,7 +40,7 @@ public interface Engine extends AutoCloseable {
 
     /** Makes engines. */
     interface Factory {
-        /** Creates an engine for a device, without a model, and starts its background loops. */
-        Engine open(Device device, Callbacks callbacks);
+        /** Creates an engine for a device and its cores, without a model, and starts its background loops. */
+        Engine open(Choice choice, Callbacks callbacks);
     }
 }

@@ -41,9 +41,9 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     private String finishReason;
     private String stopped;
 
-    LoadedEngine(Device device, Engine.Factory engines) throws EdgeException {
+    LoadedEngine(Choice choice, Engine.Factory engines) throws EdgeException {
         try {
-            engine = engines.open(device, this);
+            engine = engines.open(choice, this);
         } catch (RuntimeException error) {
             throw EdgeException.of(Code.ENGINE_FAILED, String.valueOf(error.getMessage()), error);
         }

@@ -3,8 +3,11 @@ package edgetransact.edge;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.EnumMap;
+import java.util.HashMap;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.regex.Pattern;
 import org.json.JSONArray;
 import org.json.JSONException;
@@ -48,6 +51,33 @@ public final class Model {
         }
     }
 
+    /** What a chip runs the model on best. */
+    public static final class Tuned {
+        private final Device device;
+        private final List<Integer> cores = new ArrayList<>();
+
+        private Tuned(JSONObject entry, Set<Device> devices) throws JSONException {
+            device = Device.of(entry.getString("target"));
+            if (!devices.contains(device)) {
+                throw new JSONException("it has no library for " + entry);
+            }
+            JSONArray numbers = entry.getJSONArray("cores");
+            for (int index = 0; index < numbers.length(); index++) {
+                cores.add(numbers.getInt(index));
+            }
+        }
+
+        /** The unit. */
+        public Device device() {
+            return device;
+        }
+
+        /** The cores of the CPU; empty to leave that to the runtime. */
+        public List<Integer> cores() {
+            return Collections.unmodifiableList(cores);
+        }
+    }
+
     private static final Pattern ID = Pattern.compile("[A-Za-z0-9][A-Za-z0-9._-]*");
     private static final Pattern LIBRARY = Pattern.compile("[A-Za-z_][A-Za-z0-9_-]*");
     private static final Pattern SHA256 = Pattern.compile("[0-9a-f]{64}");
@@ -57,6 +87,7 @@ public final class Model {
     private final String digest;
     private final Map<Device, String> libraries = new EnumMap<>(Device.class);
     private final Map<Device, Long> memoryBytes = new EnumMap<>(Device.class);
+    private final Map<String, Tuned> tuned = new HashMap<>();
     private final int contextWindowSize;
     private final Weights weights;
     private final List<File> files = new ArrayList<>();
@@ -73,6 +104,11 @@ public final class Model {
                 libraries.put(device, matching(LIBRARY, names.getString(device.target())));
                 memoryBytes.put(device, entry.getJSONObject("memory_bytes").getLong(device.target()));
             }
+        }
+        JSONObject chips = entry.getJSONObject("tuned");
+        for (Iterator<String> each = chips.keys(); each.hasNext(); ) {
+            String chip = each.next();
+            tuned.put(chip, new Tuned(chips.getJSONObject(chip), libraries.keySet()));
         }
         JSONArray listed = entry.getJSONArray("files");
         for (int index = 0; index < listed.length(); index++) {
@@ -110,6 +146,11 @@ public final class Model {
     /** Memory that it takes on a device for which it has a library: MLC's {@code estimated_vram_bytes}. */
     public long memoryBytes(Device device) {
         return memoryBytes.get(device);
+    }
+
+    /** What a chip runs it on best; null if that wasn't measured. */
+    public Tuned tuned(String chip) {
+        return tuned.get(chip);
     }
 
     /** The most tokens that it can see. */

@@ -4,14 +4,17 @@ package edgetransact.edge;
 public final class Phone {
     private final boolean openCl;
     private final long availableMemoryBytes;
+    private final String chip;
 
     /**
      * @param openCl whether the OpenCL library can be loaded
      * @param availableMemoryBytes memory that the app can still take without others being ended for it
+     * @param chip {@code Build.SOC_MODEL}, or any other text where Android doesn't tell it
      */
-    public Phone(boolean openCl, long availableMemoryBytes) {
+    public Phone(boolean openCl, long availableMemoryBytes, String chip) {
         this.openCl = openCl;
         this.availableMemoryBytes = availableMemoryBytes;
+        this.chip = chip;
     }
 
     /** Whether the OpenCL library can be loaded. */
@@ -22,5 +25,10 @@ public final class Phone {
     /** Memory that the app can still take, in bytes. */
     public long availableMemoryBytes() {
         return availableMemoryBytes;
+    }
+
+    /** The model of its chip. */
+    public String chip() {
+        return chip;
     }
 }

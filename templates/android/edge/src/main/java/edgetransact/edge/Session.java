@@ -42,7 +42,7 @@ public final class Session implements AutoCloseable {
      */
     public static Session load(Model model, Choice choice, Path weights, Engine.Factory engines, Progress progress)
             throws EdgeException, InterruptedException {
-        LoadedEngine engine = new LoadedEngine(choice.device(), engines);
+        LoadedEngine engine = new LoadedEngine(choice, engines);
         Session session = new Session(model, choice, engine);
         boolean ready = false;
         try {

@@ -2,11 +2,13 @@ package edgetransact.edge.android;
 
 import android.content.Context;
 import android.util.Log;
+import edgetransact.edge.Choice;
 import edgetransact.edge.Device;
 import edgetransact.edge.Engine;
 import edgetransact.edge.Progress;
 import edgetransact.edge.Stage;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.tvm.Function;
@@ -33,7 +35,7 @@ public final class MlcEngine implements Engine {
     private volatile boolean closed;
     private boolean released;
 
-    private MlcEngine(Device device, Callbacks callbacks, Programs programs, Progress progress) {
+    private MlcEngine(Choice choice, Callbacks callbacks, Programs programs, Progress progress) {
         this.callbacks = callbacks;
         this.programs = programs;
         this.progress = progress;
@@ -42,12 +44,14 @@ public final class MlcEngine implements Engine {
             throw new IllegalStateException("libtvm4j_runtime_packed.so has no mlc.json_ffi.CreateJSONFFIEngine");
         }
         engine = create.invoke().asModule();
-        org.apache.tvm.Device on = device == Device.OPENCL ? org.apache.tvm.Device.opencl() : org.apache.tvm.Device.cpu();
+        org.apache.tvm.Device on = choice.device() == Device.OPENCL
+                ? org.apache.tvm.Device.opencl()
+                : org.apache.tvm.Device.cpu();
         respond = Function.convertFunc(arguments -> respond(arguments[0].asString()));
         invoke(function("init_background_engine").pushArg(on.deviceType).pushArg(on.deviceId).pushArg(respond));
         loops = Arrays.asList(
-                start("run_background_loop", Thread.MAX_PRIORITY),
-                start("run_background_stream_back_loop", Thread.NORM_PRIORITY));
+                start("run_background_loop", Thread.MAX_PRIORITY, choice.cores()), // loads models and runs them
+                start("run_background_stream_back_loop", Thread.NORM_PRIORITY, Collections.emptyList()));
     }
 
     /**
@@ -57,10 +61,10 @@ public final class MlcEngine implements Engine {
      */
     public static Factory factory(Context context, Progress progress) {
         Context application = context.getApplicationContext();
-        return (device, callbacks) -> {
+        return (choice, callbacks) -> {
             try {
-                Programs programs = device == Device.OPENCL ? new Programs(application) : null;
-                return new MlcEngine(device, callbacks, programs, progress);
+                Programs programs = choice.device() == Device.OPENCL ? new Programs(application) : null;
+                return new MlcEngine(choice, callbacks, programs, progress);
             } catch (LinkageError error) {
                 throw new IllegalStateException("the engine's library can't be loaded: " + error, error);
             }
@@ -151,16 +155,19 @@ public final class MlcEngine implements Engine {
         return engine.getFunction(name);
     }
 
-    private Thread start(String loop, int priority) {
-        Thread thread = new Thread(() -> run(loop), loop);
+    private Thread start(String loop, int priority, List<Integer> cores) {
+        Thread thread = new Thread(() -> run(loop, cores), loop);
         thread.setPriority(priority);
         thread.setDaemon(true);
         thread.start();
         return thread;
     }
 
-    private void run(String loop) {
+    private void run(String loop, List<Integer> cores) {
         try {
+            if (!cores.isEmpty()) {
+                Cores.use(cores);
+            }
             call(loop);
         } catch (RuntimeException error) {
             Log.e(TAG, loop, error);

@@ -1,7 +1,9 @@
 package edgetransact.edge.android;
 
+import android.annotation.TargetApi;
 import android.app.ActivityManager;
 import android.content.Context;
+import android.os.Build;
 import edgetransact.edge.Phone;
 
 /** Asks Android what {@link Phone} holds. */
@@ -16,7 +18,13 @@ public final class PhoneFacts {
         ActivityManager.MemoryInfo memory = new ActivityManager.MemoryInfo();
         context.getSystemService(ActivityManager.class).getMemoryInfo(memory);
         // Below the threshold, Android ends apps.
-        return new Phone(hasOpenCl(), Math.max(0, memory.availMem - memory.threshold));
+        String chip = Build.VERSION.SDK_INT >= Build.VERSION_CODES.S ? chip() : Build.UNKNOWN;
+        return new Phone(hasOpenCl(), Math.max(0, memory.availMem - memory.threshold), chip);
+    }
+
+    @TargetApi(Build.VERSION_CODES.S)
+    private static String chip() {
+        return Build.SOC_MODEL;
     }
 
     private static boolean hasOpenCl() {
