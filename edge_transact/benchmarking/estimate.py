@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import median
 
@@ -41,7 +41,8 @@ def visit_seconds(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bench is about to do. `visits` are those that the log lacks, up to `rounds`.
+    """What a bench is about to do. `builds` are MODELs that it builds first, `visits` those that the log lacks, up to
+    `rounds`.
 
     `seconds` is about how long these take, all devices at once, and `most_seconds` how long it takes at most; `None` if
     the log doesn't tell.
@@ -57,6 +58,7 @@ class Plan:
     visits: int
     seconds: float | None
     most_seconds: float | None
+    builds: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         """The plan for people."""
@@ -70,7 +72,8 @@ class Plan:
             rounds += f", until ±{self.until:.1%}"
             about += f", at most {duration(self.most_seconds)}" if self.most_seconds is not None else ""
         models = f"{len(self.models)} models, {self.models[0]} the baseline," if self.models[1:] else self.models[0]
-        return f"plan: {models} at {', '.join(self.lengths)} on {', '.join(self.devices)}, {rounds}: {about}"
+        built = f"build {', '.join(self.builds)}, then " if self.builds else ""
+        return f"plan: {built}{models} at {', '.join(self.lengths)} on {', '.join(self.devices)}, {rounds}: {about}"
 
 
 def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
@@ -94,8 +97,27 @@ def make_plan(
         visits += len(due)
         seconds.append(visit_seconds(due, driver, models, conditions.warmups, records))
         most_seconds.append(visit_seconds(lacking, driver, models, conditions.warmups, records))
+    names = [model.name for model in models]
+    return _plan(drivers, names, conditions, visits, _longest(seconds), _longest(most_seconds))
+
+
+def all_of_it(drivers: Sequence[Driver], names: list[str], conditions: BenchOptions, builds: Sequence[str]) -> Plan:
+    """What a bench of MODELs is about to do, of which no log knows anything before they are built."""
+    rounds = conditions.planned(len(names))
+    due = sum(visit.round < conditions.rounds for visit in chain.from_iterable(rounds))
+    return replace(_plan(drivers, names, conditions, len(drivers) * due), builds=list(builds))
+
+
+def _plan(
+    drivers: Sequence[Driver],
+    names: list[str],
+    conditions: BenchOptions,
+    visits: int,
+    seconds: float | None = None,
+    most_seconds: float | None = None,
+) -> Plan:
     return Plan(
-        models=[model.name for model in models],
+        models=names,
         lengths=[str(pair) for pair in conditions.measured],
         devices=[driver.label for driver in drivers],
         rounds=conditions.rounds,
@@ -103,8 +125,8 @@ def make_plan(
         until=conditions.until,
         sustained_s=conditions.sustained_s,
         visits=visits,
-        seconds=_longest(seconds),
-        most_seconds=_longest(most_seconds),
+        seconds=seconds,
+        most_seconds=most_seconds,
     )
 
 

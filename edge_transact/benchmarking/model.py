@@ -91,8 +91,8 @@ class BenchModel:
         """The name of the library for a target."""
         return library_name(self.manifest.model_lib, target)
 
-    def library(self, target: str) -> Path:
-        """The library for a target, an archive linked into a shared one.
+    def library(self, target: str, *, link: bool = True) -> Path:
+        """The library for a target, an archive linked into a shared one unless it is only looked at.
 
         Raises:
             UsageError: The DIST has no library for the target.
@@ -106,7 +106,7 @@ class BenchModel:
             )
         path = self.path / libraries[target]
         self.manifest.verify(self.path, libraries[target])
-        return link_archive(path) if path.suffix == ".tar" else path
+        return link_archive(path) if link and path.suffix == ".tar" else path
 
 
 def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[BenchModel]:

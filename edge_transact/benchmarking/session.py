@@ -15,10 +15,10 @@ from edge_transact.benchmarking.analysis.intervals import known_to
 from edge_transact.benchmarking.analysis.results import Result, make_results
 from edge_transact.benchmarking.analysis.sustained import SUSTAINED, Sustained, make_sustained
 from edge_transact.benchmarking.drivers.base import Driver
-from edge_transact.benchmarking.estimate import Plan, make_plan
+from edge_transact.benchmarking.estimate import Plan, all_of_it, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
-from edge_transact.benchmarking.portable import RUNNER, SOURCE, portable_runner
+from edge_transact.benchmarking.portable import RUNNER, SOURCE, cross_compiler, portable_runner
 from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
@@ -122,7 +122,7 @@ def bench_models(
     tests = read_llama_bench(llama_bench) if llama_bench else None
     if tests is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
-    drivers = _drivers(models, options, clean)
+    drivers = _drivers(models, options, clean=clean)
     models = _candidates(models, drivers, options)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
@@ -173,11 +173,25 @@ def bench_models(
 
 
 def plan_bench(
-    dists: Sequence[Path], options: BenchOptions, *, log: Path, fresh: bool = False, llama_cpp: Path | None = None
+    dists: Sequence[Path],
+    options: BenchOptions,
+    *,
+    log: Path,
+    fresh: bool = False,
+    llama_cpp: Path | None = None,
+    builds: Sequence[str] = (),
 ) -> Plan:
-    """What `bench_models` would do and raise, without measuring. `fresh`: nothing counts as measured yet."""
+    """What `bench_models` would do and raise, without measuring, building or making a runner.
+
+    `fresh`: nothing counts as measured yet. `builds` are those of `dists` that are MODELs, to build before; of what
+    that makes, nothing is known.
+    """
+    if builds:
+        if options.tune:
+            raise UsageError("--dry-run knows what --tune tries of a DIST", fix=f"Build {builds[0]} first.")
+        return all_of_it(_drivers([], options, dry_run=True), list(map(str, dists)), options, builds)
     models = _models(dists, options, llama_cpp, [path / "model.gguf" for path in dists])
-    drivers = _drivers(models, options, clean=False)
+    drivers = _drivers(models, options, dry_run=True)
     return make_plan(drivers, _candidates(models, drivers, options), options, _earlier(log, fresh))
 
 
@@ -262,7 +276,9 @@ def _models(
     ]
 
 
-def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -> list[Driver]:
+def _drivers(
+    models: Sequence[BenchModel], options: BenchOptions, *, clean: bool = False, dry_run: bool = False
+) -> list[Driver]:
     if options.device == "host":
         if options.app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")
@@ -280,10 +296,10 @@ def _drivers(models: Sequence[BenchModel], options: BenchOptions, clean: bool) -
         "android-cpu" if options.tune else _common_target(models, opencl=bool(options.app or built))
     )
     for model in models:
-        model.library(target)
+        model.library(target, link=not dry_run)
     devices = find_devices(options.device)
     infos = [describe(phone) for phone in devices]
-    runner = built or (Path() if options.app else _portable_runner(target))
+    runner = built or (Path() if options.app or dry_run else _portable_runner(target))
     names = labels({info.serial: info.name for info in infos})
     return [
         AppDriver(phone, info, names[info.serial], target, options, options.app)
@@ -306,13 +322,27 @@ def _built_runner(options: BenchOptions) -> Path | None:
     return None
 
 
-def _portable_runner(target: str) -> Path:
+def require_phone(options: BenchOptions, target: str) -> None:
+    """Raises what would keep a bench from running on phones, before anything is built for them."""
+    from edge_transact.benchmarking.drivers.adb.devices import find_devices
+
+    find_devices(options.device)
+    if not options.app and _built_runner(options) is None:
+        _require_portable(target)
+
+
+def _require_portable(target: str) -> None:
     if target == "android":
         raise UsageError(
             "OpenCL needs a runner built with the NDK",
             fix=f"Build it from {SOURCE} as docs/bench.md says, and name its directory with --runner. Or measure the "
             "CPU: build with `--target android-cpu`.",
         )
+    cross_compiler()
+
+
+def _portable_runner(target: str) -> Path:
+    _require_portable(target)
     logger.info("runner: the portable one, for CPUs; OpenCL needs the NDK's")
     return portable_runner()
 

@@ -27,6 +27,7 @@ from edge_transact.cache.sources import public, remember_source
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import PROVENANCE_FILE, copy_files
 from edge_transact.compiler.gpu.devices import GENERIC
+from edge_transact.compiler.library import require_c_compiler
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
@@ -145,6 +146,7 @@ def build(
     texts = [*names_of(pruning.calibration if pruning else []), *names_of(healing.texts if healing else [])]
     refuse_existing(output, force, apart_from=[model, dump, *texts])
     rounding_name = _rounding_name(options, kind, report)
+    require_c_compiler()
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     if options.engine == "mlc":
         _require_our_compiler(options, dump)

@@ -6,13 +6,9 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from edge_transact.building.dist import build
 from edge_transact.building.options import BuildOptions
 from edge_transact.cache import Recipe, made
 from edge_transact.cache.keys import code_of
-from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.writer import COPIED_FILES
-from edge_transact.inputs.models import resolve_model
 
 
 def is_model(name: str) -> bool:
@@ -31,6 +27,11 @@ def kept_dist(model: str, target: str) -> Path:
     Raises:
         EdgeTransactError: As `build` does.
     """
+    from edge_transact.building.dist import build
+    from edge_transact.checkpoint import Checkpoint
+    from edge_transact.checkpoint.writer import COPIED_FILES
+    from edge_transact.inputs.models import resolve_model
+
     options = BuildOptions(target=list(dict.fromkeys([target, "host"])))
     recipe = Recipe(
         kind="dists",

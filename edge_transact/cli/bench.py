@@ -115,16 +115,18 @@ def bench(
     perplexities = _perplexities(perplexity or [])
     if report is None and (perplexities or published):
         raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
-    paths = _dists(dists, options)
     from edge_transact.benchmarking.analysis.export import to_text
     from edge_transact.benchmarking.analysis.sustained import sustained_text
     from edge_transact.benchmarking.session import bench_models, plan_bench
+    from edge_transact.building.kept import is_model
 
     if dry_run:
-        plan = plan_bench(paths, options, log=output, fresh=fresh, llama_cpp=with_llama_cpp)
+        words, builds = [Path(word) for word in dists], [word for word in dists if is_model(word)]
+        plan = plan_bench(words, options, log=output, fresh=fresh, llama_cpp=with_llama_cpp, builds=builds)
         candidates = [f"  {name}" for name in plan.models if options.tune]
         show({"plan": asdict(plan)}, as_json, lambda: _write("\n".join([plan.line(), *candidates, ""])))
         return
+    paths = _dists(dists, options)
     with ExitStack() as stack:
         ggufs = stack.enter_context(_exported(paths)) if with_llama_cpp else []
         outcome = bench_models(
@@ -168,14 +170,14 @@ def bench(
 
 
 def _dists(words: list[str], options: BenchOptions) -> list[Path]:
-    """The DISTs to measure. MODELs are built or taken from the cache, once it is sure that there is a device."""
+    """The DISTs to measure. MODELs are built or taken from the cache, once a phone and its runner are sure."""
     from edge_transact.building.kept import is_model, kept_dist
 
     target = "host" if options.device == "host" else options.target or "android-cpu"
     if target != "host" and any(map(is_model, words)):
-        from edge_transact.benchmarking.drivers.adb.devices import find_devices
+        from edge_transact.benchmarking.session import require_phone
 
-        find_devices(options.device)
+        require_phone(options, target)
     return [kept_dist(word, target) if is_model(word) else Path(word) for word in words]
 
 

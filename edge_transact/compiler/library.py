@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from edge_transact.compiler.archive import (
 )
 from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
+from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import Quantization
 from edge_transact.system.cpu import FLAGS, I8MM_AT_RUN_TIME
 
@@ -227,6 +229,19 @@ def _kept_interrupts() -> Iterator[Callable[[], None]]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         again()
+
+
+def require_c_compiler() -> None:
+    """Raise an `EdgeTransactError` unless TVM finds the C compiler with which it links this machine's libraries."""
+    from tvm.support.cc import get_cc
+
+    compiler = get_cc()
+    if compiler is None or shutil.which(compiler) is None:
+        raise EdgeTransactError(
+            f"there is no C compiler{f' {compiler}' if compiler else ' on PATH'}, and every build is checked with a "
+            "library that one links",
+            fix="Install one, for example gcc, or name it in CC. `edge-transact doctor --for host` looks for it.",
+        )
 
 
 def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, model_lib: str) -> None:

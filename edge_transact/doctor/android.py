@@ -115,16 +115,14 @@ def ndk_revision(directory: Path) -> tuple[int, ...]:
 
 
 def bench() -> list[Check]:
-    """The linker that `edge-transact bench` needs, and its runner, or the compiler of a portable one."""
+    """The runner of `edge-transact bench` with a linker of models, or the compiler of a portable one."""
     linker, compiler = find_linker(), shutil.which(COMPILER)
     runner = Path(os.environ.get("EDGE_BENCH_RUNNER") or "android_bench/build") / RUNNER
-    linked = linker[0] if linker else f"no {COMPILER}, no clang with lld, and no NDK"
+    if runner.is_file():
+        links = f"linker {linker[0]}" if linker else f"but no linker: no {COMPILER}, no clang with lld, and no NDK"
+        return [verdict("runner", linker is not None, f"{runner}, {links}", INSTALL)]
     made = f"portable, made with {compiler}; for OpenCL: docs/bench.md" if compiler else f"no {runner}, no {COMPILER}"
-    there = runner.is_file()
-    return [
-        verdict("linker", linker is not None, linked, INSTALL),
-        verdict("runner", there or compiler is not None, str(runner) if there else made, INSTALL),
-    ]
+    return [verdict("runner", compiler is not None, made, INSTALL)]
 
 
 def jdk() -> list[Check]:

@@ -12,11 +12,16 @@ import pytest
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking import session
+from edge_transact.benchmarking.drivers.adb import devices
+from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
+from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.portable import COMPILER, INSTALL, portable_runner
 from edge_transact.benchmarking.records.plan import prompt_ids
+from edge_transact.building import kept
 from edge_transact.cache import cache_directory
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.runtime.host import HostModel
+from tests.support.command import run, said
 from tests.support.phone.runner import CACHE
 
 
@@ -55,6 +60,42 @@ def test_a_phone_that_is_too_full_gets_nothing_through_an_old_adb(make_phone, ru
     (failure,) = run_bench(phone.serial).failures
     assert "8.4 MB of storage free, and 12.1 MB are needed" in failure
     assert list((phone.tmp / "edge-transact/portable").iterdir()) == []
+
+
+def test_a_dry_run_builds_and_makes_nothing(built_dist, monkeypatch, tmp_path):
+    """Without any program on PATH, and with nothing in the cache before and after."""
+    info = DeviceInfo("s1", "phone", ("arm64-v8a",))
+    monkeypatch.setattr(devices, "find_devices", lambda selector: [AndroidDevice(None, "s1")])
+    monkeypatch.setattr(devices, "describe", lambda device: info)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    plan = ("--dry-run", "--output", tmp_path / "log.jsonl")
+    built = said("bench", built_dist, "--lengths", "8+4", "--device", "s1", *plan)["plan"]
+    assert (built["devices"], built["builds"], built["visits"]) == (["phone"], [], built["rounds"])
+    for device in (("--device", "s1"), ()):
+        to_build = said("bench", built_dist, "demo:tiny", "--lengths", "8+4,16+4", *device, *plan)["plan"]
+        assert to_build["builds"] == ["demo:tiny"] and to_build["models"] == [str(built_dist), "demo:tiny"]
+        assert to_build["visits"] == 2 * 2 * built["visits"]
+    assert "build demo:tiny, then" in run("bench", "demo:tiny", *plan).stdout
+    refused = run("bench", "demo:tiny", "--device", "s1", "--tune", *plan)
+    assert refused.exit_code == 2 and "Build demo:tiny first" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_said_before_anything_is_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "find_devices", lambda selector: [])
+    monkeypatch.setattr(kept, "kept_dist", lambda *_: pytest.fail("built"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run("bench", "demo:tiny", "--device", "s1")
+    assert done.exit_code == 1 and f"no {COMPILER} on PATH" in done.stderr
+    done = run("bench", "demo:tiny", "--device", "s1", "--target", "android")
+    assert done.exit_code == 2 and "OpenCL needs a runner built with the NDK" in done.stderr
+    for names, said_of_it in (({}, "no C compiler on PATH"), ({"CC": "tcc"}, "no C compiler tcc")):
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        done = run("build", "demo:tiny", "--target", "android-cpu", "--output", tmp_path / "dist")
+        assert done.exit_code == 1 and said_of_it in done.stderr and "doctor --for host" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_portable_runner_needs_is_said(monkeypatch, tmp_path):

@@ -111,21 +111,23 @@ def test_only_an_adb_server_that_doctor_started_is_stopped(programs, tmp_path, m
 
 def test_the_runner_is_looked_for_where_bench_does(programs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for missing in android.bench():
-        assert not missing.ok and missing.fix == INSTALL
-    programs("aarch64-linux-gnu-g++", "")
-    linker, runner = android.bench()
-    assert linker.ok and linker.found == str(tmp_path / "bin/aarch64-linux-gnu-g++")
-    assert runner.ok and "portable" in runner.found and "OpenCL" in runner.found
+    (missing,) = android.bench()
+    assert not missing.ok and missing.fix == INSTALL
     monkeypatch.setenv("EDGE_BENCH_RUNNER", str(tmp_path))
     (tmp_path / "edge-bench").touch()
+    (unlinked,) = android.bench()
+    assert not unlinked.ok and unlinked.fix == INSTALL and "no NDK" in unlinked.found
+    monkeypatch.delenv("EDGE_BENCH_RUNNER")
+    programs("aarch64-linux-gnu-g++", "")
+    (runner,) = android.bench()
+    assert runner.ok and "portable" in runner.found and "OpenCL" in runner.found
+    monkeypatch.setenv("EDGE_BENCH_RUNNER", str(tmp_path))
     clang = tmp_path / "ndk/toolchains/llvm/prebuilt/linux-x86_64/bin/clang"
     clang.parent.mkdir(parents=True)
     clang.touch()
     monkeypatch.setenv("ANDROID_NDK", str(tmp_path / "ndk"))
-    linker, runner = android.bench()
-    assert (linker.ok, linker.found) == (True, str(clang))
-    assert (runner.ok, runner.found) == (True, str(tmp_path / "edge-bench"))
+    (runner,) = android.bench()
+    assert (runner.ok, runner.found) == (True, f"{tmp_path}/edge-bench, linker {clang}")
 
 
 def test_jdk_versions_old_style_and_new(programs):
@@ -226,7 +228,9 @@ def test_missing_things_fail_only_with_for(programs):
     assert {"name", "ok", "found", "fix"} == set(report["checks"][0])
     assert "ndk" in report["jobs"]["app"]["missing"]
     assert run("doctor", "--for", "app").exit_code == 1
-    assert run("doctor", "--for", "android").exit_code == 0
+    assert run("doctor", "--for", "android").exit_code == 1
+    programs("gcc", "echo gcc 14")
+    assert run("doctor", "--for", "android", "--for", "android-cpu").exit_code == 0
     assert run("doctor", "--for", "android", "--for", "app").exit_code == 1
 
 
