@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +14,9 @@ SEAL, UNSEALED = "self_sha256", "0" * 64
 
 _BLOCK_BYTES = 1 << 20
 
+_HASHED_BYTES = 1 << 22
+"""Of a file at once. Between blocks, a thread waits for others of Python."""
+
 _SEAL = re.compile(rb'self_sha256(?:": "|\x08\0{3}\x40\0{7})([0-9a-f]{64})')
 """In JSON, and in GGUF, where type and length are before a value."""
 
@@ -23,12 +25,13 @@ _MOST_BEFORE = 1 << 25  # bytes; the metadata of a GGUF file ends before, the la
 
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return hashlib.sha256().hexdigest()
-        # In one call, in which other threads of Python go on. Between blocks, this one would wait for them.
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    # Read and not mapped: a disk's error would end the process.
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(min(os.fstat(file.fileno()).st_size + 1, _HASHED_BYTES)))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
 
 
 def copy(source: Path, target: Path) -> str:
@@ -44,7 +47,6 @@ def copy(source: Path, target: Path) -> str:
 def ends_in_digest(path: Path) -> bool:
     """Whether a file's last 32 bytes are the sha256 of all bytes before them."""
     digest = hashlib.sha256()
-    # Read and not mapped: a disk's error would end the process.
     with suppress(OSError), path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - digest.digest_size
         while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_transact import cache
-from edge_transact.artifacts.digests import text_digest
+from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.building.options import CALIBRATED_ROUNDINGS
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
@@ -21,7 +21,7 @@ from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
 from edge_transact.healing import run as training
 from edge_transact.healing.options import HealOptions
-from edge_transact.inputs import read_documents
+from edge_transact.inputs.texts import files_of, read_text
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration, texts_of
@@ -178,7 +178,11 @@ def rounded(checkpoint: Checkpoint, quantization: Quantization, rounding: Roundi
 def _text_digests(checkpoint: Checkpoint, choices: CalibrationOptions) -> list[str]:
     # The text is part of the key, so it is read even if the cache has what follows from it.
     return [
-        self_identity(checkpoint) if text == SELF else text_digest("\0".join(read_documents(text, "calibration")))
+        self_identity(checkpoint)
+        if text == SELF
+        else text_digest(read_text(text, "calibration"))
+        if text.startswith("demo:")
+        else files_digest(files_of(text, "calibration"))
         for text in texts_of(choices.calibration)
     ]
 

@@ -10,19 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from edge_transact.artifacts import digests
 from edge_transact.artifacts.listing import write_listing
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES, environment
 from edge_transact.bundling.escaping import android_string, check_app_name, check_application_id, groovy_string
-from edge_transact.bundling.models import ASSETS, MODELS_JSON, AppModel, AppModels
+from edge_transact.bundling.models import ASSETS, BUNDLE, MODELS_JSON, AppModel, AppModels
 from edge_transact.bundling.sources import Source, package_config, read_sources
 from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
 from edge_transact.progress import bar
-from edge_transact.reading import read_object
+from edge_transact.reading import read_model
 from edge_transact.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,11 @@ PACKAGE_CONFIG = "mlc-package-config.json"
 
 RECORD = "bundle.json"
 """A project's settings and the digest of its sources."""
+
+
+class _Record(BaseModel):
+    application_id: str
+    digest: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,15 +73,13 @@ class Project(Summarized):
         """The project in a directory; `EdgeTransactError` if there is none that this version can read."""
         path = directory / RECORD
         try:
-            record = read_object(path, "Bundle the app again.")
-            return cls(directory, record["application_id"], AppModels.of_project(directory).models, record["digest"])
+            record = read_model(_Record, path, BUNDLE)
+            return cls(directory, record.application_id, AppModels.of_project(directory).models, record.digest)
         except FileNotFoundError as error:
             raise EdgeTransactError(
                 f"{directory} is not an app's project: it has no {Path(error.filename).name}",
                 fix=f"Create one: edge-transact bundle DIST -o {directory}",
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise EdgeTransactError(f"{path} cannot be read ({error})", fix="Bundle the app again.") from error
 
 
 def bundle(

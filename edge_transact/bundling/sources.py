@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.artifacts.digests import sha256
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TENSOR_CACHE, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking.records.tuned import Setting, read_tuning
 from edge_transact.bundling.escaping import model_ids
@@ -21,6 +21,7 @@ from edge_transact.compiler.targets import get_target, library_name
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.mlc.chat_config import check_chat_config
 from edge_transact.quantization import get_quantization
+from edge_transact.weights import ShardReader
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,9 @@ def describe_model(dist: Path, identifier: str) -> Source:
     missing = next((dist / name for name in names if not (dist / name).is_file()), None)
     if missing:
         raise EdgeTransactError(f"{missing} is missing", fix="Copy the complete directory, or build it again.")
+    # Before all is copied: what is small, and how large the shards should be.
+    manifest.verify(dist, TENSOR_CACHE, *TOKENIZER_FILES)
+    ShardReader(dist)
     check_chat_config(dist / CHAT_CONFIG)
     known = {**manifest.files, CHAT_CONFIG: sha256(dist / CHAT_CONFIG)}
     if known[CHAT_CONFIG] != manifest.files.get(CHAT_CONFIG):

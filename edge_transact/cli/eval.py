@@ -68,7 +68,7 @@ def evaluate(
     if report:
         refuse_existing(report, force, apart_from=[*models, options.reference])
     # Before a model is loaded: a task may not exist.
-    tasks = options.load_tasks()
+    tasks = options.load_tasks(data=not dry_run)
     named = [*models, *([options.reference] if options.reference else [])]
     history = History("eval", named, [options])
     # Tasks come with bars of their own.

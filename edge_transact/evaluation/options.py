@@ -83,10 +83,11 @@ class EvalOptions(Options):
         """The names of the other tasks, which are lm-eval's."""
         return [name for name in self.tasks if name not in ("", BASICS)]
 
-    def load_tasks(self) -> Tasks | None:
-        """lm-eval's tasks with their data, `None` if there are none; raises the errors of `Tasks`."""
+    def load_tasks(self, *, data: bool = True) -> Tasks | None:
+        """lm-eval's tasks, with their data or without, `None` if there are none; raises the errors of `Tasks`."""
         if not self.lm_eval_tasks:
             return None
         from edge_transact.evaluation.tasks import Tasks
 
-        return Tasks(self.lm_eval_tasks, include_path=self.include_path, limit=self.limit)
+        tasks = Tasks(self.lm_eval_tasks, include_path=self.include_path, limit=self.limit)
+        return tasks.load() if data else tasks

@@ -57,14 +57,14 @@ def asked_for(names: str) -> tuple[bool, list[str]]:
 
 
 class Tasks:
-    """Tasks with their data, loaded once for any number of models.
+    """Tasks, whose data is loaded once for any number of models.
 
     Args:
         names: Names of tasks, groups and tags; ``"paper"`` stands for `PAPER_TASKS`.
         include_path: A directory with the user's own tasks, in YAML files.
 
     Raises:
-        EdgeTransactError: lm-eval isn't installed or doesn't know a name, or a task or its data can't be loaded.
+        EdgeTransactError: lm-eval isn't installed or doesn't know a name.
     """
 
     def __init__(self, names: Sequence[str], *, include_path: Path | None = None, limit: int | None = None) -> None:
@@ -80,23 +80,28 @@ class Tasks:
                 fix="Set --include-path to the directory of your tasks' YAML files.",
             )
         logger.info(f"tasks {', '.join(names)}")
-        manager = TaskManager(include_path=include_path)
-        specs: list[str | dict[str, object]] = []
+        self._manager = manager = TaskManager(include_path=include_path)
+        self._specs: list[str | dict[str, object]] = []
+        self._tasks: list[Task | Group] = []
         for name in names:
             if name == PAPER:
-                specs += [{"task": task, "num_fewshot": shots} for task, shots in PAPER_TASKS.items()]
+                self._specs += [{"task": task, "num_fewshot": shots} for task, shots in PAPER_TASKS.items()]
                 continue
-            specs.append(name)
+            self._specs.append(name)
             if name not in manager.all_tasks:
                 raise EdgeTransactError(
                     f"there is no task {name!r}",
                     fix=closest(name, manager.all_tasks)
                     or "lm-eval ls tasks shows lm-eval's; --include-path adds yours. basics and paper are ours.",
                 )
-        self._tasks = [task for spec in specs for task in _loaded(manager, spec)]
         self._limit = limit
         code = (path for path in include_path.rglob("*") if path.suffix in (".yaml", ".py")) if include_path else ()
         self._asked = {"names": list(names), "own": files_digest(code), "limit": limit}
+
+    def load(self) -> Tasks:
+        """Loads the data, if that wasn't done; raises an `EdgeTransactError` if a task or its data can't be."""
+        self._tasks = self._tasks or [task for spec in self._specs for task in _loaded(self._manager, spec)]
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """What was asked for, as JSON values."""
@@ -119,7 +124,7 @@ class Tasks:
             else HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=1)
         )
         theirs.setLevel(logging.NOTSET)
-        results = simple_evaluate(wrapped, tasks=self._tasks, limit=self._limit, log_samples=False)
+        results = simple_evaluate(wrapped, tasks=self.load()._tasks, limit=self._limit, log_samples=False)
         return {
             task: {
                 key.removesuffix(",none"): float(value)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 
 from edge_transact import costs
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, MODEL_FILES
@@ -168,6 +168,10 @@ def _dist(directory: Path, kind: str | None) -> Model:
 class _ModelConfig(Configuration):
     rope_theta: Number
     rope_scaling: Rope | None
+    context_window_size: PositiveInt
+    prefill_chunk_size: PositiveInt
+    max_batch_size: PositiveInt
+    tensor_parallel_shards: PositiveInt
 
 
 class _ChatConfig(BaseModel):

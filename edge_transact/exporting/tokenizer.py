@@ -72,7 +72,9 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
         special = gguf.SpecialVocab(directory, load_merges=not is_sentencepiece, n_vocab=vocab_size)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise EdgeTransactError(f"{directory}: {error}", fix="Correct its special tokens in config.json.") from error
-    ids = tokenizer("a").input_ids
+    if not (ids := tokenizer("a").input_ids):
+        what = f"{directory}: its tokenizer makes no token of a letter"
+        raise EdgeTransactError(what, fix="Copy the model's tokenizer files there.")
     special.add_special_token |= {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
     special.add_to_gguf(writer, quiet=True)
 

@@ -42,7 +42,7 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
     from edge_transact.runtime.text import TextCodec
 
     document, codec = read_text(TEXT, "evaluation"), TextCodec(source.path)
-    loaded = Tasks(others) if others else None
+    tasks = Tasks(others).load() if others else None
 
     def measure(student: Student) -> dict[str, Any]:
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
@@ -51,8 +51,8 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
             with generating(student.model):
                 if basics:
                     scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
-                if loaded:
-                    scores |= loaded.scores(student.model, codec.tokenizer)
+                if tasks:
+                    scores |= tasks.scores(student.model, codec.tokenizer)
         figures: dict[str, Any] = {"perplexity": {TEXT: found.perplexity}}
         if scores:
             figures["tasks"] = {task: metrics[main_metric(metrics)] for task, metrics in scores.items() if metrics}

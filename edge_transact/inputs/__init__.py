@@ -1,6 +1,6 @@
 """MODEL and TEXT on the command line: a MODEL becomes a local directory, a TEXT becomes documents."""
 
 from edge_transact.inputs.models import resolve_model
-from edge_transact.inputs.texts import read_documents, read_text
+from edge_transact.inputs.texts import read_text
 
-__all__ = ["read_documents", "read_text", "resolve_model"]
+__all__ = ["read_text", "resolve_model"]

@@ -29,6 +29,11 @@ class _Stripper(HTMLParser):
         elif tag not in self.INLINE:
             self.parts.append("\n")
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """What begins with ``<![`` ends at the next ``>``, as in browsers; the parser would look through all the rest
+        for its own end, or raise an `AssertionError`."""
+        return self.parse_bogus_comment(i, report)
+
     def handle_data(self, data: str) -> None:
         if not self._skipping:
             self.parts.append(data)

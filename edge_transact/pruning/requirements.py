@@ -12,7 +12,7 @@ from edge_transact.costs import Requirements, memory
 from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.healing.requirements import requirements as requirements_of_training
 from edge_transact.inputs.shares import shares_of
-from edge_transact.inputs.texts import needed_characters
+from edge_transact.inputs.texts import is_whole, needed_characters
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
 from edge_transact.pruning.allocate.limits import limits_of
@@ -93,7 +93,7 @@ def text_bytes(calibration: Sequence[str], tokens: int) -> int:
         files = [path, *path.rglob("*")] if path.exists() else []
         if share.text != SELF:
             sizes.append(sum(file.stat().st_size for file in files if file.is_file()) if files else TEXT_CHARACTERS)
-    return CHARACTER_BYTES * min(max(sizes), needed_characters(tokens))
+    return CHARACTER_BYTES * max(size if is_whole(size, tokens) else needed_characters(tokens) for size in sizes)
 
 
 def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:

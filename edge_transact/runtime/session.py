@@ -203,7 +203,9 @@ class Session:
         """
         dropped, ids = self._prompt(text)
         if not ids:
-            raise EdgeTransactError("the prompt is empty", fix='Say something: --prompt "Once upon a time"')
+            raise EdgeTransactError(
+                "the prompt has no token that the model knows", fix='Say something: --prompt "Once upon a time"'
+            )
         try:
             answer = yield from self._answered(ids, dropped, stopped)
         except BaseException:

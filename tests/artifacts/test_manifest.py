@@ -1,6 +1,9 @@
 """The manifest says what a DIST is, and notices a file that isn't as it was."""
 
+import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +73,23 @@ def test_a_changed_file_is_named(dist):
     (dist / "lib" / "x.so").unlink()
     with pytest.raises(EdgeTransactError, match=r"lib/x\.so is missing"):
         Manifest.read(dist).verify(dist)
+
+
+def test_a_file_that_is_cut_while_it_is_read_does_not_end_the_process(tmp_path):
+    """As a disk's error would, if files were mapped."""
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    program = """if True:
+        import hashlib, os, sys
+        from pathlib import Path
+        from edge_transact.artifacts.digests import sha256
+        whole = hashlib.sha256
+        def cut(*content):
+            os.truncate(sys.argv[1], 1)
+            return whole(*content)
+        hashlib.sha256 = cut
+        print(sha256(Path(sys.argv[1])))"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "file"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, hashlib.sha256(b"\0").hexdigest()), done
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from edge_transact.benchmarking.drivers import host
-from edge_transact.benchmarking.drivers.adb import devices
+from edge_transact.benchmarking.drivers.adb import client, devices
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, ShellOutput
 from edge_transact.benchmarking.drivers.adb.devices import check
 from edge_transact.benchmarking.drivers.adb.sensors import parse_sensors
@@ -54,6 +54,15 @@ def test_each_phone_is_found_once_and_over_usb_where_it_is_plugged_in(entries, c
     assert serials("A1,A1") == ["A1"]
     with pytest.raises(UsageError, match=r"192.168.1.7:5555 and A1 are one phone"):
         serials("192.168.1.7:5555,A1")
+
+
+@pytest.mark.parametrize("port", ["²", "99999", "65536", "-1", "", "9" * 5000])
+@pytest.mark.parametrize(("variable", "value"), [("ANDROID_ADB_SERVER_PORT", ""), ("ADB_SERVER_SOCKET", "tcp:[::1]:")])
+def test_a_server_at_no_port_is_refused(monkeypatch, variable, value, port):
+    monkeypatch.setenv(variable, value + port)
+    with pytest.raises(UsageError, match="the adb server's port is ") as error:
+        client.adb_client()
+    assert len(error.value.message) < 100
 
 
 def test_a_phone_that_does_not_trust_this_computer(entries):

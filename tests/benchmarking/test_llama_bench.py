@@ -45,6 +45,8 @@ def test_other_files_and_lengths_are_refused(file, tmp_path):
         repetitions_of(tests, [*MEASURED, repetition(serial="other")])
     with pytest.raises(EdgeTransactError, match="does not exist"):
         read_llama_bench(tmp_path / "missing.json")
-    file.write_text('[{"model": 1}]')
-    with pytest.raises(EdgeTransactError, match="not what llama-bench"):
-        read_llama_bench(file)
+    whole = json.loads(file.read_text())[0]
+    for content in ({"model": 1}, whole | {"model_n_params": 10**400}, whole | {"samples_ns": [0]}):
+        file.write_text(json.dumps([content]))
+        with pytest.raises(EdgeTransactError, match="not what llama-bench"):
+            read_llama_bench(file)

@@ -143,6 +143,13 @@ def test_mlcs_packaging_takes_the_configuration_and_compiles_nothing(dist, other
     check_as_mlc_does(moved)
 
 
+def test_a_shard_of_another_size_is_found_before_anything_is_copied(dist, tmp_path):
+    with (dist / "params_shard_1.bin").open("ab") as shard:
+        shard.truncate(10 << 30)
+    with pytest.raises(EdgeTransactError, match=r"params_shard_1.bin has \d+ bytes, tensor-cache.json says 4"):
+        bundle([dist], tmp_path / "app")
+
+
 def test_names_are_data(kept, tmp_path):
     dist = Path(shutil.copytree(kept, tmp_path / NAME))
     directory = bundle([dist], tmp_path / "app", application_id="com.Example_1.x", app_name=NAME).directory
@@ -199,8 +206,7 @@ def test_an_archive_under_another_name(dist, tmp_path):
 def test_models_that_are_too_large_for_the_app_are_installed(dist, other, tmp_path, monkeypatch):
     sizes = [sum(path.stat().st_size for path in one.glob("*") if path.is_file()) for one in (dist, other)]
     monkeypatch.setattr(sources, "ASSETS_BYTES", min(sizes))
-    (dist / "params_shard_0.bin").write_bytes(b"x" * 5000)
-    Manifest.read(dist).write(dist)
+    dist = make_dist(tmp_path / "large" / "tiny", shards=[b"x" * 5000, b"more"])
     result = run("bundle", str(dist), str(other), "-o", str(tmp_path / "app"))
     assert result.exit_code == 0, result.output
     assert "Too large to travel in the app: tiny." in result.stdout

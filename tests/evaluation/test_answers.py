@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
+from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluation.answers.answering import MAX_TOKENS, Answered, answers, stop_ids
 from edge_transact.evaluation.answers.basics import Reply, ask
 from edge_transact.evaluation.answers.collapse import CollapseFigures, warning
@@ -147,6 +150,18 @@ def dist(built_dist, pruned, tmp_path_factory):
     conversation = json.loads((path / CHAT_CONFIG).read_text())["conv_template"]
     edit_json(path / CHAT_CONFIG, conv_template=conversation | {"stop_token_ids": sorted(stop_ids(TextCodec(path)))})
     return path
+
+
+def test_mlcs_configuration_may_name_a_template(tiny_model, tmp_path):
+    """Its own tokens end answers then, as where it has none."""
+    path = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    before = stop_ids(TextCodec(path))
+    for template in ("llama-3", {"name": "x"}):
+        (path / CHAT_CONFIG).write_text(json.dumps({"conv_template": template, "eos_token_id": [7]}))
+        assert stop_ids(TextCodec(path)) == {*before, 7}
+    (path / CHAT_CONFIG).write_text(json.dumps({"conv_template": {"stop_token_ids": "all"}}))
+    with pytest.raises(EdgeTransactError, match=r"mlc-chat-config\.json .*stop_token_ids"):
+        stop_ids(TextCodec(path))
 
 
 @pytest.mark.parametrize("name", ["chat_model", "pruned"])

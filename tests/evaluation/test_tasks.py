@@ -187,3 +187,6 @@ def test_the_papers_suite(monkeypatch):
     assert {spec["task"] for spec in asked} <= set(manager.all_tasks)
     shots = {spec["task"]: spec["num_fewshot"] for spec in asked if spec["num_fewshot"]}
     assert shots == {"arc_challenge": 25, "hellaswag": 10, "winogrande": 5, "triviaqa": 5}
+    asked.clear()
+    planned = CliRunner().invoke(app, ["eval", "no-such-model", "--tasks", "basics,paper", "--dry-run"])
+    assert "no-such-model does not exist" in planned.stderr and not asked

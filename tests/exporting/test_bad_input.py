@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +21,8 @@ from edge_transact.pruning.run import for_model
 from tests.support.checkpoints import FAMILIES, LLAMA3, YARN, narrowed, odd_plan
 from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
-from tests.support.tokenizers import SPLITS, save_byte_level
+from tests.support.hostile.of_dists import signed, vocabulary
+from tests.support.tokenizers import SPLITS, give_bytes, save_byte_level
 
 WIDE = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 400}
 """Rows of 64, but for the MLP's 40, which 32 doesn't divide."""
@@ -129,6 +131,16 @@ def test_a_write_that_fails(model, tmp_path):
         refused(model, tmp_path / "out.gguf", "can't be written", "Make room")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_dist_that_agrees_with_its_manifest(built_dist, tmp_path):
+    """Anyone can sign: what is inside is compared with what it should be."""
+    give_bytes(shutil.copytree(built_dist, tmp_path / "dist"))
+    signed("mlc-chat-config.json", ("model_config", "prefill_chunk_size"), '"many"')(tmp_path)
+    refused(tmp_path / "dist", tmp_path / "m.gguf", "mlc-chat-config.json", "prefill_chunk_size")
+    signed("mlc-chat-config.json", ("model_config", "prefill_chunk_size"), "16")(tmp_path)
+    vocabulary(lambda _: {"<unk>": 1})(tmp_path)
+    refused(tmp_path / "dist", tmp_path / "m.gguf", "its tokenizer makes no token of a letter")
 
 
 def test_layers_without_attention(model, tmp_path):

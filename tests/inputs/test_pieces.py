@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.inputs import pieces
+from edge_transact.inputs import pieces, rows
 from edge_transact.inputs.rows import Chat
 from edge_transact.inputs.shares import Share, dealt, share_of, shares_of
 from edge_transact.inputs.texts import read_rows
@@ -49,6 +49,30 @@ def test_pieces_hold_every_row_once(tmp_path, monkeypatch):
     assert 100 < len(pieces.pieces_of(str(tmp_path / "a.parquet"), "calibration").pieces) <= 2 * pieces.PIECES
     assert rows_of(tmp_path) == read_rows(str(tmp_path), "calibration")
     assert rows_of(tmp_path)[-2:] == [Chat((("user", "2 + 2?"), ("assistant", "4")) * times, "") for times in (1, 2)]
+
+
+@pytest.mark.parametrize("between", [" ", ""])
+def test_a_row_longer_than_a_piece_is_read_in_parts(tmp_path, monkeypatch, between):
+    """Or what it needs in tokens would grow with it; a line that is too long to be read at once is refused."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 200)
+    monkeypatch.setattr(pieces, "CUT_BYTES", 40)
+    document = between.join(f"word{number}é" for number in range(100))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": document}) + '\n{"text": "short"}\n')
+    parquet.write_table(arrow.table({"text": [document]}), tmp_path / "b.parquet")
+    (tmp_path / "c.html").write_text(f"<p>{document}</p>")
+    for name, others in (("a.jsonl", ["short"]), ("b.parquet", []), ("c.html", [])):
+        found = rows_of(tmp_path / name)
+        parts = found[: len(found) - len(others)]
+        assert "".join(part.text for part in parts) == document and found[len(parts) :] == others
+        assert len(parts) > 3 and max(len(part.text) for part in parts) <= 240
+        assert [part.begins for part in parts] == [True] + [False] * (len(parts) - 1)
+        assert [part.ends for part in parts] == [False] * (len(parts) - 1) + [True]
+        assert not between or all(part.text.endswith(" ") for part in parts[:-1])
+    for module in (pieces, rows):
+        monkeypatch.setattr(module, "MOST_IN_LINE", 500)
+    for read in (rows_of, lambda file: read_rows(str(file), "calibration")):
+        with pytest.raises(EdgeTransactError, match=r"a\.jsonl, line 1 has 500 bytes or more"):
+            read(tmp_path / "a.jsonl")
 
 
 def test_what_goes_wrong_midway_is_named(tmp_path):

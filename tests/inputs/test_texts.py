@@ -1,6 +1,7 @@
 """TEXT: files, directories, hub data sets and the demo speeches, as one string."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs import read_text, texts
+from edge_transact.inputs import read_text, resolve_model, texts
 from edge_transact.inputs.names import package_directory
 from edge_transact.inputs.texts import strip_html
 
@@ -51,6 +52,7 @@ def test_html_keeps_only_the_readable_text():
       <ul><li>one</li><li><a href="#">t</a>wo</li></ul><pre>a
   b</pre></body></html>"""
     assert strip_html(page) == "The Debian Handbook\nFish & chips cost £5.\nCheap!\none\ntwo\na\nb"
+    assert strip_html("<p>a<![if x]> b<![endif]> c<![odd[ d>e]]></p>") == "a b ce]]>"
 
 
 @pytest.mark.parametrize("between", ["</head><body>", "<body>", "</head>", ""])
@@ -68,6 +70,7 @@ def test_tags_around_head_and_body_may_be_left_out(between):
         ("a.jsonl", b'{"text": "x"}\n[1]', "a.jsonl, line 2 is neither an object nor a string"),
         ("a.jsonl", b'{"q": "x", "a": "y"}', "line 1 has no column 'text' and 2 columns of strings (columns: q, a)"),
         ("a.parquet", b"PAR1", "a.parquet is not a Parquet file"),
+        ("a.html", bytes(1 << 24) + b"a", "a.html has more than 16,777,216 bytes"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, words):
@@ -96,6 +99,17 @@ def test_missing_texts(tmp_path, monkeypatch):
     assert "edge-transact[demo-data]" in refused.value.fix
 
 
+@pytest.mark.parametrize("read", [resolve_model, lambda name: read_text(name, "calibration")])
+def test_what_is_no_file_is_not_called_missing(tmp_path, read):
+    os.mkfifo(tmp_path / "m.gguf")
+    (tmp_path / "n.gguf").symlink_to("nowhere")
+    with pytest.raises(EdgeTransactError, match=r"m\.gguf is a FIFO, not a file"):
+        read(str(tmp_path / "m.gguf"))
+    with pytest.raises(EdgeTransactError, match=r"n\.gguf does not exist") as error:
+        read(str(tmp_path / "n.gguf"))
+    assert "n.gguf" not in error.value.fix
+
+
 def test_hub_data_sets_are_read_by_split(tmp_path, hub):
     data = tmp_path / "data"
     data.mkdir()
@@ -120,9 +134,12 @@ def test_hub_data_sets_are_read_by_split(tmp_path, hub):
 
 
 def test_no_more_of_a_text_is_read_than_a_few_windows_need(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(texts, "NEEDED", 1000)
     (tmp_path / "long.txt").write_text("word " * 100_000)
     assert texts.read_text(str(tmp_path / "long.txt"), "evaluation", tokens=10) == "word " * 200
     assert len(texts.read_text(str(tmp_path / "long.txt"), "evaluation", tokens=100)) == 6400
+    assert len(texts.read_text(str(tmp_path / "long.txt"), "evaluation", tokens=10**30)) == 500_000
+    (tmp_path / "row.jsonl").write_text(json.dumps({"text": "word " * 100_000}))
+    assert texts.read_rows(str(tmp_path / "row.jsonl"), "calibration", 1000) == ["word " * 200]
     (tmp_path / "long.jsonl").write_text("\n".join(f'{{"text": "row {number}"}}' for number in range(10_000)))
     assert len(texts.read_text(str(tmp_path / "long.jsonl"), "evaluation", tokens=10)) == 1000

@@ -271,7 +271,8 @@ def test_values_beyond_fp16_are_clamped_with_a_warning(tiny_model, tmp_path: Pat
 
 def test_of_a_large_text_pieces_are_drawn(tiny, tmp_path, monkeypatch) -> None:
     """No more of it is read and tokenized than the windows need, and the seed chooses where."""
-    monkeypatch.setattr("edge_transact.layerwise.windows.needed_characters", lambda tokens: 5000)
+    monkeypatch.setattr("edge_transact.inputs.texts.WHOLE", 5000)
+    monkeypatch.setattr("edge_transact.inputs.texts.NEEDED", 5000)
     text = tmp_path / "large.txt"
     text.write_text(" ".join(f"word{number}" for number in range(400_000)))
     drawn = [draw(tiny, str(text), tokens=128, window=64, seed=seed) for seed in (0, 0, 1)]

@@ -31,7 +31,12 @@ def make_dist(
         "model_type": "edge_llama", "quantization": "q4f16_0", "model_config": {}, "vocab_size": 9,
         "context_window_size": context, "prefill_chunk_size": 64, "tokenizer_files": [], "conv_template": {},
     }  # fmt: skip
-    contents = {"mlc-chat-config.json": json.dumps(config).encode(), "tensor-cache.json": b"{}",
+    records = [
+        {"dataPath": f"params_shard_{index}.bin", "nbytes": len(shard), "records": []}
+        for index, shard in enumerate(shards)
+    ]
+    contents = {"mlc-chat-config.json": json.dumps(config).encode(),
+                "tensor-cache.json": json.dumps({"records": records}).encode(),
                 "tokenizer.json": b"[]", "edge_transact.json": b"{}", "definition/model.py": b""}  # fmt: skip
     contents |= {f"params_shard_{index}.bin": shard for index, shard in enumerate(shards)}
     for name, content in contents.items():

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from edge_transact.benchmarking.records.lines import FinalLine, Line, LoadLine, RepetitionLine
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
@@ -22,21 +22,24 @@ LLAMA_CPP = "llama.cpp"
 """The target of what llama.cpp measures in turns with DISTs."""
 
 
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Test(BaseModel):
     """A test as ``llama-bench`` prints it; it has more fields."""
 
     model_filename: str
     model_type: str
-    model_size: int
-    model_n_params: int
+    model_size: _Count
+    model_n_params: _Count
     backends: str
     build_commit: str
-    n_threads: int
-    n_prompt: int
-    n_gen: int
-    n_depth: int = 0
+    n_threads: _Count
+    n_prompt: _Count
+    n_gen: _Count
+    n_depth: _Count = 0
     test_time: str
-    samples_ns: list[int]
+    samples_ns: list[Annotated[int, Field(gt=0, lt=1 << 63)]]
 
 
 def read_llama_bench(path: Path) -> list[Test]:

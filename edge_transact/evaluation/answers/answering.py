@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.errors import EdgeTransactError
 from edge_transact.evaluation.answers.decoding import decode_in_library, decode_in_torch
 from edge_transact.evaluation.answers.degenerate import Degenerate, degenerate
 from edge_transact.progress import bar
-from edge_transact.reading import read_object
+from edge_transact.reading import checked, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,13 +97,26 @@ def _encoded(codec: TextCodec, prompt: str) -> list[int]:
     return codec.encode(f"Question: {prompt}\nAnswer:")
 
 
+class _Template(BaseModel):
+    stop_token_ids: list[int] | None = None
+
+
+class _Ends(BaseModel):
+    """What a configuration says of the tokens that end an answer; MLC's may name one of its own templates."""
+
+    eos_token_id: int | list[int] | None = None
+    conv_template: _Template | str | None = None
+
+
 def stop_ids(codec: TextCodec) -> set[int]:
     """The tokens that end an answer: those of the model's configuration, and of its chat template."""
     found = set()
     for name in ("generation_config.json", "config.json", CHAT_CONFIG):
-        if config := read_object(codec.directory / name, optional=True):
-            eos = config.get("conv_template", {}).get("stop_token_ids", config.get("eos_token_id"))
-            found |= set(eos if isinstance(eos, list) else [eos])
+        path = codec.directory / name
+        ends = checked(_Ends, read_object(path, optional=True), path)
+        of_template = getattr(ends.conv_template, "stop_token_ids", None)
+        eos = ends.eos_token_id if of_template is None else of_template
+        found |= set(eos if isinstance(eos, list) else [eos])
     template = codec.chat_template or ""
     named = [token for token in _ENDS_OF_TURNS if token in template]
     found |= {codec.backend.token_to_id(token) for token in (codec.special_tokens.get("eos_token", ""), *named)}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TypedDict
 
 from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.cache.sources import source_of
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.evaluation.answers.basics import AnswerRow
 from edge_transact.evaluation.answers.degenerate import Degenerate
 from edge_transact.evaluation.answers.questions import quick_questions
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.reading import read_object
 
 THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/lab/degenerate-answers.md` has the measurements behind it."""
@@ -84,8 +84,8 @@ def _made_from(model: Path) -> tuple[Path | None, str]:
     """The pruned checkpoint that a model is or that a DIST was built from, if any, and the DIST's quantization."""
     quantization = ""
     if (model / MANIFEST).is_file():
-        manifest = read_object(model / MANIFEST)
-        model, quantization = Path(source_of(model / MANIFEST, manifest["source"])), manifest["quantization"]
+        manifest = Manifest.read(model)
+        model, quantization = Path(source_of(model / MANIFEST, manifest.source)), manifest.quantization
     return model if (model / PROVENANCE_FILE).is_file() else None, quantization
 
 

@@ -58,7 +58,7 @@ def of_dists(base: Path) -> Iterator[Case]:
                 yield Case(
                     "DIST", f"{name}, signed: {'.'.join(map(str, keys))} is {value}",
                     READERS[next(turn) * 5 // 4 % 6], naming(name, str(keys[-1]), "dist"),
-                    _signed(name, keys, VALUES[value]), True, NEEDS, LOG,
+                    signed(name, keys, VALUES[value]), True, NEEDS, LOG,
                 )  # fmt: skip
     records = json.loads((base / "dist/tensor-cache.json").read_text())["records"][0]["records"]
     for key, values in {
@@ -72,7 +72,7 @@ def of_dists(base: Path) -> Iterator[Case]:
                 yield Case(
                     "DIST", f"tensor-cache.json, signed: first {key} is {raw[:30]}", command,
                     naming("tensor-cache.json", "params_shard", records[0]["name"], key),
-                    _signed("tensor-cache.json", ("records", 0, "records", 0, key), raw), True, NEEDS,
+                    signed("tensor-cache.json", ("records", 0, "records", 0, key), raw), True, NEEDS,
                 )  # fmt: skip
     for damage, change in {
         "ids of 50,000,005": lambda vocabulary: {word: index + 50_000_000 for word, index in vocabulary.items()},
@@ -83,7 +83,7 @@ def of_dists(base: Path) -> Iterator[Case]:
         for command in READERS:
             yield Case(
                 "DIST", f"tokenizer.json, signed: {damage}", command, naming("token", "vocabulary"),
-                _vocabulary(change), True, NEEDS, LOG,
+                vocabulary(change), True, NEEDS, LOG,
             )  # fmt: skip
     for library in ("/etc/passwd", "../text.txt", "text.txt", "lib", "", "lib/nothing.so", "x" * 5000, "a\\u0000b"):
         for command in (RUN, BENCH, BUNDLE):
@@ -91,7 +91,7 @@ def of_dists(base: Path) -> Iterator[Case]:
             yield Case(
                 "DIST", f"manifest.json, signed: its {target} library is {library[:20]!r}", command,
                 naming("manifest.json", "librar", "dist", library[:9]),
-                _signed("manifest.json", ("libraries", target), f'"{library}"'), command is BENCH, NEEDS, LOG,
+                signed("manifest.json", ("libraries", target), f'"{library}"'), command is BENCH, NEEDS, LOG,
             )  # fmt: skip
 
 
@@ -105,7 +105,9 @@ def _resign(dist: Path, name: str) -> None:
     seal(manifest)
 
 
-def _signed(name: str, keys: Sequence[str | int], raw: str) -> Callable[[Path], None]:
+def signed(name: str, keys: Sequence[str | int], raw: str) -> Callable[[Path], None]:
+    """Sets a value in a JSON file of a DIST, and the manifest agrees."""
+
     def harm(work: Path) -> None:
         file = work / "dist" / name
         if name == "manifest.json":
@@ -123,7 +125,9 @@ def _signed(name: str, keys: Sequence[str | int], raw: str) -> Callable[[Path], 
     return harm
 
 
-def _vocabulary(change: Callable[[dict[str, int]], dict[str, int]]) -> Callable[[Path], None]:
+def vocabulary(change: Callable[[dict[str, int]], dict[str, int]]) -> Callable[[Path], None]:
+    """Changes the words of a DIST's tokenizer, and the manifest agrees."""
+
     def harm(work: Path) -> None:
         file = work / "dist/tokenizer.json"
         content = json.loads(file.read_text())

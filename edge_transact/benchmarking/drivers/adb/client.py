@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import shlex
 import socket
 import struct
@@ -68,8 +69,8 @@ def adb_client() -> adbutils.AdbClient:
     port = os.environ.get("ANDROID_ADB_SERVER_PORT", "5037")
     if server.startswith("tcp:"):
         host, _, port = server.removeprefix("tcp:").rpartition(":")
-    if not port.isdigit():
-        raise UsageError(f"the adb server's port is {port!r}", fix="Correct ADB_SERVER_SOCKET: tcp:HOST:PORT.")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise UsageError(f"the adb server's port is {port[:50]!r}", fix="Correct ADB_SERVER_SOCKET: tcp:HOST:PORT.")
     return adbutils.AdbClient(host=host or "127.0.0.1", port=int(port), socket_timeout=10)
 
 

@@ -123,7 +123,7 @@ def _check_state(serial: str, states: dict[str, str]) -> None:
         return
     if state is None:
         known = ", ".join(sorted(states)) or "none"
-        raise UsageError(f"adb knows no device {serial!r}", fix=f"It knows: {known}. See `adb devices`.")
+        raise UsageError(f"adb knows no device {serial[:80]!r}", fix=f"It knows: {known}. See `adb devices`.")
     fix = {
         "authorizing": "Unlock the phone and allow USB debugging from this computer.",
         "unauthorized": "Unlock the phone and allow USB debugging from this computer.",
