@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.benchmarking.drivers.adb.app_folder import AppFolder
@@ -69,9 +70,11 @@ def install(source: Path, *, device: str | None = None, application_id: str | No
         _require(model, info)
     folder = AppFolder(phone, application)
     sent: list[tuple[str, int]] = []
-    for model, directory in models:
-        names = _put(phone, folder, model, directory)
-        sent += [(f"models/{model.id}/{file.path}", file.bytes) for file in model.files if file.path in names]
+    # Two calls at once would mix the files of two models of one name.
+    with cache.lock(cache.entry_of("phones", {"serial": phone.serial}), f"install on {info.name}"):
+        for model, directory in models:
+            names = _put(phone, folder, model, directory)
+            sent += [(f"models/{model.id}/{file.path}", file.bytes) for file in model.files if file.path in names]
     return Installed(
         device=phone.serial,
         application_id=application,

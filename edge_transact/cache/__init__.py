@@ -161,12 +161,12 @@ def is_lacking(recipe: Recipe) -> bool:
 
 @contextmanager
 def lock(entry: Path, what: str) -> Iterator[None]:
-    """Lets one process at a time make an entry. The others wait, and then find it in the cache."""
+    """Lets one process at a time make an entry, or what has its name. The others wait, and find an entry made."""
     held = lock_of(entry)
     try:
         held.acquire(blocking=False)
     except Timeout:
-        logger.info(f"{what}: waiting for another process that is making it")
+        logger.info(f"{what}: waiting for another process that is at work on it")
         held.acquire()
     try:
         yield
