@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,27 @@ def test_weights_arrive_and_are_sent_once(chat, project, dist):
     again = install(project)
     assert again.files == ["models/big/params_shard_1.bin"] and again.bytes == 300_000
     assert complete(chat.root / HOME, "big", dist)
+
+
+def test_two_models_of_one_name_at_once_arrive_one_after_the_other(chat, dist, tmp_path, monkeypatch):
+    other = make_dist(tmp_path / "big", shards=[bytes([7]) * 300_000] * 3)
+    put, at_work, most = installing._put, [], []
+
+    def counted(*arguments):
+        at_work.append(arguments)
+        most.append(len(at_work))
+        time.sleep(0.3)
+        try:
+            return put(*arguments)
+        finally:
+            at_work.pop()
+
+    monkeypatch.setattr(installing, "_put", counted)
+    with ThreadPoolExecutor() as threads:
+        calls = [threads.submit(install, source, application_id=PACKAGE) for source in (dist, other)]
+        assert all(call.result().files for call in calls)
+    assert most == [1, 1]
+    assert complete(chat.root / HOME, "big", dist) != complete(chat.root / HOME, "big", other)
 
 
 def test_an_apps_folder_is_closed_to_adb_and_only_partly_open_to_its_shell(chat, tmp_path):

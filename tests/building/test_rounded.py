@@ -6,12 +6,12 @@ from edge_transact.building.stages import Rounding, rounded
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
-from tests.support.interruption import killed_after
+from tests.support.interruption import killed_after, write_every_state
 
 
 @pytest.fixture
 def text(own_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
+    write_every_state(monkeypatch)
     path = tmp_path / "text.txt"
     path.write_text("It was the best of times, it was the worst of times. " * 100)
     return path

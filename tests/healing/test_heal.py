@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 
 from edge_transact import cache
-from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.answers.answering import answers
@@ -31,7 +30,7 @@ from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import save_llama
 from tests.support.command import edge_transact
 from tests.support.damage import flip
-from tests.support.interruption import killed_after
+from tests.support.interruption import killed_after, write_every_state
 from tests.support.pruning import TEXT, another_cache, weights_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -135,8 +134,7 @@ def test_same_bytes_wherever_it_was_interrupted(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path, caplog
 ) -> None:
     whole = heal(str(pruned_model), tmp_path / "whole", options)
-    monkeypatch.setattr(journal, "STATE_S", 0)
-    monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
+    write_every_state(monkeypatch)
     for writes, damaged in ((2, None), (9, None), (10, "step")):
         with killed_after(writes):
             heal(str(pruned_model), tmp_path / "out", options)

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 from edge_transact.building.dist import build, definition_config, takes_trained
 from edge_transact.building.options import BuildOptions
 from edge_transact.building.stages import Rounding, place_weights
-from edge_transact.cache import journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.definition import load
 from edge_transact.errors import EdgeTransactError
@@ -33,7 +32,7 @@ from edge_transact.weights.trained import ROUNDING_FILE, TrainedRounding
 from tests.support.definitions import emit
 from tests.support.examples import small_model
 from tests.support.grid import levels_of
-from tests.support.interruption import killed_after
+from tests.support.interruption import killed_after, write_every_state
 from tests.support.pruning import weights_of
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
@@ -150,8 +149,7 @@ def test_build_says_when_it_rounds_anew(trained: Trained, pruned_model: Path, ca
 def test_training_goes_on_bit_for_bit(pruned_model: Path, chapters: Path, tmp_path: Path, monkeypatch) -> None:
     options = HealOptions(train=str(chapters), quant="q4f32_1", **SIZES)
     heal(str(pruned_model), tmp_path / "whole", options)
-    monkeypatch.setattr(journal, "STATE_S", 0)
-    monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
+    write_every_state(monkeypatch)
     with killed_after(6):
         heal(str(pruned_model), tmp_path / "out", options)
     heal(str(pruned_model), tmp_path / "out", options, resume=True)

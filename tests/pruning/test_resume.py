@@ -16,7 +16,7 @@ from edge_transact.pruning import run as pipeline
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.damage import DAMAGE
-from tests.support.interruption import KilledError, ended_after, killed_after
+from tests.support.interruption import KilledError, ended_after, killed_after, write_every_state
 from tests.support.pruning import weights_of
 
 
@@ -52,7 +52,10 @@ def test_the_same_bytes_wherever_it_was_interrupted(
 ) -> None:
     options, weights = uninterrupted(method)
     # Write the state after every layer, or after hardly any.
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0 if after % 2 else 60)
+    if after % 2:
+        write_every_state(monkeypatch)
+    else:
+        monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 60)
     with killed_after(after):
         prune(str(random_model), tmp_path / "out", options)
     assert not (tmp_path / "out").exists() and list(unfinished.iterdir())

@@ -23,7 +23,7 @@ from edge_transact.pruning.run import prune
 from edge_transact.pruning.shots import ShotTrainer, shot_trainings
 from tests.support.command import edge_transact
 from tests.support.damage import flip
-from tests.support.interruption import KilledError
+from tests.support.interruption import KilledError, write_every_state
 from tests.support.pruning import weights_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -138,8 +138,7 @@ def test_it_goes_on_where_it_was_interrupted(
             raise KilledError
         step(self, sequences)
 
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_SHARE", 1e9)
+    write_every_state(monkeypatch)
     monkeypatch.setattr(train.Training, "__init__", counted)
     monkeypatch.setattr(train.Training, "_step", dying)
     options = PruneOptions(ratio=0.4, shots=2, **calibration)

@@ -16,7 +16,7 @@ from edge_transact.rounding import best
 from edge_transact.rounding.best import round_best
 from edge_transact.rounding.store import CODES, SCALES, dequantized, keep_rounded
 from tests.support.accelerator import NAME, accelerator
-from tests.support.interruption import killed_after
+from tests.support.interruption import killed_after, write_every_state
 
 WINDOWS = torch.randint(0, 96, (12, 24), generator=torch.Generator().manual_seed(0))
 
@@ -59,7 +59,7 @@ def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama,
 def test_a_run_that_was_interrupted_while_it_fitted_scales_keeps_its_codes(make_llama, tmp_path, monkeypatch):
     checkpoint = Checkpoint.open(make_llama())
     whole = kept(checkpoint, tmp_path / "whole")
-    monkeypatch.setattr("edge_transact.cache.journal.STATE_S", 0)
+    write_every_state(monkeypatch)
     # The embedding, each layer and its state, lm_head, that all is done, and the first step of the fit.
     with killed_after(2 * len(checkpoint.plan.layers) + 4) as written:
         kept(checkpoint, tmp_path / "once")

@@ -5,11 +5,18 @@ from contextlib import contextmanager
 
 import pytest
 
+from edge_transact.cache import journal
 from edge_transact.cache.journal import Journal
 
 
 class KilledError(Exception):
     """Simulates a kill at a known place."""
+
+
+def write_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States are written at once when there is one, however long the disk took for the last."""
+    monkeypatch.setattr(journal, "STATE_S", 0)
+    monkeypatch.setattr(journal, "STATE_SHARE", 1e9)
 
 
 @contextmanager
@@ -18,11 +25,11 @@ def ended_after(writes: int, error: type[BaseException] = KilledError) -> Iterat
     written: list[str] = []
     put = Journal.__setitem__
 
-    def until_the_end(journal: Journal, name: str, tensors: dict) -> None:
+    def until_the_end(store: Journal, name: str, tensors: dict) -> None:
         if len(written) == writes:
             raise error
         written.append(name)
-        put(journal, name, tensors)
+        put(store, name, tensors)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Journal, "__setitem__", until_the_end)
