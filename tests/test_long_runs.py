@@ -10,6 +10,7 @@ from edge_transact.building.dist import build
 from edge_transact.building.options import BuildOptions
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.session import Session
+from tests.support.checkpoints import save_llama
 from tests.support.command import said
 from tests.support.growth import growth, require_level
 
@@ -44,8 +45,14 @@ def test_two_hundred_evals(built_dist, chapters):
 
 
 @pytest.mark.soak
-def test_a_hundred_builds(random_model, tmp_path):
+def test_a_hundred_builds_of_different_models(tiny_model, tmp_path):
     def make(number: int) -> None:
-        build(str(random_model), tmp_path / "dist", BuildOptions(target=["host"], context=number % 32 + 32), force=True)
+        # The first tenth has the deepest: pools that have grown once stay.
+        path = save_llama(tmp_path / "model", number, vocab_size=1024, num_hidden_layers=4 - number % 3,
+                          intermediate_size=64 + 8 * (99 - number))  # fmt: skip
+        for file in tiny_model.glob("tokenizer*"):
+            shutil.copy(file, path)
+        build(str(path), tmp_path / "dist", BuildOptions(target=["host"], context=number % 32 + 32), force=True)
+        shutil.rmtree(path)
 
     require_level(growth(make, 100))
