@@ -126,14 +126,9 @@ class BenchOptions(Options):
 
     @model_validator(mode="after")
     def _tunes_a_phone_itself(self) -> BenchOptions:
-        named = {
-            "threads": self.threads,
-            "cores": self.cores,
-            "app": self.app,
-            "target android": self.target == "android",
-        }
-        if self.tune and (others := [name for name, given in named.items() if given]):
-            raise UsageError(f"--tune tries cores and units itself, so --{others[0]} says nothing", fix="Leave it out.")
+        given = self.model_fields_set & {"threads", "cores", "app"} or {"target android"} & {f"target {self.target}"}
+        if self.tune and given:
+            raise UsageError(f"--tune tries cores and units itself, so leave --{min(given)} out")
         if self.tune and self.device == "host":
             raise UsageError("--tune is for a phone", fix="Name it with --device.")
         if self.tune and self.lengths[-1].decode_tokens < 2:

@@ -150,10 +150,8 @@ def bench_models(
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
         write_sqlite(sustained, log.with_suffix(".sqlite"), "sustained")
-    tuning: TuningResult | None = None
-    if options.tune:
-        (driver,) = drivers
-        tuning = judge(models, driver.info, driver.target, options.measured[0], records)
+    tuning = judge(models, drivers[0], options.measured[0], results) if options.tune else None
+    if tuning:
         _keep_tuning(tuning, dists[0])
     page = None
     if report is not None and (results or sustained):
@@ -166,7 +164,7 @@ def bench_models(
             perplexities=perplexities,
             published=published,
             force=replace,
-            tuning=tuning.section() if tuning else None,
+            tuning=tuning.section if tuning else None,
         )
         page = report / "index.html"
     return BenchOutcome(results, log, page, failures, tuning, sustained)

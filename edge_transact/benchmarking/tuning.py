@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
 from typing import Any
 
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.report import Section
-from edge_transact.benchmarking.analysis.intervals import Samples, ratio_in_words, speedup, turns_of
-from edge_transact.benchmarking.drivers.base import DeviceInfo, ranges
+from edge_transact.benchmarking.analysis.export import columns
+from edge_transact.benchmarking.analysis.intervals import Turns, ratio_in_words, speedup, turns
+from edge_transact.benchmarking.analysis.results import Result
+from edge_transact.benchmarking.drivers.base import DeviceInfo, Driver, ranges
 from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.benchmarking.model import BenchModel
-from edge_transact.benchmarking.records.plan import Lengths
-from edge_transact.benchmarking.records.record import Record, RepetitionRecord
+from edge_transact.benchmarking.records.plan import Lengths, lengths_of
 from edge_transact.benchmarking.records.tuned import Best, Tuned
 from edge_transact.compiler.targets import TARGETS
-from edge_transact.errors import EdgeTransactError
 
 SLOW = 0.5
 """A cluster that is slower than this, relative to the fastest, isn't tried alone."""
 
 _PARTS = int(str(TARGETS["android-cpu"].spec["num-cores"]))
 """Into how many parts decode is divided: more threads don't make it faster."""
+
+COLUMNS = ("model", "threads", "prefill tok/s", "decode tok/s", "against the first")
+
+Measured = tuple[Result, BenchModel]
 
 
 def candidates(model: BenchModel, info: DeviceInfo, *, opencl: bool) -> list[BenchModel]:
@@ -46,112 +49,67 @@ def candidates(model: BenchModel, info: DeviceInfo, *, opencl: bool) -> list[Ben
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """A candidate with its repetitions."""
-
-    model: BenchModel
-    samples: Samples
-
-    @property
-    def threads(self) -> int:
-        return self.samples[0].threads or 0
-
-    def tok_s(self, phase: str) -> float:
-        """Tokens a second, the median of all repetitions."""
-        tokens = self.samples[0].prefill_tokens if phase == "prefill" else self.samples[0].decode_tokens - 1
-        return tokens / median(getattr(sample, f"{phase}_s") for sample in self.samples)
-
-    def cost(self) -> tuple[int, float]:
-        """Of candidates that are equally fast, the one with the fewest threads is taken, then the most frugal."""
-        joules = [sample.energy_j for sample in self.samples if sample.energy_j is not None]
-        return self.threads, fmean(joules) if joules else 0.0
-
-
-@dataclass(frozen=True)
 class TuningResult:
-    """What was found on one phone."""
+    """What was found on one phone. `section` has the candidates, for the report."""
 
     soc: str | None
+    clusters: str
     tuned: Tuned
     sentences: list[str]
-    rows: list[list[str]]
-    clusters: str
+    section: Section
 
     def to_dict(self) -> dict[str, Any]:
         """What ``bench --tune --json`` says of it."""
         return {"soc": self.soc, "clusters": self.clusters, **self.tuned.model_dump(), "sentences": self.sentences}
 
-    def section(self) -> Section:
-        """The candidates, for the report."""
-        header = ("candidate", "cores", "threads", "prefill tok/s", "decode tok/s", "taken for")
-        note = f"{' '.join(self.sentences)} The CPU's clusters: {self.clusters or 'unknown'}."
-        return Section("tuning", "What it runs on best", header=header, rows=self.rows, note=note)
-
 
 def judge(
-    models: Sequence[BenchModel], info: DeviceInfo, target: str, lengths: Lengths, records: Sequence[Record]
-) -> TuningResult:
-    """The best of the candidates for decode and for prefill, at one pair of lengths.
-
-    Raises:
-        EdgeTransactError: None was measured.
-    """
-    repetitions = [
-        record
-        for record in records
-        if isinstance(record, RepetitionRecord) and (record.serial, record.lengths) == (info.serial, lengths)
-    ]
-    measured = [
-        _Candidate(model, samples)
-        for model in models
-        if (
-            samples := [
-                each
-                for each in repetitions
-                if each.model_digest == model.digest and each.target == model.target_on(target)
-            ]
-        )
-    ]
+    models: Sequence[BenchModel], driver: Driver, lengths: Lengths, results: Sequence[Result]
+) -> TuningResult | None:
+    """The best of the candidates for decode and for prefill, at one pair of lengths; `None` if none was measured."""
+    own = [each for each in results if (each["serial"], lengths_of(each)) == (driver.info.serial, lengths)]
+    by_key = {(each["model_digest"], each["target"]): each for each in own}
+    keys = {(model.digest, model.target_on(driver.target)): model for model in models}
+    measured = [(by_key[key], model) for key, model in keys.items() if key in by_key]
     if not measured:
-        raise EdgeTransactError(f"{info.name}: no candidate of --tune could be measured", fix="See why above.")
-    found, sentences, taken = {}, [], {}
+        return None
+    best, sentences = {}, []
     for phase in ("decode", "prefill"):
-        best, clear, sentence = _best(measured, phase)
-        taken[phase] = best
-        found[phase] = Best(
-            target=best.model.target_on(target),
-            cores=parse_cores(best.model.cores),
-            tok_s=best.tok_s(phase),
-            clear=clear,
-        )
-        sentences.append(sentence)
-    rows = [
-        [
-            each.model.name,
-            each.model.cores or "-",
-            str(each.threads),
-            number(each.tok_s("prefill")),
-            number(each.tok_s("decode")),
-            " and ".join(phase for phase, best in taken.items() if best is each),
-        ]
-        for each in measured
-    ]
-    return TuningResult(info.soc, Tuned(device=info.name, **found), sentences, rows, "; ".join(map(str, info.clusters)))
+        (result, model), clear, sentence = _best(measured, phase)
+        setting = {"target": result["target"], "cores": parse_cores(model.cores)}
+        best[phase] = Best(**setting, tok_s=_tok_s(result, phase), clear=clear)
+        sentences.append(f"{phase}: {sentence}.")
+    clusters = "; ".join(map(str, driver.info.clusters))
+    cells = columns([result for result, _ in measured], COLUMNS)
+    note = f"{' '.join(sentences)} The CPU's clusters: {clusters or 'unknown'}."
+    rows = list(zip(*cells.values(), strict=True))
+    section = Section("tuning", "What it runs on best", header=list(cells), rows=rows, note=note)
+    return TuningResult(driver.info.soc, clusters, Tuned(device=driver.info.name, **best), sentences, section)
 
 
-def _best(measured: Sequence[_Candidate], phase: str) -> tuple[_Candidate, bool, str]:
-    """The best candidate for a phase, whether it clearly is, and a sentence about it."""
-    fastest, *others = sorted(measured, key=lambda each: -each.tok_s(phase))
-    turns = {each.model.digest: turns_of(each.samples, f"{phase}_s") for each in measured}
-    ratios = [(each, speedup(turns[each.model.digest], turns[fastest.model.digest])) for each in others]
-    rivals = [each for each, ratio in ratios if ratio is None or ratio.verdict != "faster"]
-    best = min([fastest, *rivals], key=_Candidate.cost)
-    said = f"{phase}: {best.model.name}, {number(best.tok_s(phase))} tokens a second"
-    if rivals:
-        names = ", ".join(f"{each.model.name} ({number(each.tok_s(phase))})" for each in [fastest, *rivals])
-        threads = f"{best.threads} thread{'s' * (best.threads != 1)}"
-        return best, False, f"{said}, {threads}; no clear winner among {names}."
-    for second, ratio in ratios[:1]:
-        assert ratio is not None
-        said += f", against {second.model.name}: {ratio_in_words(ratio.value, ratio.low, ratio.high, ratio.verdict)}"
-    return best, True, f"{said}."
+def _tok_s(result: Result, phase: str) -> float:
+    return result[f"{phase}_tok_s"]  # type: ignore[literal-required,no-any-return]
+
+
+def _best(measured: Sequence[Measured], phase: str) -> tuple[Measured, bool, str]:
+    """The best candidate for a phase, whether it clearly is, and a sentence about it.
+
+    Of those that are equally fast, the one with the fewest threads is taken, and of these the most frugal one.
+    """
+
+    def in_turns(each: Measured) -> Turns:
+        return turns(((one["session"], one["round"]), one[f"{phase}_s"]) for one in each[0]["samples"])
+
+    def named(each: Measured) -> str:
+        return f"{each[0]['model']} ({number(_tok_s(each[0], phase))} tokens a second)"
+
+    fastest, *others = sorted(measured, key=lambda each: -_tok_s(each[0], phase))
+    ratios = [(each, speedup(in_turns(each), in_turns(fastest))) for each in others]
+    if rivals := [each for each, ratio in ratios if ratio is None or ratio.verdict != "faster"]:
+        best = min([fastest, *rivals], key=lambda each: (each[0]["n_threads"] or 0, each[0]["energy_per_token_j"] or 0))
+        names = ", ".join(map(named, [fastest, *rivals]))
+        return best, False, f"{best[0]['model']}, on the fewest threads; no clear winner among {names}"
+    said = named(fastest)
+    for (second, _), ratio in [(each, ratio) for each, ratio in ratios[:1] if ratio]:
+        said += f", against {second['model']}: {ratio_in_words(ratio.value, ratio.low, ratio.high, ratio.verdict)}"
+    return fastest, True, said

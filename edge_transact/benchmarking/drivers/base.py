@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 from edge_transact.benchmarking.model import BenchModel
@@ -35,13 +36,9 @@ class RunFailed(EdgeTransactError):
 
 def ranges(cores: Sequence[int]) -> str:
     """Core numbers as ``--cores`` takes them: ``0,4-7``."""
-    runs: list[list[int]] = []
-    for core in sorted(cores):
-        if runs and core == runs[-1][-1] + 1:
-            runs[-1].append(core)
-        else:
-            runs.append([core])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    groups = groupby(enumerate(sorted(cores)), lambda each: each[1] - each[0])
+    runs = [[core for _, core in group] for _, group in groups]
+    return ",".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
 
 
 @dataclass(frozen=True)
