@@ -49,11 +49,6 @@ class BenchModel:
     cores: str = ""
     target: str | None = None
 
-    @property
-    def is_itself(self) -> bool:
-        """Whether it is a DIST, and no variant of one that takes turns with it."""
-        return not (self.peer or self.cores or self.target)
-
     def target_on(self, target: str) -> str:
         """The target that results name, on a device that measures libraries for `target`."""
         return LLAMA_CPP if self.peer else self.target or target

@@ -123,26 +123,26 @@ def bench_models(
     if tests is None:  # its models are named by their files
         _check_names(perplexities or {}, models, log, fresh)
     drivers = _drivers(models, options, clean=clean)
-    models = _candidates(models, drivers, options)
+    tried = _candidates(models, drivers, options)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
-    digests = [model.digest for model in models]
+    digests = [model.digest for model in tried]
 
     def known(driver: Driver, given_up: Set[GivenUp]) -> float:
         records = [record for record in tuple(file.records) if record.sustained_s is None]
         own = [record for record in records if record.serial == driver.info.serial]
-        return known_to(own, digests, {model.target_on(driver.target) for model in models}, options.measured, given_up)
+        return known_to(own, digests, {model.target_on(driver.target) for model in tried}, options.measured, given_up)
 
     try:
-        _announce(make_plan(drivers, models, options, file.records), log)
-        failures = run_plan(drivers, models, options, file, known)
+        _announce(make_plan(drivers, tried, options, file.records), log)
+        failures = run_plan(drivers, tried, options, file, known)
     finally:
         file.close()
     records = list(file.records)
     if evidence is not None:
         infos = [driver.info for driver in drivers]
         file_of_evidence.write_evidence(
-            evidence, records, log.read_bytes(), infos, [each for each in models if each.is_itself]
+            evidence, records, log.read_bytes(), infos, [each for each in models if not each.peer]
         )
     if tests is not None:
         records += repetitions_of(tests, records)
@@ -150,7 +150,7 @@ def bench_models(
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
         write_sqlite(sustained, log.with_suffix(".sqlite"), "sustained")
-    tuning = judge(models, drivers[0], options.measured[0], results) if options.tune else None
+    tuning = judge(tried, drivers[0], options.measured[0], results) if options.tune else None
     if tuning:
         _keep_tuning(tuning, dists[0])
     page = None

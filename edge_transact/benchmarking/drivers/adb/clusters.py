@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 from edge_transact.benchmarking.drivers.base import Cluster
-from edge_transact.benchmarking.drivers.host import parse_cores
-from edge_transact.errors import UsageError
 
 # Cores that are off are left out, and what isn't there is a dash. Shell built-ins read sysfs.
 CPUS = r"""
@@ -29,31 +28,29 @@ cat /proc/cpuinfo
 
 _NAMES = {1: ("cores",), 2: ("big", "little"), 3: ("prime", "big", "little"), 4: ("prime", "big", "middle", "little")}
 
-_PART = re.compile(r"^processor\s*:\s*(\d+)$(?:(?!^processor).)*?^CPU part\s*:\s*0x([0-9a-f]+)$", re.M | re.S)
+_PART = r"^processor\s*:\s*(\d{1,4})$(?:(?!^processor).)*?^CPU part\s*:\s*0x([0-9a-f]+)$"
 _SMALL, _LARGE = ("d03", "d04", "d05", "d46", "d80", "803", "805"), ("d44", "d48", "d4c", "d4e", "d82", "d85")
 """Arm's Cortex-A3x, A5xx and Qualcomm's Silver cores; Arm's Cortex-X."""
 
 
 def parse_clusters(text: str) -> tuple[Cluster, ...]:
     """The clusters in the output of `CPUS`, the fastest first, of cores that are on and that adb's programs may use."""
-    lines = re.findall(r"^core (\d+) (\S+) (\S+)$", text, re.MULTILINE)
-    cores = [int(core) for core, _, _ in lines] or [
-        int(core) for core in re.findall(r"^processor\s*: (\d+)", text, re.M)
-    ]
-    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)$", text, re.MULTILINE)
-    try:
-        usable = set(parse_cores(allowed[1])) if allowed else set(cores)
-    except UsageError:
-        usable = set(cores)
-    cores = [core for core in cores if core in usable]
-    clocks = {int(core): int(clock) for core, _, clock in lines if clock.isdigit()}
+
+    def found(pattern: str) -> list[Any]:
+        return re.findall(pattern, text, re.MULTILINE | re.ASCII | re.DOTALL)
+
+    cores = set(map(int, found(r"^core (\d{1,4}) ") or found(r"^processor\s*: (\d{1,4})$")))
+    for allowed in found(r"^Cpus_allowed_list:\s*(\d[\d,-]*)$"):
+        spans = re.findall(r"(\d{1,4})(?:-(\d{1,4}))?", allowed)
+        cores &= {core for first, last in spans for core in range(int(first), int(last or first) + 1)}
+    clocks = {int(core): int(clock) for core, clock in found(r"^core (\d{1,4}) \S+ ([1-9]\d{0,8})$")}
     sources: list[Mapping[int, float]] = [
-        {int(core): int(capacity) for core, capacity, _ in lines if capacity.isdigit()},
+        {int(core): int(capacity) for core, capacity in found(r"^core (\d{1,4}) ([1-9]\d{0,8}) ")},
         clocks,
-        {int(core): 1 if part in _SMALL else 3 if part in _LARGE else 2 for core, part in _PART.findall(text)},
+        {int(core): 1 if part in _SMALL else 3 if part in _LARGE else 2 for core, part in found(_PART)},
     ]
     figures = next(
-        (each for each in sources if set(cores) <= set(each) and len({each[core] for core in cores}) > 1),
+        (each for each in sources if cores <= set(each) and len({each[core] for core in cores}) > 1),
         dict.fromkeys(cores, 1),
     )
     alike: dict[float, list[int]] = defaultdict(list)
