@@ -166,7 +166,7 @@ def tune(monkeypatch, dist, tmp_path):
     (tmp_path / "built").mkdir()
 
     def run(phone, log="log.jsonl", **options):
-        monkeypatch.setattr(session, "_drivers", lambda *_: [phone])
+        monkeypatch.setattr(session, "_drivers", lambda *_, **__: [phone])
         if (tmp_path / "built/edge-bench").exists():
             options["runner"] = tmp_path / "built"
         quick = QUICK.model_copy(update={"device": "s1", "tune": True, "repetitions": 4} | options)
