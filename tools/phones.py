@@ -116,7 +116,7 @@ def measured() -> str:
                     f"[{result['device']}](../benchmarks/results/phones/{path.name})",
                     socs.get(result["device"]) or "",
                     f"{result['model']}, {result['quantization']}",
-                    result["target"],
+                    ", ".join(filter(None, (result["target"], result["runner"]))),
                     str(lengths_of(result)),
                     f"{result['prefill_tok_s']:,.0f}",
                     f"{decode:,.1f}" if decode else "",
@@ -125,7 +125,7 @@ def measured() -> str:
             )
     if not rows:
         return "None yet."
-    return _table(("phone", "chip", "model", "library", "tokens", "prefill/s", "decode/s", "of DRAM"), rows)
+    return _table(("phone", "chip", "model", "library, runner", "tokens", "prefill/s", "decode/s", "of DRAM"), rows)
 
 
 def predictions() -> str:

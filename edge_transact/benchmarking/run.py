@@ -31,6 +31,7 @@ from edge_transact.benchmarking.records.lines import (
     Measurement,
     RepetitionLine,
 )
+from edge_transact.benchmarking.records.llama_bench import LLAMA_CPP
 from edge_transact.benchmarking.records.log import Log
 from edge_transact.benchmarking.records.plan import Lengths, Visit
 from edge_transact.benchmarking.records.readings import Reading, between, summarize
@@ -340,6 +341,7 @@ class _Worker:
             android=info.android,
             device_fingerprint=info.fingerprint,
             cpu="; ".join(map(str, info.clusters)) or None,
+            runner=LLAMA_CPP if model.peer else self.driver.runner_kind,
             bandwidth_gb_s=info.bandwidth_gb_s,
             fixed_performance=self.driver.fixed_performance,
             target=model.target_on(self.driver.target),

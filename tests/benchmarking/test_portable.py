@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import adbutils
 import pytest
@@ -16,18 +15,20 @@ from edge_transact.benchmarking.drivers.adb import devices
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.portable import COMPILER, INSTALL, portable_runner
+from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import prompt_ids
 from edge_transact.building import kept
 from edge_transact.cache import cache_directory
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.runtime.host import HostModel
+from tests.support.clean_environment import clean_environment
 from tests.support.command import run, said
 from tests.support.phone.runner import CACHE
 
 
 @pytest.mark.slow
 def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, tmp_path):
-    """PATH has no clang and no lld. The phone has 1 GB free, and says nothing of its clocks."""
+    """In a clean environment: PATH has no clang and no lld. The phone has 1 GB free, and says nothing of its clocks."""
     phone = make_phone(storage_mib=1000)
     shutil.rmtree(phone.root / "sys/devices/system/cpu")
     # Compiling takes 14 s of CPU, and `runner` has been made so already.
@@ -35,12 +36,14 @@ def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, t
     (tmp_path / "bin").mkdir()
     for program in ("adb", "cc", "gcc", "as", "ld", COMPILER):
         (tmp_path / "bin" / program).symlink_to(shutil.which(program))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANDROID_NDK")}
+    names = {name: os.environ[name] for name in os.environ if not name.startswith(("ANDROID_NDK", "PYTHON"))}
+    programs = clean_environment(tmp_path / "environment", "bench", "demo-data")
+    assert subprocess.run([programs / "python", "-c", "import pytest"], cwd=tmp_path, capture_output=True).returncode
     command = [
-        sys.executable, "-m", "edge_transact", "bench", "demo:tiny", "--device", phone.serial, "--report", "report",
-        "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "--json",
+        programs / "edge-transact", "bench", "demo:tiny", "--device", phone.serial, "--report", "report",
+        "--evidence", "phone.zip", "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "--json",
     ]  # fmt: skip
-    environment = {**kept, "PATH": str(tmp_path / "bin"), "PYTHONPATH": os.getcwd()}
+    environment = {**names, "PATH": str(tmp_path / "bin")}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "the portable one, for CPUs; OpenCL needs the NDK's" in done.stderr
@@ -48,8 +51,10 @@ def test_one_command_takes_a_model_to_a_report(make_phone, runner, built_dist, t
     prompt = prompt_ids(Manifest.read(built_dist).plan.vocab_size, 8)
     assert result["tokens"] == list(HostModel.load(built_dist).generate(prompt, 4))
     assert result["tokens_agreed"] == result["tokens_checked"] == 17
-    assert result["target"] == "android-cpu" and result["cpu_mhz"] is None
-    assert "demo:tiny" not in result["model"] and (tmp_path / "report/index.html").stat().st_size
+    assert result["target"] == "android-cpu" and result["cpu_mhz"] is None and result["runner"] == "portable"
+    assert "runner: portable" in (tmp_path / "report/index.html").read_text()
+    assert {record.runner for record in read_records(tmp_path / "phone.zip")} == {"portable"}
+    assert "demo:tiny" not in result["model"]
     assert (phone.tmp / "edge-transact/portable/libc.so.6").exists()
 
 

@@ -38,6 +38,7 @@ class NoisyDevice:
     """
 
     target = label = "host"
+    runner_kind: str | None = None
     fixed_performance: bool | None = None
 
     def __init__(self, seconds: Mapping[str, float | None], noise: float = 0.0, drift: float = 0.0, seed: int = 0):

@@ -173,7 +173,8 @@ def _results(results: Sequence[Result]) -> Section:
 
 def _origin(results: Sequence[Mapping[str, Any]], command: str) -> Origin:
     date = max(result["test_time"] for result in results)[:10]
-    machines = dict.fromkeys(map(_machine_of, results))
+    runners = (f"runner: {result['runner']}" for result in results if result["runner"])
+    machines = dict.fromkeys([*map(_machine_of, results), *runners])
     return Origin(command, "; ".join(machines), results[0]["build"], date=date)
 
 

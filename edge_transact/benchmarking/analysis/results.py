@@ -103,6 +103,7 @@ class Result(TypedDict):
     android: str | None
     device_fingerprint: str | None
     cpu: str | None
+    runner: str | None
     build: dict[str, str]
     test: str
     n_prompt: int
@@ -219,7 +220,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
         "tokens_equal": all((sample.tokens, sample.text) == (first.tokens, first.text) for sample in samples),
         "tokens_checked": first.tokens_checked,
         "tokens_agreed": min(_known(sample.tokens_agreed for sample in samples), default=None),
-        **_copied(first, "soc", "android", "device_fingerprint", "cpu", "build"),
+        **_copied(first, "soc", "android", "device_fingerprint", "cpu", "runner", "build"),
         **_llama_bench(samples),
         "samples": [_copied(sample, *SAMPLE_FIELDS) for sample in samples],
     }

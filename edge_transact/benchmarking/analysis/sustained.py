@@ -34,7 +34,7 @@ MOST_MILLIAMPERES = 20_000
 
 OF_FIRST = (
     "model", "model_digest", "device", "serial", "target", "quantization", "prefill_tokens", "decode_tokens",
-    "batch_size", "sustained_s", "session", "threads", "soc", "android", "cpu", "build",
+    "batch_size", "sustained_s", "session", "threads", "soc", "android", "cpu", "runner", "build",
 )  # fmt: skip
 """The fields that are the first repetition's."""
 

@@ -56,6 +56,7 @@ class AppDriver(PhoneDriver):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", self.package, re.ASCII):
             raise UsageError(f"--app {self.package!r} is not an application id", fix="Write it as org.example.chat.")
+        self.runner_kind = "app"
         self._folder = AppFolder(self.device, self.package)
         self._directory = f"{self._folder.path}/bench"
         self._run: str | None = None

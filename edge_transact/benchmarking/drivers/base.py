@@ -94,6 +94,7 @@ class Driver(Protocol):
     info: DeviceInfo
     target: str
     label: str
+    runner_kind: str | None
     fixed_performance: bool | None
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:

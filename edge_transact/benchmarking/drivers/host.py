@@ -46,6 +46,7 @@ class HostDriver:
 
     target = "host"
     label = "host"
+    runner_kind: str | None = None
     fixed_performance: bool | None = None
 
     def __init__(self, conditions: BenchOptions) -> None:

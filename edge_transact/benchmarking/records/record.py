@@ -37,6 +37,7 @@ class VisitContext:
         device: Name of the device, which other devices may share.
         device_fingerprint: Build of the operating system.
         cpu: The clusters of a phone's cores.
+        runner: What ran it on a phone: ``portable``, ``ndk``, ``app`` or ``llama.cpp``.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
         time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
@@ -56,6 +57,7 @@ class VisitContext:
     android: str | None = None
     device_fingerprint: str | None = None
     cpu: str | None = None
+    runner: str | None = None
     bandwidth_gb_s: float | None = None
     fixed_performance: bool | None = None
     target: str

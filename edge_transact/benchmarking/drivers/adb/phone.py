@@ -24,6 +24,7 @@ class PhoneDriver:
     label: str
     target: str
     conditions: BenchOptions
+    runner_kind: str | None = field(default=None, init=False)
     fixed_performance: bool | None = field(default=None, init=False)
 
     def read(self) -> Reading:

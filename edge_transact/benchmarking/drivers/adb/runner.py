@@ -60,6 +60,7 @@ class RunnerDriver(PhoneDriver):
         self._seen: set[str] = set()
         self._runs = f"{WORK_DIRECTORY}/runs"
         self._portable = (self.runner / LOADER).is_file()
+        self.runner_kind = "portable" if self._portable else "ndk"
         self._bin = f"{WORK_DIRECTORY}/{'portable' if self._portable else 'bin'}"
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
