@@ -35,14 +35,14 @@ def test_the_table_lists_every_folder_and_module(generated):
 def test_files_of_evidence_are_rows_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(phones, "EVIDENCE", tmp_path)
     assert phones.measured() == "None yet."
-    records = in_rounds(1.0, 1.0, model="SmolLM2", device="Maker Phone")
+    records = in_rounds(1.0, 1.0, model="SmolLM2", device="Maker Phone", runner="portable")
     log = "".join(map(to_line, records)).encode()
     info = DeviceInfo("s1", "Maker Phone", ("arm64-v8a",), soc="SM8650")
     write_evidence(tmp_path / "maker.zip", records, log, [info], [])
     *_, row = phones.measured().splitlines()
     # 64 tokens in 0.2 s, then 0.2 s for each; 0.6 GB a token of 76.8 GB/s.
     phone = "[Maker Phone](../benchmarks/results/phones/maker.zip)"
-    assert row == f"| {phone} | SM8650 | SmolLM2, q4f16_0 | android | 64+5 | 320 | 5.0 | 4% |"
+    assert row == f"| {phone} | SM8650 | SmolLM2, q4f16_0 | android, portable | 64+5 | 320 | 5.0 | 4% |"
 
 
 def test_a_prediction_is_what_its_parts_say():

@@ -9,16 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from benchmarks import page
+from benchmarks.evidence import EVIDENCE, HEADER, rows
 from edge_transact import costs
-from edge_transact.benchmarking.analysis.results import make_results
-from edge_transact.benchmarking.evidence import Evidence
-from edge_transact.benchmarking.records.log import read_records
-from edge_transact.benchmarking.records.plan import lengths_of
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import WidthPlan
 from tools.structure import ROOT
 
-EVIDENCE = ROOT / "benchmarks" / "results" / "phones"
 QUANTIZATION = "q4f16_0"
 CONTEXT = 256 + 64 // 2
 """The mean context while 64 tokens are decoded after 256."""
@@ -94,9 +91,13 @@ class Published:
 
 
 POCKETPAL = "https://github.com/a-ghorbani/pocketpal-ai/pull/"
+BASELINES = (
+    "https://github.com/a-ghorbani/pocketpal-ai/blob/a3a4c34f500dc250c429f0007e1ef590f7e437d2/e2e/baselines/benchmark/"
+)
 # The cell of #740's table is named by its values: #722 has the same ones for the baseline of qwen3-1.7b/q4_0.
 PUBLISHED = (
-    Published("SM8850", "SmolLM2-1.7B", "PocketPal", 40, 35, 34, ""),
+    Published("SM8850", "SmolLM2-1.7B", "PocketPal", 40.2, 35.4, 33.8, BASELINES + "poco-myron.json"),
+    Published("SM8550", "SmolLM2-1.7B", "PocketPal", 17.8, 22.4, 22.4, BASELINES + "samsung-s23.json"),
     Published("SM8850", "Qwen3-1.7B", "PocketPal", 30.4, 28.1, None, POCKETPAL + "702"),
     Published("SM8850", "Qwen3-1.7B", "PocketPal", 38.0, 27.1, 30.4, POCKETPAL + "740"),
     Published("SM8550", "Qwen3-1.7B", "PocketPal", 17.1, 16.6, 20.9, POCKETPAL + "740"),
@@ -106,26 +107,8 @@ PUBLISHED = (
 
 def measured() -> str:
     """A row for each result in the files of evidence, or that there is none."""
-    rows = []
-    for path in sorted(EVIDENCE.glob("*.zip")):
-        socs = {device["name"]: device["soc"] for device in Evidence.read(path).devices.values()}
-        for result in make_results(read_records(path)):
-            decode, share = result["decode_tok_s"], result["bandwidth_share"]
-            rows.append(
-                (
-                    f"[{result['device']}](../benchmarks/results/phones/{path.name})",
-                    socs.get(result["device"]) or "",
-                    f"{result['model']}, {result['quantization']}",
-                    ", ".join(filter(None, (result["target"], result["runner"]))),
-                    str(lengths_of(result)),
-                    f"{result['prefill_tok_s']:,.0f}",
-                    f"{decode:,.1f}" if decode else "",
-                    f"{share:.0%}" if share else "",
-                )
-            )
-    if not rows:
-        return "None yet."
-    return _table(("phone", "chip", "model", "library, runner", "tokens", "prefill/s", "decode/s", "of DRAM"), rows)
+    files = sorted(EVIDENCE.glob("*.zip"))
+    return page.table(HEADER, rows(files)) if files else "None yet."
 
 
 def predictions() -> str:
@@ -160,7 +143,7 @@ def published() -> str:
         (
             names[row.soc],
             row.model,
-            f"[{row.program}]({row.source})" if row.source else row.program,
+            f"[{row.program}]({row.source})",
             *(f"{value:g}" if value else "" for value in (row.cpu, row.opencl, row.hexagon)),
         )
         for row in PUBLISHED

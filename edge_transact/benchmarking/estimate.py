@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
+from typing import Any
 
 from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.model import BenchModel
@@ -56,8 +57,8 @@ class Plan:
     until: float | None
     sustained_s: float | None
     visits: int
-    seconds: float | None
-    most_seconds: float | None
+    seconds: float | None = None
+    most_seconds: float | None = None
     builds: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -97,25 +98,18 @@ def make_plan(
         visits += len(due)
         seconds.append(visit_seconds(due, driver, models, conditions.warmups, records))
         most_seconds.append(visit_seconds(lacking, driver, models, conditions.warmups, records))
-    names = [model.name for model in models]
-    return _plan(drivers, names, conditions, visits, _longest(seconds), _longest(most_seconds))
+    known = {"visits": visits, "seconds": _longest(seconds), "most_seconds": _longest(most_seconds)}
+    return _plan(drivers, [model.name for model in models], conditions, **known)
 
 
 def all_of_it(drivers: Sequence[Driver], names: list[str], conditions: BenchOptions, builds: Sequence[str]) -> Plan:
-    """What a bench of MODELs is about to do, of which no log knows anything before they are built."""
+    """What a bench is about to do that builds MODELs first, of which no log knows anything."""
     rounds = conditions.planned(len(names))
     due = sum(visit.round < conditions.rounds for visit in chain.from_iterable(rounds))
-    return replace(_plan(drivers, names, conditions, len(drivers) * due), builds=list(builds))
+    return _plan(drivers, names, conditions, visits=len(drivers) * due, builds=list(builds))
 
 
-def _plan(
-    drivers: Sequence[Driver],
-    names: list[str],
-    conditions: BenchOptions,
-    visits: int,
-    seconds: float | None = None,
-    most_seconds: float | None = None,
-) -> Plan:
+def _plan(drivers: Sequence[Driver], names: list[str], conditions: BenchOptions, **known: Any) -> Plan:
     return Plan(
         models=names,
         lengths=[str(pair) for pair in conditions.measured],
@@ -124,9 +118,7 @@ def _plan(
         most_rounds=conditions.most_rounds,
         until=conditions.until,
         sustained_s=conditions.sustained_s,
-        visits=visits,
-        seconds=seconds,
-        most_seconds=most_seconds,
+        **known,
     )
 
 

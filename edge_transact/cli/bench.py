@@ -190,7 +190,7 @@ def _exported(dists: Sequence[Path]) -> Iterator[list[Path]]:
     with scratch_directory() as directory:
         files = [directory / f"{index}.gguf" for index in range(len(dists))]
         for dist, file in zip(dists, files, strict=True):
-            export_gguf(str(dist), file)
+            export_gguf(str(dist), file, tokenizer=False)
         yield files
 
 

@@ -59,7 +59,13 @@ class Export:
 
 
 def export_gguf(
-    model: str, output: Path, *, kind: str | None = None, pre: str | None = None, force: bool = False
+    model: str,
+    output: Path,
+    *,
+    kind: str | None = None,
+    pre: str | None = None,
+    tokenizer: bool = True,
+    force: bool = False,
 ) -> Export:
     """Writes a GGUF file, complete or not at all.
 
@@ -68,6 +74,7 @@ def export_gguf(
         output: The file.
         kind: The type of a MODEL's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
         pre: llama.cpp's name of how the tokenizer splits text, if it isn't recognized.
+        tokenizer: Without one, llama.cpp reads no text, as ``llama-bench`` doesn't.
         force: Replace `output` if it exists.
 
     Raises:
@@ -77,16 +84,19 @@ def export_gguf(
     """
     refuse_existing(output, force, apart_from=[model], begins=MAGIC)
     with open_model(model, kind) as source, new_file(output, MAGIC, force=force) as fresh:
-        return _write(source, fresh, output, pre)
+        return _write(source, fresh, output, pre, tokenizer)
 
 
-def _write(model: Model, fresh: Path, output: Path, pre: str | None) -> Export:
+def _write(model: Model, fresh: Path, output: Path, pre: str | None, tokenizer: bool) -> Export:
     writer = gguf.GGUFWriter(fresh, model.architecture)
     writer.add_string(f"edge_transact.{SEAL}", UNSEALED)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{model.kind.name}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_sizes(writer, model)
-    add_tokenizer(writer, model.directory, model.plan.vocab_size, pre)
+    if tokenizer:
+        add_tokenizer(writer, model.directory, model.plan.vocab_size, pre)
+    else:
+        writer.add_tokenizer_model("none")
     add_metadata(writer, model, name=output.stem)
     kinds = model.tensors.kinds()
     float32 = np.dtype(np.float32)

@@ -1,12 +1,15 @@
 """llama-bench on the phone, in turns with the runner: a program that speaks its output format stands in for it."""
 
 import pytest
+from gguf import GGUFReader
 
+from edge_transact.benchmarking import session
 from edge_transact.benchmarking.analysis.report import write_report
-from edge_transact.benchmarking.session import plan_bench
+from edge_transact.benchmarking.session import BenchOutcome, plan_bench
 from edge_transact.errors import UsageError
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import QUICK
+from tests.support.command import run
 
 # The lines are those of llama.cpp d82b7a7, without the fields that aren't read. A library beside it says its speed.
 LLAMA_BENCH = r"""#!/system/bin/sh
@@ -66,6 +69,24 @@ def test_llama_cpp_takes_turns_at_the_same_lengths(phone, run_bench, peer, tmp_p
     (failure,) = run_bench(phone.serial, repetitions=4, cores="0", peer=peer).failures
     assert "failed to load model" in failure
     assert not list((phone.tmp / "edge-transact").glob("runs/*")) and len(repetitions(run_bench.log)) == 7
+
+
+def test_a_dist_is_measured_whose_tokenizer_gguf_cannot_hold(built_dist, peer, monkeypatch, tmp_path):
+    exported = {}
+
+    def measured(dists, options, *, ggufs, **_):
+        exported.update(
+            {
+                dist: GGUFReader(file).get_field("tokenizer.ggml.model").contents()
+                for dist, file in zip(dists, ggufs, strict=True)
+            }
+        )
+        return BenchOutcome([], tmp_path / "log.jsonl")
+
+    monkeypatch.setattr(session, "bench_models", measured)
+    done = run("bench", built_dist, "--device", "s1", "--with-llama-cpp", peer["llama_cpp"])
+    assert done.exit_code == 0, done.output
+    assert exported == {built_dist: "none"}
 
 
 def test_without_a_phone_or_a_program_it_is_refused(tiny_dist, peer, tmp_path):
