@@ -5,16 +5,17 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import adbutils
 import pytest
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking import session
-from edge_transact.benchmarking.drivers.adb import devices
+from edge_transact.benchmarking.drivers.adb import client, devices
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
 from edge_transact.benchmarking.drivers.base import DeviceInfo
-from edge_transact.benchmarking.portable import COMPILER, INSTALL, portable_runner
+from edge_transact.benchmarking.portable import COMPILER, INSTALL, LOADER, portable_runner
 from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import prompt_ids
 from edge_transact.building import kept
@@ -65,6 +66,26 @@ def test_a_phone_that_is_too_full_gets_nothing_through_an_old_adb(make_phone, ru
     (failure,) = run_bench(phone.serial).failures
     assert "8.4 MB of storage free, and 12.1 MB are needed" in failure
     assert list((phone.tmp / "edge-transact/portable").iterdir()) == []
+
+
+def test_a_loader_that_came_half_is_sent_again(phone, run_bench, runner, monkeypatch):
+    """One of another call that ended lies there, and the connection ends while this one sends it."""
+    there, chunks, cut = phone.tmp / "edge-transact/portable", client._chunks, []
+
+    def half(source):
+        for chunk in chunks(source):
+            if isinstance(source, Path) and source.name == LOADER and not cut:
+                cut.append(chunk)
+                raise ConnectionResetError("cut")
+            yield chunk
+
+    device, name = AndroidDevice(client.adb_client(), phone.serial), "/data/local/tmp/edge-transact/portable"
+    device.checked("mkdir", "-p", name)
+    device.push((runner / LOADER).read_bytes()[:99_999], f"{name}/{LOADER}")
+    monkeypatch.setattr(client, "_chunks", half)
+    outcome = run_bench(phone.serial)
+    assert cut and outcome.failures == [] and outcome.results[0]["tokens_equal"]
+    assert (there / LOADER).read_bytes() == (runner / LOADER).read_bytes() and not list(there.glob("*.partial"))
 
 
 def test_a_dry_run_builds_and_makes_nothing(built_dist, monkeypatch, tmp_path):
