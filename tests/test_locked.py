@@ -37,14 +37,15 @@ def needed(requirements: list[str]) -> Iterator[Requirement]:
 
 def releases() -> dict[str, Version]:
     """The one release that each package is locked to."""
-    both = [*entries("requirements.txt"), *entries("torch.txt")]
-    locked = {canonicalize_name(each.name): Version(str(each.specifier).removeprefix("==")) for each, _ in both}
-    assert len(locked) == len(both), "one release of a package"
+    all_ = [each for file in LOCKED.glob("*.txt") if file.name != "excluded.txt" for each in entries(file.name)]
+    locked = {canonicalize_name(each.name): Version(str(each.specifier).removeprefix("==")) for each, _ in all_}
+    assert len(locked) == len(all_), "one release of a package"
     return locked
 
 
-def test_every_release_is_exact_and_has_hashes():
-    for requirement, hashes in entries("requirements.txt"):
+@pytest.mark.parametrize("file", ["requirements.txt", "uv.txt"])
+def test_every_release_is_exact_and_has_hashes(file):
+    for requirement, hashes in entries(file):
         assert [each.operator for each in requirement.specifier] == ["=="], requirement
         assert hashes, requirement
         assert all(each.startswith("sha256:") and len(each) == 71 for each in hashes), requirement
