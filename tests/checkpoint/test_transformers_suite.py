@@ -4,14 +4,14 @@ import pytest
 
 from tests.support.transformers_suite import MARKERS, exceptions, run
 
-VARIANTS = ("own widths, cut head dims and RoPE of a part", "own widths and normed heads")
-FAMILIES = ("qwen2", "qwen3", "smollm3", "phi3", "phi3, partial RoPE")
+VARIANT = "own widths, cut head dims and RoPE of a part"
+OTHERS = ("own widths and normed heads", "qwen2", "qwen3", "smollm3", "phi3", "phi3, partial RoPE")
 CLASSES = ("Model", "ForCausalLM")
 """The other classes have transformers' own heads on the same model."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [*VARIANTS, *(pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES)])
+@pytest.mark.parametrize("variant", [VARIANT, *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)])
 def test_ours_passes_transformers_tests(pytestconfig, variant):
     for name in MARKERS:
         pytestconfig.addinivalue_line("markers", f"{name}: in transformers' tests")

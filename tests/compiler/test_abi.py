@@ -51,6 +51,10 @@ the definition those that lost dims. `building/test_families.py` compares 4 bits
 """
 HOST = [case for case in CASES if case.startswith("host")]
 PHONE = [case for case in CASES if case not in HOST]
+DUMPED = ["host", "host, normed and cut heads"]
+"""Whose intermediate forms are written, by a compilation that takes no kernel from the cache."""
+COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
+"""What other cases have together; `soak` has each alone."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,12 @@ class Library:
             self.assert_close(logits, self.reference(torch.tensor([ids])).logits[0, -1].float().numpy())
 
 
-def host_model(source: Source, name: str) -> HostModel:
+def host_model(source: Source, name: str, case: str = "") -> HostModel:
     """The host's library of a plan in a quantization."""
     weights, quantization = source.weights(name)
     path = source.directory / "host.so"
     if not path.exists():
-        dump = source.directory / "host-dump"
+        dump = source.directory / "host-dump" if case in DUMPED else None
         build_library(source.definition, quantization, get_target("host"), "edge_llama_odd", path, dump)
     return HostModel(path, weights)
 
@@ -93,7 +97,7 @@ def library(request) -> Iterator[Library]:
     source: Source = request.getfixturevalue(plan)
     weights, quantization = source.weights(name)
     if case in HOST:
-        yield Library(case, source, host_model(source, name), source.reference(name))
+        yield Library(case, source, host_model(source, name, case), source.reference(name))
         return
     path = source.directory / f"phone-{name}.so"
     with executed_here(), planned() as modules:
@@ -108,7 +112,11 @@ def model(library) -> HostModel:
 
 def on(*cases: str):
     """A test of the libraries of these cases."""
-    parameters = [pytest.param(case, marks=pytest.mark.opencl if case in PHONE else []) for case in cases]
+
+    def marks(case: str) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.opencl] * (case in PHONE) + [pytest.mark.soak] * (case in COMBINED)
+
+    parameters = [pytest.param(case, marks=marks(case)) for case in cases]
     return pytest.mark.parametrize("library", parameters, indirect=True, scope="module")
 
 
@@ -155,13 +163,13 @@ def test_every_function_is_there(model):
         assert function(model, name) is not None
 
 
-@on(*HOST)
+@on(*DUMPED)
 def test_all_intermediate_forms_are_written(library):
     packed = library.quantization.startswith("q4")
     assert_all_forms(library.source.directory / "host-dump", ["host.ll"], packed=packed)
 
 
-@on(*HOST)
+@on(*DUMPED)
 def test_weights_are_not_given_up_one_by_one(library):
     """Activations are."""
     text = (library.source.directory / "host-dump" / "06-lowered.py").read_text()

@@ -34,6 +34,9 @@ FP16_SETS = [isa for isa in INSTRUCTION_SETS if isa.digits < 3]
 
 ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "KN", "NK", "KN", "NK"), strict=True))
 
+IN_CHAINS = {type(FP16_SETS[2]), Avx512Vnni, type(FP16_SETS[4]), type(FP16_SETS[-1])}
+"""AVX-512, its bytes, AVX2's words and i8mm."""
+
 EPILOGUES = [
     (isa, layout)
     for isa in FP16_SETS
@@ -179,11 +182,15 @@ def test_what_overflowed_is_seen(isa, rows):
 @pytest.mark.parametrize(
     ("isa", "layout", "threads", "count"),
     [
-        *((*case, 3, 1) for case in ONE_LAYOUT_EACH),
-        # How rows and columns are divided is the same for all sets.
+        # What a chain adds to its matmuls is the same for all sets: one of each kind of activations, and all in `soak`.
+        *(
+            pytest.param(isa, layout, 3, 1, marks=[] if type(isa) in IN_CHAINS else pytest.mark.soak)
+            for isa, layout in ONE_LAYOUT_EACH
+        ),
+        # As is how rows and columns are divided.
         (*ONE_LAYOUT_EACH[1], 1, 1),
         (*ONE_LAYOUT_EACH[1], 3, 5),
-        (*ONE_LAYOUT_EACH[0], 1, 2),
+        pytest.param(*ONE_LAYOUT_EACH[0], 1, 2, marks=pytest.mark.soak),
     ],
     ids=describe_case,
 )
