@@ -196,8 +196,7 @@ def test_kept_predictions_belong_to_a_text_not_to_its_place(
         {"freeze_embedding": True, "gradient_checkpointing": True},
         {"cross_entropy": 1.0},
         {"cross_entropy": 0.5},
-        {"unlikelihood": 1.0, "gradient_checkpointing": True},
-        {"unlikelihood": 1.0, "lora": 4},
+        {"unlikelihood": 1.0, "lora": 4, "gradient_checkpointing": True},
     ],
 )
 def test_ways_to_train(pruned_model: Path, tmp_path: Path, options: HealOptions, choices: dict) -> None:

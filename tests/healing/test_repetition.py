@@ -84,7 +84,7 @@ def test_the_student_goes_on_as_transformers_does(pruned_model: Path) -> None:
     assert torch.equal(found, expected[:, CONTEXT:])
 
 
-@pytest.mark.parametrize("quant", [None, "q4f16_0"])
+@pytest.mark.parametrize("quant", ["q4f16_0", pytest.param(None, marks=pytest.mark.soak)])
 @pytest.mark.usefixtures("own_cache")
 def test_a_model_repeats_itself_less(pruned_model: Path, tmp_path: Path, quant: str | None) -> None:
     """Of words in no order, the likeliest is always the same one, though any other is nearly as good."""
