@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from edge_transact.benchmarking.records.record import Record, labels
 from edge_transact.benchmarking.records.tuned import read_tuning, write_tuning
 from edge_transact.benchmarking.run import GivenUp, run_plan
 from edge_transact.benchmarking.tuning import TuningResult, candidates, judge
-from edge_transact.cache import cache_directory
+from edge_transact.cache import cache_directory, entry_of, lock
 from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import written
@@ -135,7 +136,11 @@ def bench_models(
 
     try:
         _announce(make_plan(drivers, tried, options, file.records), log)
-        failures = run_plan(drivers, tried, options, file, known)
+        # Two calls at once on a phone would measure each other. Those that share several take them in one order.
+        with ExitStack() as held:
+            for serial in sorted({driver.info.serial for driver in drivers} - {"host"}):
+                held.enter_context(lock(entry_of("phones", {"serial": serial}), f"bench on {serial}"))
+            failures = run_plan(drivers, tried, options, file, known)
     finally:
         file.close()
     records = list(file.records)

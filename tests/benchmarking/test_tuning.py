@@ -4,7 +4,10 @@ import json
 import math
 import shutil
 import subprocess
+import time
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -19,6 +22,7 @@ from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.benchmarking.records.lines import LoadLine, RepetitionLine
 from edge_transact.benchmarking.records.tuned import read_tuning
 from edge_transact.benchmarking.session import bench_models, plan_bench
+from edge_transact.cache import entry_of, lock
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.verification import verify
 from tests.support.bench_logs import repetitions
@@ -195,6 +199,24 @@ def test_what_is_tried(dist, tmp_path, monkeypatch):
     assert tried(dist, "8", monkeypatch, runner=tmp_path, target="android-cpu")[-1] == "4 cores 4-7"
     only = make_dist(tmp_path / "only" / "dist", ["android-cpu"], context=1024)
     assert tried(only, "8", monkeypatch, runner=tmp_path)[-1] == "4 cores 4-7"
+
+
+def test_two_benches_of_a_phone_take_turns(dist, tmp_path, monkeypatch, caplog):
+    """Also with an install: what one measures isn't slowed by the other."""
+    caplog.set_level("INFO", "edge_transact")
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+    phone, serial = NoisyDevice({"dist": 1.0}), "s1"
+    phone.info = replace(phone.info, serial=serial)
+    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [phone])
+    measure = Thread(target=bench_models, args=([dist], QUICK), kwargs={"log": tmp_path / "log.jsonl"})
+    with lock(entry_of("phones", {"serial": serial}), "install"):
+        measure.start()
+        end = time.monotonic() + 60
+        while f"bench on {serial}: waiting" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+        assert f"bench on {serial}: waiting" in caplog.text and not phone.visited
+    measure.join(60)
+    assert phone.visited
 
 
 def test_a_dry_run_names_the_candidates(dist, tmp_path, monkeypatch):
