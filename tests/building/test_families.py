@@ -22,8 +22,11 @@ from tests.support.published import PUBLISHED, save_published, use, with_archive
 IDS = [(37 * i + 5) % 1024 for i in range(60)]
 
 
-LIKE_OTHERS = ("Llama-2-7b, Sheared-LLaMA-1.3B", "Llama-3.2-1B", "TinyLlama-1.1B", "Mistral-7B-v0.3")
-"""Whose layers compute what those of the other LLaMAs do, with other sizes."""
+LIKE_OTHERS = (
+    *("Llama-2-7b, Sheared-LLaMA-1.3B", "Llama-3.2-1B", "TinyLlama-1.1B", "Mistral-7B-v0.3", "SmolLM2-135M"),
+    "Phi-3.5-mini",
+)
+"""Whose layers compute what those of Llama-3.1 or Phi-4-mini do, with other sizes."""
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.soak] * (name in LIKE_OTHERS)) for name in PUBLISHED])

@@ -119,7 +119,9 @@ PRUNED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("widths", [{}, PRUNED], ids=["uniform", "pruned"])
+@pytest.mark.parametrize(
+    "widths", [pytest.param({}, id="uniform", marks=pytest.mark.soak), pytest.param(PRUNED, id="pruned")]
+)
 def test_a_token_of_smollm2_reads_its_weights_and_cache_once(widths, tmp_path):
     config, quantization = CONFIG | {"per_layer_config": widths}, QUANTIZATIONS["q4f16_0"]
     plan, target = WidthPlan.from_config(config), get_target("android").tvm_target()
