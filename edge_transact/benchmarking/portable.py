@@ -59,7 +59,9 @@ def portable_runner() -> Path:
     Raises:
         EdgeTransactError: There is no cross-compiler, pip can't download the wheels, or the runner doesn't compile.
     """
-    compiler = cross_compiler()
+    compiler = shutil.which(COMPILER)
+    if compiler is None:
+        raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=INSTALL)
     sources = sorted((SOURCE / "src").iterdir())
     recipe = Recipe(
         kind="runners",
@@ -75,14 +77,6 @@ def portable_runner() -> Path:
         name="runner",
     )
     return made(recipe)
-
-
-def cross_compiler() -> str:
-    """The path of the compiler. Raises an `EdgeTransactError` if there is none."""
-    compiler = shutil.which(COMPILER)
-    if compiler is None:
-        raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=INSTALL)
-    return compiler
 
 
 def _make(compiler: str, directory: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import TUNING
@@ -19,7 +20,7 @@ from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.estimate import Plan, all_of_it, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
-from edge_transact.benchmarking.portable import RUNNER, SOURCE, cross_compiler, portable_runner
+from edge_transact.benchmarking.portable import RUNNER, SOURCE, portable_runner
 from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
@@ -326,26 +327,22 @@ def _built_runner(options: BenchOptions) -> Path | None:
 
 
 def require_phone(options: BenchOptions, target: str) -> None:
-    """Raises what would keep a bench from running on phones, before anything is built for them."""
+    """Raises what keeps a bench from running on phones, before a model is built for them."""
     from edge_transact.benchmarking.drivers.adb.devices import find_devices
 
     find_devices(options.device)
     if not options.app and _built_runner(options) is None:
-        _require_portable(target)
+        _portable_runner(target)
 
 
-def _require_portable(target: str) -> None:
+@cache
+def _portable_runner(target: str) -> Path:
     if target == "android":
         raise UsageError(
             "OpenCL needs a runner built with the NDK",
             fix=f"Build it from {SOURCE} as docs/bench.md says, and name its directory with --runner. Or measure the "
             "CPU: build with `--target android-cpu`.",
         )
-    cross_compiler()
-
-
-def _portable_runner(target: str) -> Path:
-    _require_portable(target)
     logger.info("runner: the portable one, for CPUs; OpenCL needs the NDK's")
     return portable_runner()
 

@@ -238,9 +238,8 @@ def require_c_compiler() -> None:
     compiler = get_cc()
     if compiler is None or shutil.which(compiler) is None:
         raise EdgeTransactError(
-            f"there is no C compiler{f' {compiler}' if compiler else ' on PATH'}, and every build is checked with a "
-            "library that one links",
-            fix="Install one, for example gcc, or name it in CC. `edge-transact doctor --for host` looks for it.",
+            f"no C compiler {compiler or 'on PATH'}, which links the library that every build is checked with",
+            fix="Install one, such as gcc, or name it in CC. `edge-transact doctor --for host` looks for it.",
         )
 
 
