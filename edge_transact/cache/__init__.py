@@ -29,6 +29,7 @@ from pydantic import BaseModel, ValidationError
 
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
+from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import user_path
 
 logger = logging.getLogger(__name__)
@@ -176,16 +177,21 @@ def lock(entry: Path, what: str) -> Iterator[None]:
 
 def lock_of(entry: Path) -> FileLock:
     """The lock of the process that makes an entry."""
-    return FileLock(_locks() / _name(entry))
+    return FileLock(locks() / _name(entry))
 
 
 def _name(entry: Path) -> str:
     return f"{entry.parent.name}-{entry.name}"
 
 
-def _locks() -> Path:
+def locks() -> Path:
+    """The directory of locks; an `EdgeTransactError` if the cache can't have one, and so nothing else."""
     directory = cache_directory() / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the cache {cache_directory()} can't be used: {error.strerror}"
+        raise EdgeTransactError(what, fix="Set EDGE_TRANSACT_CACHE to another directory.") from error
     return directory
 
 
@@ -197,7 +203,7 @@ def hold(entry: Path) -> None:
 def _hold(entry: Path, operation: int) -> None:
     # A byte of one file stands for the entry, so any number of them takes one descriptor.
     with _opening:
-        file = _held(_locks() / "held")
+        file = _held(locks() / "held")
     fcntl.lockf(file, operation, 1, crc32(_name(entry).encode()))
 
 

@@ -70,6 +70,8 @@ class History:
     @contextmanager
     def running(self, *, keep: bool = True) -> Iterator[None]:
         """The body is a run of the command. With `keep`, its times are kept if it does all the work and ends well."""
+        if keep:
+            cache.locks()  # or what the work ends with couldn't be kept
         with progress.running(self.steps(), cache.making.get) as run:
             yield
         if keep and not any(step.first for step in run.steps):

@@ -101,6 +101,15 @@ def test_an_interrupted_entry_does_not_exist(own_cache):
     assert list((own_cache / "weights").iterdir()) == []
 
 
+def test_a_cache_that_is_no_directory_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("mine")
+    monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "text"))
+    for command in (["prune", "--ratio", "0.3"], ["heal"], ["build", "--target", "host"]):
+        refused = CliRunner().invoke(app, [*command, "no-such-model", "-o", str(tmp_path / "out")])
+        assert refused.exit_code == 1 and f"the cache {tmp_path}/text can't be used" in refused.stderr, refused.stderr
+    assert (tmp_path / "text").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("file", "damage"), [("parts/a.bin", b"conten"), ("parts/a.bin", b"CONTENT"), (f"../{cache.RECORD}", b"{")]
 )
