@@ -16,7 +16,7 @@ from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.names import package_directory, suggestion
-from edge_transact.reading import user_path
+from edge_transact.reading import AGAIN, opened, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,9 @@ def _resolve(model: str) -> Path:
 def _convert_gguf(file: Path) -> Path:
     from edge_transact.inputs.gguf import convert_gguf
 
+    with opened(file) as stream:
+        if stream.read(4) != b"GGUF":  # of a large file, before it is hashed
+            raise EdgeTransactError(f"{file} is not a GGUF file", fix=AGAIN)
     return _converted(file, file.stem, convert_gguf, is_step=False)  # it has a bar of its own
 
 

@@ -55,7 +55,7 @@ def of_options() -> Iterator[Case]:
             step = 2 if numeric else 4
             values = {key: NUMBERS[key] for key in list(NUMBERS)[next(turn) % step :: step]}
             for damage, value in values.items():
-                says = naming(flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''")
+                says = naming(flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''", repr(value[:9]))
                 yield Case(
                     "options", f"{name} {flag} is {damage}", (*call, f"{flag}={value}"), f"{says}|{OTHERS}",
                     may_work=True, needs=ALL, replaces=("out", "out.gguf", "edge-transact.toml", *LOG),
@@ -99,8 +99,8 @@ NAMES = {
     "above": "..", "nothing": "", "a model": "model", "below a text": "text.txt/x", "in /proc": "/proc/x",
     "in a place that is missing": "no/../out", "below a link to nothing": "dangling/x",
 }  # fmt: skip
-MAY_BE = {"bench": ["nothing"], "dump": ["here", "above", "nothing", "a model"]}
-"""Outputs that work: a dump makes a directory inside."""
+MAY_BE = {"bench": ["nothing", "in a place that is missing"], "dump": ["here", "above", "nothing", "a model"]}
+"""Outputs that work: a dump makes a directory inside, and a bench the directory of its log."""
 SUFFIX = {"export": ".gguf", "inspect": ".png", "bench": ".jsonl"}
 WRITERS = {
     "prune": PRUNE[:-2], "heal": HEAL[:-2], "export": EXPORT[:-2], "bundle": ("bundle", "dist"),

@@ -136,7 +136,7 @@ def _snapshot(work: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _child(case: Case, place: Path, port: int | None) -> None:
+def _child(case: Case, place: Path, port: int) -> None:
     """The fork: runs the command as the console script does, and ends."""
     os.setpgid(0, 0)
     for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
@@ -147,7 +147,7 @@ def _child(case: Case, place: Path, port: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ |= {"TMPDIR": str(place / "tmp"), "EDGE_TRANSACT_CACHE": str(place / "cache")}
-    os.environ |= {"HF_HUB_OFFLINE": "1", "ANDROID_ADB_SERVER_PORT": str(port or 1)}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "ANDROID_ADB_SERVER_PORT": str(port)}
     tempfile.tempdir = None
     os.chdir(place / "work")
     code = 70
@@ -169,12 +169,12 @@ def _child(case: Case, place: Path, port: int | None) -> None:
         os._exit(code)
 
 
-def run_case(number: int, case: Case, base: Path, base_rss: float) -> Outcome:
-    """Runs a case in a directory of its own."""
+def run_case(number: int, case: Case, base: Path, base_rss: float, without_phones: int) -> Outcome:
+    """Runs a case in a directory of its own; `without_phones` is the port of an adb server that has none."""
     place = Path(tempfile.mkdtemp(prefix="hostile-"))
     for name in ("work", "tmp", "cache"):
         (place / name).mkdir()
-    server, port = _serve(case.answers) if case.answers else (None, None)
+    server, port = _serve(case.answers) if case.answers else (None, without_phones)
     try:
         lay_out(base, case.needs, place / "work")
         case.harm(place / "work")
@@ -270,8 +270,12 @@ def main() -> None:
     if not child:
         os._exit(0)
     base_rss = os.wait4(child, 0)[2].ru_maxrss / 1024
-    for number in numbers:
-        print(json.dumps(asdict(run_case(number, cases[number], base, base_rss))), flush=True)
+    server, port = _serve("a list of nothing")  # where nothing listens, adb would start a server of its own
+    try:
+        for number in numbers:
+            print(json.dumps(asdict(run_case(number, cases[number], base, base_rss, port))), flush=True)
+    finally:
+        os.kill(server, signal.SIGKILL)
 
 
 if __name__ == "__main__":
