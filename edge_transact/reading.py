@@ -6,8 +6,11 @@ JSON is at most 200 deep, and its integers have at most 4,300 digits (pydantic's
 from __future__ import annotations
 
 import codecs
+import html
 import io
+import json
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -36,6 +39,14 @@ def user_path(name: str | Path) -> Path:
     with suppress(ValueError):  # a NUL in the name
         return Path(os.path.expanduser(name))
     return Path(name)
+
+
+def without_home(text: str) -> str:
+    """Text that others get, plain or in JSON or HTML, with ``~`` for the user's home directory."""
+    home = os.path.expanduser("~")
+    for written in {home, json.dumps(home)[1:-1], html.escape(home)} if len(home) > 1 else ():
+        text = re.sub(rf"{re.escape(written)}(?![\w.-])", "~", text)
+    return text
 
 
 def opened(path: Path, fix: str = AGAIN) -> IO[bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.charts import WIDTH, Chart, style
 from edge_transact.artifacts.templates import template
+from edge_transact.reading import without_home
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,16 @@ class Report:
     warnings: Sequence[str] = ()
 
     def write(self, directory: Path, figures: object, name: str = "report.json") -> None:
-        """Writes the page as ``index.html``, each section's charts as an SVG file, and the figures as JSON."""
+        """Writes the page as ``index.html``, each section's charts as an SVG file, and the figures as JSON.
+
+        None names the user's home directory.
+        """
         options = Section("options", "All options", header=("option", "value", "what it is"), rows=self.origin.options)
-        (directory / name).write_text(json.dumps(figures, indent=1) + "\n")
-        (directory / "index.html").write_text(
-            template("report.html.j2").render(report=self, options=options, figures=name)
-        )
-        for section in self.sections:
-            if section.charts:
-                (directory / f"{section.name}.svg").write_text(section.file())
+        texts = {f"{section.name}.svg": section.file() for section in self.sections if section.charts}
+        texts[name] = json.dumps(figures, indent=1) + "\n"
+        texts["index.html"] = template("report.html.j2").render(report=self, options=options, figures=name)
+        for file, text in texts.items():
+            (directory / file).write_text(without_home(text))
 
 
 def change(before: float, after: float) -> str:

@@ -20,7 +20,7 @@ from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.records.log import LOG_MEMBER
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 from edge_transact.errors import UsageError
-from edge_transact.reading import checked, parsed, zip_member
+from edge_transact.reading import checked, parsed, without_home, zip_member
 from edge_transact.version import __version__
 
 FACTS = "evidence.json"
@@ -110,8 +110,7 @@ def _without(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         for serial, name in names.items():
             value = re.sub(rf"(?<!\w){re.escape(serial)}(?!\w)", name, value)
-        home = str(Path.home())
-        return _PRIVATE.sub("...", value.replace(home, "~") if len(home) > 1 else value)
+        return _PRIVATE.sub("...", without_home(value))
     if isinstance(value, Mapping):
         return {str(_without(key, names)): _without(each, names) for key, each in value.items()}
     return [_without(each, names) for each in value] if isinstance(value, list | tuple) else value

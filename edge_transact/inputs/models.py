@@ -77,7 +77,7 @@ def _convert_gguf(file: Path) -> Path:
 
     with opened(file) as stream:
         if stream.read(4) != b"GGUF":  # of a large file, before it is hashed
-            raise EdgeTransactError(f"{file} is not a GGUF file", fix=AGAIN)
+            raise EdgeTransactError(f"{file} is not a GGUF file, or it is truncated", fix=AGAIN)
     return _converted(file, file.stem, convert_gguf, is_step=False)  # it has a bar of its own
 
 

@@ -1,6 +1,8 @@
 """The report of a bench; ``tests/pages`` shows it in a browser."""
 
 import json
+import re
+from dataclasses import replace
 from functools import partial
 from xml.etree import ElementTree
 
@@ -11,6 +13,7 @@ from edge_transact.benchmarking.analysis.figures import FIGURE_4
 from edge_transact.benchmarking.analysis.intervals import ratio_in_words
 from edge_transact.benchmarking.analysis.report import answer
 from edge_transact.benchmarking.analysis.results import make_results
+from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.readings import Reading
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import bench_of, in_rounds, repetition, visit
@@ -94,6 +97,23 @@ def test_a_report_of_a_plan_that_was_cut_short(tmp_path):
     records = [repetition(model="a", model_digest="a"), repetition(model="b", model_digest="b", prefill_tokens=128)]
     names = write_report(records, tmp_path / "report", perplexities={"a": 1.0, "b": 2.0})
     assert names == ["1-latency.svg"]
+
+
+def test_neither_pages_nor_logs_name_the_home_directory(tmp_path, monkeypatch):
+    """Whatever it is called; they are given to others as model cards are."""
+    home = tmp_path / "José&sons"
+    monkeypatch.setenv("HOME", str(home))
+    model = f"{home}/dist"
+    ended = replace(visit(model=model), error=f"{home}/dist/lib.so: no such file, nor {home}s/x")
+    reports.write_report([repetition(model=model), ended], tmp_path / "report", command=f"edge-transact bench {model}")
+    log = Log(tmp_path / "log.jsonl", {})
+    log.append(ended)
+    log.close()
+    texts = {file.name: file.read_text() for file in [*(tmp_path / "report").iterdir(), tmp_path / "log.jsonl"]}
+    assert len(texts) > 3 and "<span>~/dist</span>" in texts["index.html"]
+    assert not [name for name, text in texts.items() if re.search(r"Jos(é|\\u00e9)&(amp;)?sons/", text)]
+    (read,) = read_records(tmp_path / "log.jsonl")
+    assert read.error == f"~/dist/lib.so: no such file, nor {home}s/x"
 
 
 def test_an_existing_report_stays(report, records):

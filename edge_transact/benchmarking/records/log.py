@@ -25,7 +25,7 @@ from edge_transact.benchmarking.records.record import Key, Record, RepetitionRec
 from edge_transact.benchmarking.records.series import done
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError, first_problem
-from edge_transact.reading import opened, read_bytes, zip_member
+from edge_transact.reading import opened, read_bytes, without_home, zip_member
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Log:
         Raises:
             EdgeTransactError: The record could not be written completely; nothing of it stays in the file.
         """
-        line = to_line(record).encode()
+        line = without_home(to_line(record)).encode()
         with self._lock:
             self.records.append(record)
             end = os.lseek(self._file, 0, os.SEEK_END)

@@ -55,7 +55,9 @@ def of_options() -> Iterator[Case]:
             step = 2 if numeric else 4
             values = {key: NUMBERS[key] for key in list(NUMBERS)[next(turn) % step :: step]}
             for damage, value in values.items():
-                says = naming(flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''", repr(value[:9]))
+                says = naming(
+                    flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''", repr(value[:9])
+                )
                 yield Case(
                     "options", f"{name} {flag} is {damage}", (*call, f"{flag}={value}"), f"{says}|{OTHERS}",
                     may_work=True, needs=ALL, replaces=("out", "out.gguf", "edge-transact.toml", *LOG),
