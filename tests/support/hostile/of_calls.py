@@ -56,7 +56,11 @@ def of_options() -> Iterator[Case]:
             values = {key: NUMBERS[key] for key in list(NUMBERS)[next(turn) % step :: step]}
             for damage, value in values.items():
                 says = naming(
-                    flag, flag.strip("-"), flag.strip("-").replace("-", " "), value[:9] or "''", repr(value[:9])
+                    flag,
+                    flag.strip("-"),
+                    flag.strip("-").replace("-", " "),
+                    value[:9] or "''",
+                    repr(value[:9].split(",")[0]),
                 )
                 yield Case(
                     "options", f"{name} {flag} is {damage}", (*call, f"{flag}={value}"), f"{says}|{OTHERS}",
