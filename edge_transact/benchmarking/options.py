@@ -137,10 +137,10 @@ class BenchOptions(Options):
 
     @model_validator(mode="after")
     def _sustained_ends_by_the_clock(self) -> BenchOptions:
-        others = self.model_fields_set & {"repetitions", "until", "per_visit", "tune"}
+        others = sorted(self.model_fields_set & {"repetitions", "until", "per_visit", "tune"})
         if self.sustained_s is not None and others:
-            flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
-            raise UsageError(f"--sustained ends by the clock, so it has no use for {flags}", fix="Leave that out.")
+            flag = f"--{others[0].replace('_', '-')}"
+            raise UsageError(f"--sustained ends by the clock, so {flag} says nothing", fix="Leave it out.")
         return self
 
     @property
@@ -167,13 +167,13 @@ class BenchOptions(Options):
 
     def repetitions_by_round(self) -> list[int]:
         """Repetitions of a visit, for each of `most_rounds`."""
+        if self.sustained_s is not None:
+            return [MOST_REPETITIONS]
         counts = [self.per_visit] * self.most_rounds
         counts[self.rounds - 1] = self.repetitions - (self.rounds - 1) * self.per_visit
         return counts
 
     def planned(self, models: int) -> list[list[Visit]]:
-        """The rounds of one device. A sustained bench has one, with a single visit to each model."""
-        if self.sustained_s is None:
-            return make_rounds(models, self.measured, self.repetitions_by_round())
-        (round,) = make_rounds(models, self.measured, [MOST_REPETITIONS])
-        return [[replace(visit, seconds=self.sustained_s) for visit in round]]
+        """The rounds of one device. A sustained bench has one."""
+        rounds = make_rounds(models, self.measured, self.repetitions_by_round())
+        return [[replace(visit, seconds=self.sustained_s) for visit in visits] for visits in rounds]

@@ -252,6 +252,43 @@ def test_a_model_that_passes_the_ceiling_before_it_is_measured_costs_its_attempt
     ]
 
 
+class WarmingDevice(NoisyDevice):
+    """Takes the time that it says, and is `end_c` warm from the fifth repetition of a run to its end."""
+
+    temp_c, end_c = 30.0, 40.0
+
+    def lines(self, *visit) -> Generator[Line, None, None]:
+        try:
+            for number, line in enumerate(super().lines(*visit)):
+                time.sleep(0.02)
+                self.temp_c = self.end_c if number > 4 else 30.0
+                yield line
+        finally:
+            self.temp_c = 30.0
+
+    def read(self) -> Reading:
+        return Reading(at_s=time.monotonic(), temp_c=self.temp_c)
+
+    def recover(self) -> list[Line]:
+        raise AssertionError("nothing was lost")
+
+
+def test_a_sustained_visit_ends_by_the_clock_or_at_the_ceiling(bench: Bench) -> None:
+    device, once = WarmingDevice({"dense": 0.02, "pruned": 0.02}), [("dense", 0), ("pruned", 0)]
+    outcome = bench(device, "dense pruned", sustained_s=0.3, sample_s=0.001, cool_c=45.0)
+    assert device.visited == once and outcome.failures == outcome.results == []
+    assert all(each["complete"] and 0.3 <= each["seconds"] < 30 for each in outcome.sustained)
+    assert [each["temp_max_c"] for each in outcome.sustained] == [40, 40]
+    hot = WarmingDevice({"dense": 0.02, "pruned": 0.02})
+    hot.end_c = 50.0
+    outcome = bench(hot, "dense pruned", sustained_s=1000.0, sample_s=0.001, cool_c=60.0)
+    assert hot.visited == once, "neither paused nor tried again"
+    words = "host: {} 8+4: ended after 1 s: 50.0 C, above the ceiling of 46 C"
+    assert outcome.failures == [words.format(name) for name in ("dense", "pruned")]
+    assert [each["complete"] for each in outcome.sustained] == [True, True, False, False]
+    assert "ended after 1 s of 17 min" in outcome.sustained[-1]["warnings"]
+
+
 @pytest.mark.parametrize("warm", [{"ceiling_c": 35}, {"ceiling_c": 37}, {"cool_c": 50}])
 def test_a_visit_cannot_start_above_the_ceiling(warm: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="is not above --cool-below") as error:

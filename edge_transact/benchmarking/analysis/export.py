@@ -19,10 +19,6 @@ from edge_transact.errors import UsageError
 from edge_transact.formatting import megabytes
 
 Rows = Sequence[Mapping[str, Any]]
-
-Columns = Mapping[str, Callable[[Any], str]]
-"""The columns of a table, and the text of a row's cell."""
-
 FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 
 
@@ -101,7 +97,7 @@ def _temperatures(result: Result) -> str:
     return "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}"
 
 
-COLUMNS: Columns = {
+COLUMNS: Mapping[str, Callable[[Any], str]] = {
     "model": lambda each: " ".join(f"{each['model']} {each['quantization']}".split()),
     "device": lambda each: each["device"],
     "backend": lambda each: each["target"],
@@ -121,7 +117,7 @@ COLUMNS: Columns = {
     "temp C": _temperatures,
     "notes": lambda each: "; ".join(notes(each)),
 }
-"""The columns of the Markdown table."""
+"""The columns of the Markdown table, and the text of a result's cell."""
 
 RESULTS = tuple(COLUMNS)[:11]
 """The columns that people look for."""
@@ -132,7 +128,9 @@ NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "agains
 CONDITIONS = ("model", *tuple(COLUMNS)[11:])
 
 
-def columns(results: Rows, names: Iterable[str], known: Columns = COLUMNS) -> dict[str, list[str]]:
+def columns(
+    results: Rows, names: Iterable[str], known: Mapping[str, Callable[[Any], str]] = COLUMNS
+) -> dict[str, list[str]]:
     """A cell for each result, by column, without the devices and backends that all results share and empty columns."""
     cells = {name: [known[name](result) for result in results] for name in names}
     alike = {name for name in ("device", "backend") if len(set(cells.get(name, ()))) == 1}

@@ -89,7 +89,7 @@ def sustained(place: int, device: str, series: Sequence[Series]) -> Section:
     """Speed and temperature of each series over time, with marks where Android's thermal status rose."""
     charts = []
     for number_, each in enumerate(series):
-        name, speed, part = each.repetitions[0].model, Speed(each), each.seconds / 60
+        name, speed, part = each.repetitions[0].model, Speed(each), max(each.seconds, 1e-3) / 60
         rates = [(end, speed.between(part * (end - 1), part * end)) for end in range(1, 61)]
         known = [(part * end / 60, rate) for end, rate in rates if rate is not None]
         warm = [((r.at_s - each.start_s) / 60, r.temp_c) for r in each.readings if r.temp_c is not None]

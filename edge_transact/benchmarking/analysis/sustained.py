@@ -7,19 +7,19 @@ is shorter than both, its halves. ``docs/bench-reference.md`` explains the field
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import accumulate
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.summary import Summary
-from edge_transact.benchmarking.analysis.export import Columns, to_text
 from edge_transact.benchmarking.analysis.intervals import OTHERS_SHARE, THROTTLING
 from edge_transact.benchmarking.analysis.results import named_apart
 from edge_transact.benchmarking.records.plan import lengths_of
-from edge_transact.benchmarking.records.readings import Reading, energy_j, summarize
-from edge_transact.benchmarking.records.record import Record
+from edge_transact.benchmarking.records.readings import MOST_MILLIAMPERES, Reading, energy_j, known, summarize
+from edge_transact.benchmarking.records.record import Record, VisitContext
 from edge_transact.benchmarking.records.series import Series, series_of
 from edge_transact.formatting import duration
 
@@ -28,15 +28,6 @@ WINDOW_S, SLOW = 60.0, 0.8
 
 COUNTED = 10
 """A charge counter that took so many values is preferred to the current."""
-
-MOST_MILLIAMPERES = 20_000
-"""Of a phone at work. So many microamperes are less than one draws that does nothing."""
-
-OF_FIRST = (
-    "model", "model_digest", "device", "serial", "target", "quantization", "prefill_tokens", "decode_tokens",
-    "batch_size", "sustained_s", "session", "threads", "soc", "android", "cpu", "runner", "build",
-)  # fmt: skip
-"""The fields that are the first repetition's."""
 
 Sustained = Mapping[str, Any]
 
@@ -81,12 +72,13 @@ def _figures(series: Series) -> Sustained:
     first, readings, speed, seconds = series.repetitions[0], series.readings, Speed(series), series.seconds
     window_s = min(WINDOW_S, seconds / 2)
     began, ended = speed.between(0, window_s), speed.between(seconds - window_s, seconds)
-    statuses, (joules, source) = changes(series), _energy(readings, seconds)
-    levels, temperatures, others = (_known(readings, name) for name in ("battery_percent", "temp_c", "other_cpu_share"))
+    levels, temperatures = known(readings, "battery_percent"), known(readings, "temp_c")
     tokens = first.batch_size * sum(each.decode_tokens for each in series.repetitions)
+    (joules, source), statuses = _energy(readings, seconds), changes(series)
     found = {
-        **{name: getattr(first, name) for name in OF_FIRST},
+        **{each.name: getattr(first, each.name) for each in fields(VisitContext)},
         "test_time": first.time,
+        "n_threads": first.threads,
         "seconds": seconds,
         "complete": series.is_whole,
         "tokens": tokens,
@@ -98,7 +90,7 @@ def _figures(series: Series) -> Sustained:
         "temp_max_c": max(temperatures, default=None),
         "throttled_after_s": next((at for at, status in statuses if status >= THROTTLING), None),
         "thermal_changes": statuses,
-        "other_cpu_share": median(others) if others else None,
+        "other_cpu_share": summarize(readings, seconds).other_cpu_share,
         "battery_percent": [levels[0], levels[-1]] if levels else None,
         "energy_mwh": None if joules is None else joules / 3.6,
         "energy_mwh_per_1000_tokens": None if joules is None else joules / 3.6 / tokens * 1000,
@@ -110,13 +102,26 @@ def _figures(series: Series) -> Sustained:
 
 def _minutes(series: Series, speed: Speed) -> Iterator[dict[str, float | None]]:
     """The course of a series. Its last minute is up to half a minute longer or shorter."""
-    count, unit = max(1, round(series.seconds / 60)), _milliamperes(series.readings)
-    for minute in range(count):
-        low, high = 60.0 * minute, 60.0 * (minute + 1) if minute < count - 1 else series.seconds
+    ends = [*(60.0 * minute for minute in range(1, round(series.seconds / 60))), series.seconds]
+    for low, high in zip([0.0, *ends], ends, strict=False):
         within = [each for each in series.readings if low <= each.at_s - series.start_s <= high]
-        known = vars(summarize(within, high - low))
-        sensors = {name: known[name] for name in ("temp_peak_c", "thermal_status", "cpu_mhz", "gpu_mhz")}
-        yield {"from_s": low, "to_s": high, "tok_s": speed.between(low, high), **sensors, "watts": _watts(within, unit)}
+        summary, watts = vars(summarize(within, high - low)), known(within, "watts")
+        sensors = {name: summary[name] for name in ("temp_peak_c", "thermal_status", "cpu_mhz", "gpu_mhz")}
+        yield {"to_s": high, "tok_s": speed.between(low, high), **sensors, "watts": fmean(watts) if watts else None}
+
+
+def _energy(readings: Sequence[Reading], seconds: float) -> tuple[float | None, str]:
+    """Joules that the battery gave and what tells so, or why nothing does."""
+    if not all(known(readings, "on_battery")):
+        return None, "plugged in: the battery's current isn't the model's"
+    counter, watts = energy_j(readings, seconds), known(readings, "watts")
+    by_current = fmean(watts) * seconds if watts else None
+    micro = any(abs(each) > MOST_MILLIAMPERES for each in known(readings, "current_now"))
+    source = f"current in {'micro' if micro else 'milli'}amperes"
+    if counter is not None and (by_current is None or len(set(known(readings, "charge_uah"))) >= COUNTED):
+        check = "" if by_current is None else f"; {number(by_current / 3.6)} mWh by the {source}"
+        return counter, f"charge counter{check}"
+    return (None, "the device tells neither charge nor current") if by_current is None else (by_current, source)
 
 
 def _warnings(found: Sustained, series: Series) -> Iterator[str]:
@@ -132,47 +137,21 @@ def _warnings(found: Sustained, series: Series) -> Iterator[str]:
         yield f"other programs took {found['other_cpu_share']:.0%} of the CPU"
 
 
-def _energy(readings: Sequence[Reading], seconds: float) -> tuple[float | None, str]:
-    """Joules that the battery gave and what tells so, or why nothing does."""
-    if not all(_known(readings, "on_battery")):
-        return None, "plugged in: the battery's current isn't the model's"
-    counter, unit = energy_j(readings, seconds), _milliamperes(readings)
-    watts = _watts(readings, unit)
-    source = f"current in {'milli' if unit == 1 else 'micro'}amperes"
-    if counter is not None and (watts is None or len(set(_known(readings, "charge_uah"))) >= COUNTED):
-        check = "" if watts is None else f"; {number(watts * seconds / 3.6)} mWh by the {source}"
-        return counter, f"charge counter{check}"
-    return (None, "the device tells neither charge nor current") if watts is None else (watts * seconds, source)
+def speeds(each: Sustained) -> str:
+    """The speeds at the beginning and at the end."""
+    part = "minute" if each["window_s"] == WINDOW_S else f"{each['window_s']:.0f} s"
+    first, last = (_or_dash(f"{end}_tok_s")(each) for end in ("first", "last"))
+    return f"{first} tokens a second in the first {part}, {last} in the last"
 
 
-def _milliamperes(readings: Sequence[Reading]) -> float:
-    """How many milliamperes are the unit of a phone's currents."""
-    currents = [abs(each) for each in _known(readings, "current_now")]
-    return 1 if currents and median(currents) <= MOST_MILLIAMPERES else 1e-3
-
-
-def _watts(readings: Sequence[Reading], unit: float) -> float | None:
-    """The mean power that the battery gave. The sign of a current isn't the same on all phones."""
-    known = [
-        abs(each.current_now) * unit * each.battery_v / 1000
-        for each in readings
-        if each.current_now and each.battery_v and each.on_battery
-    ]
-    return fmean(known) if known else None
-
-
-def _known(readings: Sequence[Reading], name: str) -> list[Any]:
-    return [value for each in readings if (value := getattr(each, name)) is not None]
-
-
-def _or_dash(field: str, write: Any = number) -> Any:
+def _or_dash(field: str, write: Callable[[Any], str] = number) -> Callable[[Any], str]:
     return lambda each: "-" if each[field] is None else write(each[field])
 
 
-SUSTAINED: Columns = {
+SUSTAINED: Mapping[str, Callable[[Any], str]] = {
     "model": lambda each: f"{each['model']} {each['quantization']}".strip(),
-    "device": lambda each: each["device"],
-    "backend": lambda each: each["target"],
+    "device": _or_dash("device", str),
+    "backend": _or_dash("target", str),
     "tokens": lambda each: str(lengths_of(each)),
     "time": _or_dash("seconds", duration),
     "first tok/s": _or_dash("first_tok_s"),
@@ -184,22 +163,13 @@ SUSTAINED: Columns = {
     "throttled after": _or_dash("throttled_after_s", duration),
     "battery %": _or_dash("battery_percent", lambda ends: f"{ends[0]} to {ends[1]}"),
     "mWh per 1,000 tokens": _or_dash("energy_mwh_per_1000_tokens"),
-    "energy by": lambda each: each["energy_source"],
-    "notes": lambda each: "; ".join(each["warnings"]),
+    "energy by": _or_dash("energy_source", str),
+    "notes": _or_dash("warnings", "; ".join),
 }
 """What tables say of a series."""
 
 
-def sustained_text(found: Sequence[Sustained], kind: str | None) -> str:
-    """Series in a format of `export.to_text`, or for people: a line for each of `SUSTAINED`."""
-    if kind not in (None, "md"):
-        return to_text(found, kind)
-    shown = [Summary(each["model"], {name: cell(each) for name, cell in SUSTAINED.items()}) for each in found]
-    return "".join(each.text() + "\n" for each in shown)
-
-
-def speeds(each: Sustained) -> str:
-    """The speeds at the beginning and at the end."""
-    part = "minute" if each["window_s"] == WINDOW_S else f"{each['window_s']:.0f} s"
-    first, last = (_or_dash(f"{end}_tok_s")(each) for end in ("first", "last"))
-    return f"{first} tokens a second in the first {part}, {last} in the last"
+def to_lines(found: Sequence[Sustained]) -> str:
+    """Series for people: a line for each of `SUSTAINED`."""
+    cells = ({name: cell(each) for name, cell in SUSTAINED.items()} for each in found)
+    return "".join(Summary(each.pop("model"), each).text() + "\n" for each in cells)

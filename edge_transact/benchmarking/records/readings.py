@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+MOST_MILLIAMPERES = 20_000
+"""Of a phone at work. So many microamperes are less than one draws that does nothing."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -39,6 +42,14 @@ class Reading:
     on_battery: bool | None = None
     other_cpu_share: float | None = None
 
+    @property
+    def watts(self) -> float | None:
+        """The power that the battery gives, by its current."""
+        if not (self.current_now and self.battery_v and self.on_battery):
+            return None
+        current = abs(self.current_now)
+        return self.battery_v * current / (1e3 if current <= MOST_MILLIAMPERES else 1e6)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingSummary:
@@ -55,22 +66,24 @@ class ReadingSummary:
     other_cpu_share: float | None = None
 
 
+def known(readings: Sequence[Reading], name: str) -> list[Any]:
+    """What the readings say of something, without those that don't."""
+    return [value for reading in readings if (value := getattr(reading, name)) is not None]
+
+
 def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
     """Summarize the readings taken during a repetition of `seconds`."""
 
-    def known(name: str) -> list[Any]:
-        return [value for reading in readings if (value := getattr(reading, name)) is not None]
-
     def mean(name: str) -> float | None:
-        values = known(name)
+        values = known(readings, name)
         return fmean(values) if values else None
 
-    temperatures, levels = known("temp_c") or [None], known("battery_percent") or [None]
+    temperatures, levels = known(readings, "temp_c") or [None], known(readings, "battery_percent") or [None]
     return ReadingSummary(
         temp_start_c=temperatures[0],
         temp_end_c=temperatures[-1],
         temp_peak_c=max(temperatures),
-        thermal_status=max(known("thermal_status"), default=None),
+        thermal_status=max(known(readings, "thermal_status"), default=None),
         cpu_mhz=mean("cpu_mhz"),
         gpu_mhz=mean("gpu_mhz"),
         battery_percent=levels[-1],

@@ -68,7 +68,7 @@ class VisitContext:
     time: str
     session: str | None = None
     batch_size: int = 1
-    sustained_s: float | None = None
+    sustained_s: Number = None
 
     @property
     def lengths(self) -> Lengths:
