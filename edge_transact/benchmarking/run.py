@@ -266,7 +266,7 @@ class _Worker:
                         if visit.seconds is not None:
                             if now - began_s >= visit.seconds:
                                 break
-                            if (now - began_s) // 60 > (since - began_s) // 60:
+                            if (now - began_s) // 60 > max(0.0, (since - began_s) // 60):
                                 logger.info(f"{self.driver.label}: {(now - began_s) // 60:.0f} min")
                 since = now
                 if latest and (latest[0].temp_c or 0) > self.conditions.ceiling_c:
@@ -292,7 +292,7 @@ class _Worker:
         raise RunFailed(f"{self._title(visit)}: a repetition that makes no sense: {text[:200]}")
 
     def _keep(
-        self, visit: Visit, line: RepetitionLine, said: _Run, readings: Sequence[Reading], ended_s: float | None = None
+        self, visit: Visit, line: RepetitionLine, said: _Run, readings: list[Reading], at_s: float | None
     ) -> None:
         """Log a repetition."""
         if not line.has(visit.lengths):
@@ -305,13 +305,10 @@ class _Worker:
             **vars(summarize(readings, line.e2e_s)),
         }
         known["weights_mib"] = known["weights_mib"] or self.models[visit.model].manifest.weights_bytes / 2**20
-        self.log.append(RepetitionRecord(**known, ended_s=ended_s))
+        self.log.append(RepetitionRecord(**known, ended_s=at_s))
 
     def _keep_recovered(self, visit: Visit) -> None:
-        """Log the repetitions that ended after the connection was lost, unless it is lost again.
-
-        A sustained visit has ended then.
-        """
+        """Log what ended after the connection was lost, unless it is lost again. A sustained visit has ended then."""
         try:
             lines = self.driver.recover()
         except (DeviceLost, CommandTimeout) as failure:
@@ -319,7 +316,7 @@ class _Worker:
             return
         for line in lines if visit.seconds is None else ():
             if isinstance(line, RepetitionLine) and line.has(visit.lengths) and self._missing(visit):
-                self._keep(visit, line, _Run(), [])
+                self._keep(visit, line, _Run(), [], None)
 
     def _end(self, visit: Visit, readings: Sequence[Reading], error: str | None) -> None:
         """Log the end of a visit."""

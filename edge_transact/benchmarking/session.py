@@ -15,7 +15,7 @@ from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.benchmarking.analysis.export import FORMATS, NARROW, columns, write_sqlite
 from edge_transact.benchmarking.analysis.intervals import known_to
 from edge_transact.benchmarking.analysis.results import Result, make_results
-from edge_transact.benchmarking.analysis.sustained import SUSTAINED, Sustained, make_sustained
+from edge_transact.benchmarking.analysis.sustained import Sustained, make_sustained, summarized
 from edge_transact.benchmarking.drivers.base import Driver
 from edge_transact.benchmarking.estimate import Plan, all_of_it, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
@@ -50,9 +50,11 @@ class BenchOutcome(Summarized):
     sustained: list[Sustained] = field(default_factory=list)
 
     def summary(self) -> Summary:
-        """The most important columns of the results, or those of the series where there is nothing else."""
-        cells = columns(self.results, NARROW) if self.results else columns(self.sustained, SUSTAINED, SUSTAINED)
+        """The most important columns of the results, or the series where there is nothing else."""
+        cells = columns(self.results, NARROW)
         failed = {"failed": "; ".join(self.failures)} if self.failures else {}
+        if self.sustained and not self.results:
+            return summarized(str(self.log), self.sustained, failed)
         return Summary(str(self.log), failed, list(cells), list(zip(*cells.values(), strict=True)))
 
     def require(self) -> None:

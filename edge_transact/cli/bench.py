@@ -116,7 +116,7 @@ def bench(
     if report is None and (perplexities or published):
         raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
     from edge_transact.benchmarking.analysis.export import to_text
-    from edge_transact.benchmarking.analysis.sustained import to_lines
+    from edge_transact.benchmarking.analysis.sustained import summarized
     from edge_transact.benchmarking.session import bench_models, plan_bench
     from edge_transact.building.kept import is_model
 
@@ -156,7 +156,8 @@ def bench(
 
     def text() -> None:
         if options.sustained_s is not None:
-            _write(to_lines(outcome.sustained) if format in (None, "md") else to_text(outcome.sustained, format))
+            table = summarized(str(output), outcome.sustained, {}).text() + "\n"
+            _write(table if format in (None, "md", "sqlite") else to_text(outcome.sustained, format))
         elif format is None and sys.stdout.isatty():
             _print(outcome.results)
         elif format != "sqlite":

@@ -94,7 +94,7 @@ def test_heat_clocks_and_energy_over_time(tmp_path):
     assert found["energy_source"] == "charge counter" and found["battery_percent"] == [80, 77]
     (chart,) = write_report(records, tmp_path / "report", command="edge-transact bench dist --sustained 10m")
     svg = (tmp_path / "report" / chart).read_text()
-    assert ElementTree.fromstring(svg).tag.endswith("svg") and svg.count('class="rule"') == 4
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and svg.count('class="rule"') == 2
     page = (tmp_path / "report/index.html").read_text()
     assert "40 tokens a second in the first minute, 20 in the last" in page and "slowed down to 50%" in page
     assert json.loads((tmp_path / "report/results.json").read_text())[0]["throttled_after_s"] == 242
@@ -170,10 +170,13 @@ def test_times(text, seconds):
     assert BenchOptions(sustained_s=text).sustained_s == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10 minutes", "0s", "7h", "-5m", "1e3", "nan", "9" * 400, "٣m"])
+@pytest.mark.parametrize(
+    "text", ["", "10 minutes", "0s", "7h", "-5m", "1e3", "nan", "9" * 9, "9" * 400, "٣m", 0, 1e9, True]
+)
 def test_times_that_are_none(text):
-    with pytest.raises(UsageError, match=r"--sustained.* is not between 1s and 6h"):
+    with pytest.raises(UsageError, match=r"--sustained .* is (not|more than)") as error:
         BenchOptions(sustained_s=text)
+    assert error.value.fix == "Decode without a pause for so long, from 1s to 6h, e.g. 10m."
 
 
 def test_what_goes_with_it(tmp_path):

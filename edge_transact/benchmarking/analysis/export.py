@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,9 @@ NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "agains
 CONDITIONS = ("model", *tuple(COLUMNS)[11:])
 
 
-def columns(
-    results: Rows, names: Iterable[str], known: Mapping[str, Callable[[Any], str]] = COLUMNS
-) -> dict[str, list[str]]:
+def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[str]]:
     """A cell for each result, by column, without the devices and backends that all results share and empty columns."""
-    cells = {name: [known[name](result) for result in results] for name in names}
+    cells = {name: [COLUMNS[name](result) for result in results] for name in names}
     alike = {name for name in ("device", "backend") if len(set(cells.get(name, ()))) == 1}
     return {name: of_name for name, of_name in cells.items() if name not in alike and set(of_name) not in ({"-"}, {""})}
 

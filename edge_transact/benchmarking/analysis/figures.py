@@ -10,11 +10,10 @@ from edge_transact.artifacts.charts import Axis, Bar, bars, lines, number
 from edge_transact.artifacts.report import Section
 from edge_transact.benchmarking.analysis.export import short_time
 from edge_transact.benchmarking.analysis.results import Result
-from edge_transact.benchmarking.analysis.sustained import Speed, changes
+from edge_transact.benchmarking.analysis.sustained import Sustained, table
 from edge_transact.benchmarking.records.plan import Lengths, lengths_of
 from edge_transact.benchmarking.records.readings import Reading
 from edge_transact.benchmarking.records.record import VisitRecord
-from edge_transact.benchmarking.records.series import Series
 
 SOURCE = "TransAct, Figure 4 (Xiaomi 14)"
 
@@ -85,28 +84,24 @@ def of_device(
         yield _temperature(f"{place}-temperature", device, traces)
 
 
-def sustained(place: int, device: str, series: Sequence[Series]) -> Section:
-    """Speed and temperature of each series over time, with marks where Android's thermal status rose."""
+def sustained(place: int, device: str, found: Sequence[Sustained]) -> Section:
+    """Speed and temperature of each series by minute, with lines where Android's thermal status rose."""
     charts = []
-    for number_, each in enumerate(series):
-        name, speed, part = each.repetitions[0].model, Speed(each), max(each.seconds, 1e-3) / 60
-        rates = [(end, speed.between(part * (end - 1), part * end)) for end in range(1, 61)]
-        known = [(part * end / 60, rate) for end, rate in rates if rate is not None]
-        warm = [((r.at_s - each.start_s) / 60, r.temp_c) for r in each.readings if r.temp_c is not None]
-        degrees = [value for _, value in warm] or [0.0]
-        for what, points, y in (
-            ("speed", known, Axis.over((rate for _, rate in known), "tokens a second")),
-            ("temperature", warm, Axis(min(degrees) - 1, max(degrees) + 1, "°C")),
-        ):
+    for each in found:
+        pairs = pairwise(each["thermal_changes"])
+        rises = [at_s / 60 for (_, before), (at_s, status) in pairs if status > before]
+        x = Axis(0, max(each["seconds"], 1e-3) / 60, "minutes")
+        for unit, name in (("tokens a second", "tok_s"), ("°C", "temp_peak_c")):
+            points = [(one["to_s"] / 60, one[name]) for one in each["minutes"] if one[name] is not None]
             if points:
-                chart = lines(f"{name}: {what}", {what: points}, Axis(0, part, "minutes"), y, colours=[number_ % 6])
-                for (_, before), (at_s, status) in pairwise(changes(each)):
-                    if status > before:
-                        chart.strokes("rule", [[(at_s / 60, y.low), (at_s / 60, y.high)]])
-                        chart.words(at_s / 60, y.high, str(status))
+                values = [value for _, value in points]
+                y = Axis(min(values) - 1, max(values) + 1, unit) if name == "temp_peak_c" else Axis.over(values, unit)
+                chart = lines(each["model"], {unit: points}, x, y)
+                chart.strokes("rule", [[(rise, y.low), (rise, y.high)] for rise in rises])
                 charts.append(chart)
-    text = "Speed is of decoding. Dashed lines: Android's thermal status rose to the number above them."
-    return Section(f"{place}-sustained", f"Without a pause on {device}", charts, text=text)
+    header, *rows = table(found)
+    text = "Speed is of decoding. Dashed lines: Android's thermal status rose."
+    return Section(f"{place}-sustained", f"Without a pause on {device}", charts, text=text, header=header, rows=rows)
 
 
 def published() -> Section:

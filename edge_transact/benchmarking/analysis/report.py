@@ -15,10 +15,9 @@ from edge_transact.benchmarking.analysis.export import CONDITIONS, RESULTS, colu
 from edge_transact.benchmarking.analysis.figures import name_of
 from edge_transact.benchmarking.analysis.intervals import CONFIDENCE, WORDS, ratio_in_words
 from edge_transact.benchmarking.analysis.results import Result, make_results, named_apart
-from edge_transact.benchmarking.analysis.sustained import SUSTAINED, make_sustained, speeds
+from edge_transact.benchmarking.analysis.sustained import make_sustained, speeds
 from edge_transact.benchmarking.records.plan import Lengths, lengths_of
 from edge_transact.benchmarking.records.record import Record, VisitRecord
-from edge_transact.benchmarking.records.series import series_of
 from edge_transact.system.machine import machine_name
 
 COMPARED = ("model", "device", "tokens", "what", "before, s", "after, s", f"times as long ({CONFIDENCE:.0%})", "result")
@@ -46,22 +45,19 @@ def write_report(
     records = named_apart(records)
     results = make_results(records, baseline)
     known = perplexities or {}
-    sustained, courses = make_sustained(records), series_of(records)
+    sustained = make_sustained(records)
     found = [*results, *sustained]
     charts: list[Section] = []
     for place, device in enumerate(dict.fromkeys(each["device"] for each in found), 1):
-        if own := [each for each in courses if each.repetitions[0].device == device]:
+        if own := [each for each in sustained if each["device"] == device]:
             charts.append(figures.sustained(place, device, own))
-        ended = [each for each in records if isinstance(each, VisitRecord) and each.device == device]
-        visits = [visit for visit in ended if visit.sustained_s is None]
+        ended = [each for each in records if isinstance(each, VisitRecord) and each.sustained_s is None]
+        visits = [visit for visit in ended if visit.device == device]
         if on_device := [result for result in results if result["device"] == device]:
             charts += figures.of_device(place, device, on_device, visits, known)
     if published:
         charts.append(figures.published())
     sections, answers = charts, [f"{each['model']}: {speeds(each)}" for each in sustained[-1:]]
-    if sustained:
-        cells = columns(sustained, tuple(SUSTAINED)[:-1], SUSTAINED)
-        sections = [_table("sustained", "Without a pause", cells), *sections]
     if results:
         conditions = _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True)
         sections = [*([tuning] if tuning else []), _results(results), *sections, conditions]

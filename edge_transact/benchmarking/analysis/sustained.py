@@ -37,7 +37,7 @@ def make_sustained(records: Iterable[Record]) -> list[Sustained]:
     return [_figures(series) for series in series_of(named_apart(records))]
 
 
-class Speed:
+class _Speed:
     """The tokens of a series by the time at which they came, which gives the speed of any part."""
 
     def __init__(self, series: Series) -> None:
@@ -59,7 +59,7 @@ class Speed:
         return self._batch * (last - first) / took_s if took_s > 0 else None
 
 
-def changes(series: Series) -> list[tuple[float, int]]:
+def _changes(series: Series) -> list[tuple[float, int]]:
     """When Android's thermal status became another, in seconds, and which; the first is what it began with."""
     found: list[tuple[float, int]] = []
     for reading in series.readings:
@@ -69,12 +69,12 @@ def changes(series: Series) -> list[tuple[float, int]]:
 
 
 def _figures(series: Series) -> Sustained:
-    first, readings, speed, seconds = series.repetitions[0], series.readings, Speed(series), series.seconds
+    first, readings, speed, seconds = series.repetitions[0], series.readings, _Speed(series), series.seconds
     window_s = min(WINDOW_S, seconds / 2)
     began, ended = speed.between(0, window_s), speed.between(seconds - window_s, seconds)
     levels, temperatures = known(readings, "battery_percent"), known(readings, "temp_c")
     tokens = first.batch_size * sum(each.decode_tokens for each in series.repetitions)
-    (joules, source), statuses = _energy(readings, seconds), changes(series)
+    (joules, source), statuses = _energy(readings, seconds), _changes(series)
     found = {
         **{each.name: getattr(first, each.name) for each in fields(VisitContext)},
         "test_time": first.time,
@@ -100,7 +100,7 @@ def _figures(series: Series) -> Sustained:
     return {**found, "warnings": list(_warnings(found, series))}
 
 
-def _minutes(series: Series, speed: Speed) -> Iterator[dict[str, float | None]]:
+def _minutes(series: Series, speed: _Speed) -> Iterator[dict[str, float | None]]:
     """The course of a series. Its last minute is up to half a minute longer or shorter."""
     ends = [*(60.0 * minute for minute in range(1, round(series.seconds / 60))), series.seconds]
     for low, high in zip([0.0, *ends], ends, strict=False):
@@ -164,12 +164,17 @@ SUSTAINED: Mapping[str, Callable[[Any], str]] = {
     "battery %": _or_dash("battery_percent", lambda ends: f"{ends[0]} to {ends[1]}"),
     "mWh per 1,000 tokens": _or_dash("energy_mwh_per_1000_tokens"),
     "energy by": _or_dash("energy_source", str),
-    "notes": _or_dash("warnings", "; ".join),
 }
-"""What tables say of a series."""
+"""What a table says of a series."""
 
 
-def to_lines(found: Sequence[Sustained]) -> str:
-    """Series for people: a line for each of `SUSTAINED`."""
-    cells = ({name: cell(each) for name, cell in SUSTAINED.items()} for each in found)
-    return "".join(Summary(each.pop("model"), each).text() + "\n" for each in cells)
+def table(found: Sequence[Sustained]) -> list[list[str]]:
+    """A line for each of `SUSTAINED`, with a cell for each series."""
+    return [[name, *map(cell, found)] for name, cell in SUSTAINED.items()]
+
+
+def summarized(title: str, found: Sequence[Sustained], failed: Mapping[str, str]) -> Summary:
+    """Series and their warnings for people."""
+    header, *rows = table(found)
+    warnings = [f"{each['model']}: {warning}" for each in found for warning in each["warnings"]]
+    return Summary(title, {**failed, **({"warnings": "; ".join(warnings)} if warnings else {})}, header, rows)
