@@ -96,10 +96,11 @@ def run_plan(
 
 @dataclass
 class _Run:
-    """What a run has said about itself so far."""
+    """What a run has said about itself so far, and when it said the latest."""
 
     load: LoadLine = field(default_factory=lambda: LoadLine(run=""))
     check: CheckLine = field(default_factory=lambda: CheckLine(run=""))
+    at_s: float | None = None
 
 
 @dataclass
@@ -261,7 +262,8 @@ class _Worker:
                             self._check_files(visit, line.tokens_agreed)
                             return
                     case RepetitionLine():
-                        self._keep(visit, line, said, between(sampler.readings, since, now), now)
+                        said.at_s = now
+                        self._keep(visit, line, said, between(sampler.readings, since, now))
                         began_s = now - line.e2e_s if began_s is None else began_s
                         if visit.seconds is not None:
                             if now - began_s >= visit.seconds:
@@ -291,9 +293,7 @@ class _Worker:
     def _refuse(self, visit: Visit, text: str) -> None:
         raise RunFailed(f"{self._title(visit)}: a repetition that makes no sense: {text[:200]}")
 
-    def _keep(
-        self, visit: Visit, line: RepetitionLine, said: _Run, readings: list[Reading], at_s: float | None
-    ) -> None:
+    def _keep(self, visit: Visit, line: RepetitionLine, said: _Run, readings: Sequence[Reading]) -> None:
         """Log a repetition."""
         if not line.has(visit.lengths):
             self._refuse(visit, str(line))
@@ -305,7 +305,7 @@ class _Worker:
             **vars(summarize(readings, line.e2e_s)),
         }
         known["weights_mib"] = known["weights_mib"] or self.models[visit.model].manifest.weights_bytes / 2**20
-        self.log.append(RepetitionRecord(**known, ended_s=at_s))
+        self.log.append(RepetitionRecord(**known, ended_s=said.at_s))
 
     def _keep_recovered(self, visit: Visit) -> None:
         """Log what ended after the connection was lost, unless it is lost again. A sustained visit has ended then."""
@@ -316,7 +316,7 @@ class _Worker:
             return
         for line in lines if visit.seconds is None else ():
             if isinstance(line, RepetitionLine) and line.has(visit.lengths) and self._missing(visit):
-                self._keep(visit, line, _Run(), [], None)
+                self._keep(visit, line, _Run(), [])
 
     def _end(self, visit: Visit, readings: Sequence[Reading], error: str | None) -> None:
         """Log the end of a visit."""
