@@ -92,7 +92,8 @@ def write_evidence(
         if any(isinstance(record, RepetitionRecord) for record in cleaned):
             write_report(cleaned, report, command="edge-transact bench DIST --device SERIAL")
         with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(FACTS, json.dumps(_without(asdict(facts), names), indent=1))
+            # Not compressed: that we wrote the file is then seen from its first bytes.
+            archive.writestr(FACTS, json.dumps(_without(asdict(facts), names), indent=1), zipfile.ZIP_STORED)
             archive.writestr(LOG_MEMBER, "".join(json.dumps(line) + "\n" for line in lines))
             for file in sorted(report.glob("*")):
                 archive.write(file, REPORT + file.name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import linecache
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import groupby
 from types import ModuleType
 
@@ -46,17 +48,24 @@ def load(plan: WidthPlan, config: Mapping[str, object]) -> Definition:
     Raises:
         EdgeTransactError: The configuration contradicts itself or the plan.
     """
-    text = render(plan)[MODEL_FILE]
-    name = f"edge_transact_emitted_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if name not in sys.modules:
-        file = f"<{name}>"
-        # TVM's parser and tracebacks find the source there.
-        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        module = ModuleType(name)
-        sys.modules[name] = module  # dataclasses look up their module
-        exec(compile(text, file, "exec"), vars(module))
-    module = sys.modules[name]
+    module = _executed(render(plan)[MODEL_FILE])
     try:
         return Definition(module, module.EdgeLlamaConfig.from_dict(config))
     except (TypeError, ValueError) as error:
         raise EdgeTransactError(f"config.json: {error}", fix="Prune the model again.") from error
+
+
+@lru_cache(maxsize=8)
+def _executed(text: str) -> ModuleType:
+    """The module of a model file. Processes that build many models keep the latest alone."""
+    name = f"edge_transact_emitted_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    file, module = f"<{name}>", ModuleType(name)
+    # TVM's parser and tracebacks find the source there.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    weakref.finalize(module, linecache.cache.pop, file, None)
+    sys.modules[name] = module  # dataclasses look up their module
+    try:
+        exec(compile(text, file, "exec"), vars(module))
+    finally:
+        del sys.modules[name]
+    return module

@@ -43,6 +43,13 @@ def measured(tmp_path):
     return log, file, models
 
 
+def test_it_is_written_again_with_what_was_measured_since(measured):
+    log, file, models = measured
+    write_log(log, in_rounds(1.0, 1.1, 1.2, serial=SERIAL, model=NAME))
+    write_evidence(file, read_records(log), log.read_bytes(), [], models)
+    assert len(read_records(file)) == 3
+
+
 def test_it_has_everything_but_whose_it_is(measured):
     log, file, (model,) = measured
     archive = zipfile.ZipFile(file)

@@ -1,6 +1,8 @@
 """The emitted definition: readable, in MLC's idiom, and the same widths as the plan's."""
 
 import ast
+import gc
+import linecache
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.definition import render
+from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.definitions import config_of
@@ -213,3 +215,14 @@ def test_layer_indices_padded_with_zeros(tmp_path):
 def test_a_contradictory_configuration_is_refused(tmp_path, change, message):
     with pytest.raises(EdgeTransactError, match=message):
         emit(tmp_path / "d", a_plan([2, 1], [24, 40]), **change)
+
+
+def test_a_process_that_loads_many_definitions_keeps_the_latest():
+    def sources() -> set[str]:
+        gc.collect()
+        return {file for file in linecache.cache if "edge_transact_emitted" in file}
+
+    plans = [a_plan([2], [width]) for width in range(8, 108)]
+    for plan in plans:
+        assert load(plan, config_of(plan)).model() is not None
+    assert len(sources()) <= 8
