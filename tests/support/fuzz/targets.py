@@ -174,7 +174,7 @@ def row_pieces(data: bytes) -> None:
     whole, starts = _cuts(data)
     path = file_of(whole, "rows.jsonl")
     with rows.reading(path):
-        expected = list(rows.rows_of_lines(whole.decode().split("\n"), "whole"))
+        expected = list(rows.rows_of_lines(whole.split(b"\n"), "whole"))
         assert [row for piece in _pieces(path, starts) for row in piece._all()] == expected
 
 
