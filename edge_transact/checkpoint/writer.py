@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.shards import MAX_SHARD_BYTES, write_shards
 from edge_transact.errors import EdgeTransactError
-from edge_transact.reading import read_object
+from edge_transact.reading import checked, read_object
 from edge_transact.version import __version__
 from edge_transact.widths import WIDTH_FIELDS, WidthPlan, describe
 
@@ -115,9 +115,21 @@ def write_provenance(directory: Path, record: Mapping[str, object]) -> None:
     remember_source(directory / PROVENANCE_FILE, record.get("source"))
 
 
+@dataclass
+class _Provenance:
+    """What is read of ``edge_transact.json``, which may be a stranger's; there is more."""
+
+    source: str = ""
+    method: str = ""
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    license: str | None = None
+    healed: Sequence[Mapping[str, Any]] = ()
+
+
 def provenance_of(directory: Path) -> dict[str, Any]:
     """How a checkpoint was made, without what is of its files; empty if there is no record of it."""
     found = read_object(directory / PROVENANCE_FILE, optional=True)
+    checked(_Provenance, found, directory / PROVENANCE_FILE, what="how a checkpoint was made")
     made = {key: value for key, value in found.items() if key not in (FILES, SEAL)}
     return made | ({"source": source_of(directory / PROVENANCE_FILE, made["source"])} if "source" in made else {})
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.checkpoint.writer import copy_files
+from edge_transact.checkpoint.writer import copy_files, provenance_of
 from edge_transact.errors import EdgeTransactError
 from tests.support.checkpoints import FAMILIES, LLAMA3, narrowed, odd_plan
 
@@ -312,3 +312,12 @@ def test_a_missing_fused_tensor_is_named(make_llama):
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EdgeTransactError, match=r"layers\.2\.self_attn\.qkv_proj\.weight is missing"):
         Checkpoint.open(path)
+
+
+@pytest.mark.parametrize(
+    "record", [{"source": 5}, {"source": "a", "budget": "all"}, {"license": ["mit"]}, {"healed": {"steps": 3}}, []]
+)
+def test_a_strangers_record_of_how_it_was_made(tmp_path, record):
+    (tmp_path / "edge_transact.json").write_text(json.dumps(record))
+    with pytest.raises(EdgeTransactError, match=r"edge_transact\.json"):
+        provenance_of(tmp_path)
