@@ -226,11 +226,10 @@ class AdbServer:
             self.port = free.getsockname()[1]
         self.environment = {"ANDROID_ADB_SERVER_PORT": str(self.port), "HOME": self._home, "ADB_MDNS_AUTO_CONNECT": "0"}
 
-    def adb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def adb(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run adb with this server."""
-        return subprocess.run(
-            ["adb", *arguments], env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60
-        )
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(["adb", *arguments], env=environment, capture_output=True, text=True, timeout=seconds)
 
     def connect(self, phone: Phone) -> None:
         """Make the phone known to the server."""
@@ -241,7 +240,7 @@ class AdbServer:
         """End the server. The next request of a client starts it again."""
         # adb waits for as long as its server takes, and one that is losing a phone may not answer at all.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.adb("kill-server")
+            self.adb("kill-server", seconds=5)
             return
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
