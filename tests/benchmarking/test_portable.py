@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import adbutils
@@ -14,14 +15,18 @@ from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking import session
 from edge_transact.benchmarking.drivers.adb import client, devices
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
+from edge_transact.benchmarking.drivers.adb.runner import start_of
 from edge_transact.benchmarking.drivers.base import DeviceInfo
+from edge_transact.benchmarking.link import link_archive
 from edge_transact.benchmarking.portable import COMPILER, INSTALL, LOADER, portable_runner
 from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import prompt_ids
 from edge_transact.building import kept
 from edge_transact.cache import cache_directory
+from edge_transact.compiler.targets import library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.runtime.host import HostModel
+from tests.support import emulated
 from tests.support.clean_environment import clean_environment
 from tests.support.command import run, said
 from tests.support.phone.runner import CACHE
@@ -86,6 +91,26 @@ def test_a_loader_that_came_half_is_sent_again(phone, run_bench, runner, monkeyp
     outcome = run_bench(phone.serial)
     assert cut and outcome.failures == [] and outcome.results[0]["tokens_equal"]
     assert (there / LOADER).read_bytes() == (runner / LOADER).read_bytes() and not list(there.glob("*.partial"))
+
+
+def test_it_needs_no_root(runner, built_dist):
+    """Tokens as user 2000, who is adb's shell on phones, and may write nothing here but its own directory."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        os.chmod(home, 0o755)
+        tools, model = (shutil.copytree(path, Path(home, path.name)) for path in (runner, built_dist))
+        manifest = Manifest.read(model)
+        library = shutil.copy(link_archive(model / manifest.libraries["android-cpu"]), home)
+        (ids := Path(home, "ids")).write_text(" ".join(map(str, manifest.parity["prompt_ids"][:8])) + "\n")
+        for path in Path(home).rglob("*"):
+            path.chmod(0o755)
+        # Without privileges to regain, outside root's groups and directories.
+        user = ("setpriv", "--reuid=2000", "--regid=2000", "--clear-groups", "--no-new-privs", "env", "-i", "-C", home)
+        files = ("--model", model, "--library", library, "--prompt", ids, "--device", "cpu", "--decode", 4)
+        prefix = ("--system-lib-prefix", system_lib_prefix(library_name(manifest.model_lib, "android-cpu")))
+        words = (shutil.which("qemu-aarch64"), *start_of(str(tools), portable=True), *files, *prefix)
+        output = emulated.run(*user, *map(str, (*words, "--repetitions", 1, "--warmups", 0)))
+        (tokens,) = (line["tokens"] for line in map(json.loads, output.splitlines()) if line["kind"] == "repetition")
+        assert tokens == list(HostModel.load(built_dist).generate(manifest.parity["prompt_ids"][:8], 4))
 
 
 def test_a_dry_run_builds_and_makes_nothing(built_dist, monkeypatch, tmp_path):
