@@ -26,7 +26,6 @@ from edge_transact.cache import cache_directory
 from edge_transact.compiler.targets import library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.runtime.host import HostModel
-from tests.support import emulated
 from tests.support.clean_environment import clean_environment
 from tests.support.command import run, said
 from tests.support.phone.runner import CACHE
@@ -108,7 +107,8 @@ def test_it_needs_no_root(runner, built_dist):
         files = ("--model", model, "--library", library, "--prompt", ids, "--device", "cpu", "--decode", 4)
         prefix = ("--system-lib-prefix", system_lib_prefix(library_name(manifest.model_lib, "android-cpu")))
         words = (shutil.which("qemu-aarch64"), *start_of(str(tools), portable=True), *files, *prefix)
-        output = emulated.run(*user, *map(str, (*words, "--repetitions", 1, "--warmups", 0)))
+        command = (*user, *words, "--repetitions", 1, "--warmups", 0)
+        output = subprocess.run([*map(str, command)], check=True, capture_output=True).stdout
         (tokens,) = (line["tokens"] for line in map(json.loads, output.splitlines()) if line["kind"] == "repetition")
         assert tokens == list(HostModel.load(built_dist).generate(manifest.parity["prompt_ids"][:8], 4))
 
