@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 
@@ -90,7 +91,8 @@ def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) 
     with journal_of("a work", {"seed": 1}) as journal:
         journal["piece-0"] = {}
         thread.start()
-        while "a work: waiting for another process" not in caplog.text:
+        end = time.monotonic() + 60
+        while "a work: waiting for another process" not in caplog.text and time.monotonic() < end:
             thread.join(0.01)
         assert thread.is_alive() and "deleted 0 entries" in run("cache", "--clear", "--kind", "unfinished").stdout
         assert "piece-0" in journal

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import shutil
 import sys
 from functools import partial
@@ -77,7 +78,9 @@ def expected(logits_of, codec) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_eval_scores_a_checkpoint_and_a_dist(own_tasks, dist, tiny_model, quickly):
+def test_eval_scores_a_checkpoint_and_a_dist(own_tasks, dist, tiny_model, quickly, monkeypatch):
+    # A pool is forked from a process with threads, and then may never end.
+    monkeypatch.delattr(multiprocessing, "Pool")
     options = ["--tasks", "two_words", "--include-path", str(own_tasks), "--window", "64", "--max-windows", "1"]
     done = CliRunner().invoke(app, ["eval", str(tiny_model), str(dist), *options, "--json"])
     assert done.exit_code == 0, done.stderr
