@@ -77,7 +77,6 @@ def bench_models(
     format: str = "md",
     report: Path | None = None,
     perplexities: Mapping[str, float] | None = None,
-    published: bool = False,
     llama_bench: Path | None = None,
     clean: bool = False,
     evidence: Path | None = None,
@@ -95,7 +94,6 @@ def bench_models(
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
         report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
         perplexities: Perplexity of each model, by name. Without `llama_bench`, unknown names are refused.
-        published: Draw the paper's own figure in the report too.
         llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
         clean: Remove the models from the devices at the end.
         llama_cpp: A ``llama-bench`` for the phones, which takes turns with the DISTs.
@@ -170,7 +168,6 @@ def bench_models(
             command=written.line("bench", *dists, *written.words(options), *peer, "-o", log, "--report", report),
             baseline=digests[0],
             perplexities=perplexities,
-            published=published,
             force=replace,
             tuning=tuning.section if tuning else None,
         )

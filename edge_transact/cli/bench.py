@@ -55,7 +55,6 @@ def bench(
         Path | None,
         RESULT(metavar="FILE.zip", help="Write log, report, device and digests into one file."),
     ] = None,
-    published: Annotated[bool, RESULT("--published", help="Also draw the paper's figure in the report.")] = False,
     perplexity: Annotated[
         list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report. Can be repeated.")
     ] = None,
@@ -70,9 +69,6 @@ def bench(
             help="A llama-bench built for the phone, to run in turns on the same model.",
         ),
     ] = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time goes on this host, function by function.")
-    ] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured.")] = False,
     as_json: JsonOption = False,
@@ -97,8 +93,6 @@ def bench(
 
     `edge-transact bench dist --device SERIAL --sustained 10m --report report`
 
-    `edge-transact bench dist --profile --lengths 256+64`
-
     `edge-transact bench dist --device SERIAL --tune`
 
     `edge-transact bench dist --device all --evidence pixel.zip`
@@ -109,12 +103,9 @@ def bench(
         refuse_others(context_of_command, "bench compare", ("dists", "report", "as_json"))
         _compare(dists[1:], report, as_json)
         return
-    if profile:
-        _profile(context_of_command, dists, options, as_json)
-        return
     perplexities = _perplexities(perplexity or [])
-    if report is None and (perplexities or published):
-        raise UsageError("--perplexity and --published are for a report", fix="Add --report DIR.")
+    if report is None and perplexities:
+        raise UsageError("--perplexity is for a report", fix="Add --report DIR.")
     from edge_transact.benchmarking.analysis.export import to_text
     from edge_transact.benchmarking.analysis.sustained import summarized
     from edge_transact.benchmarking.session import bench_models, plan_bench
@@ -138,7 +129,6 @@ def bench(
             format=format or "md",
             report=report,
             perplexities=perplexities,
-            published=published,
             llama_bench=llama_bench,
             clean=clean,
             evidence=evidence,
@@ -256,20 +246,6 @@ def _compare(paths: list[str], report: Path | None, as_json: bool) -> None:
     show({"comparisons": rows, "page": page and str(page)}, as_json, lambda: _write(to_markdown(rows)))
     if page:
         logger.info(f"page: {page}")
-
-
-def _profile(context: typer.Context, dists: list[str], options: BenchOptions, as_json: bool) -> None:
-    if options.device != "host":
-        raise UsageError(f"--profile is for this host, not for {options.device}", fix="Leave --device out.")
-    if options.batch > 1:
-        raise UsageError(f"--profile is of one prompt, not of {options.batch}", fix="Leave --batch out.")
-    used = ("dists", "profile", "device", "batch", "lengths", "repetitions", "threads", "as_json")
-    refuse_others(context, "--profile", used)
-    from edge_transact.benchmarking.profile import profile_models, to_markdown
-
-    threads = options.threads or None
-    rows = profile_models([Path(path) for path in dists], options.lengths, options.repetitions, threads=threads)
-    show({"results": [], "profile": rows}, as_json, lambda: _write(to_markdown(rows)))
 
 
 def _write(text: str) -> None:

@@ -105,10 +105,6 @@ class HostModel:
         """The number of compute threads."""
         return self._threads.count
 
-    def instrument(self, called: Callable[..., None]) -> None:
-        """Call ``called(function, name, before, result, *arguments)`` before and after each kernel and built-in."""
-        self._vm["set_instrument"](called)
-
     def reset(self) -> None:
         """Forget all tokens."""
         self._remove(self._cache, SEQUENCE)

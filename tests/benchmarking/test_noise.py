@@ -410,11 +410,8 @@ def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("dense --profile --dry-run", "--profile does not use --dry-run"),
-        ("dense --profile --until 3% -o x --report r", "--profile does not use --until, --output, --report"),
         ("compare a b --format csv --lengths 8+4 --json", "bench compare does not use --lengths, --format"),
-        ("dense --published", "--perplexity and --published are for a report"),
-        ("dense --perplexity dense=20 --dry-run", "--perplexity and --published are for a report"),
+        ("dense --perplexity dense=20 --dry-run", "--perplexity is for a report"),
         ("dense --report r --perplexity 29.4", "--perplexity '29.4' is not NAME=VALUE"),
         ("dense --report r --perplexity =29.4", "--perplexity '=29.4' is not NAME=VALUE"),
         ("dense --report r --perplexity dense=nan", "--perplexity 'dense=nan' is not NAME=VALUE"),

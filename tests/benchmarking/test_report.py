@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_transact.benchmarking.analysis import report as reports
-from edge_transact.benchmarking.analysis.figures import FIGURE_4
 from edge_transact.benchmarking.analysis.intervals import ratio_in_words
 from edge_transact.benchmarking.analysis.report import answer
 from edge_transact.benchmarking.analysis.results import make_results
@@ -31,13 +30,13 @@ def records():
 @pytest.fixture(scope="module")
 def report(records, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report"
-    names = write_report(records, path, perplexities={"dense": 23.8, "pruned": 29.1}, published=True)
+    names = write_report(records, path, perplexities={"dense": 23.8, "pruned": 29.1})
     return path, names
 
 
 def test_figures_are_drawn(report):
     path, names = report
-    assert names == ["1-latency.svg", "1-speedup.svg", "1-quality.svg", "1-temperature.svg", "published.svg"]
+    assert names == ["1-latency.svg", "1-speedup.svg", "1-quality.svg", "1-temperature.svg"]
     assert {file.name for file in path.iterdir()} == {"index.html", "results.json", *names}
     for name in names:
         assert ElementTree.parse(path / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
@@ -120,9 +119,3 @@ def test_an_existing_report_stays(report, records):
     path, _ = report
     with pytest.raises(EdgeTransactError, match="exists"):
         write_report(records, path)
-
-
-def test_the_published_figure_is_the_papers():
-    small, large = FIGURE_4["TransAct-1.3B"], FIGURE_4["LLaMA-2-7B"]
-    saved = {str(pair): round(100 * (1 - small[pair][1] / large[pair][1])) for pair in large}
-    assert saved["256+64"] == 79 and saved["256+256"] == 74

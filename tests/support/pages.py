@@ -124,7 +124,7 @@ def bench_page(directory: Path) -> Path:
     """The page of a bench of three models, one of them with a difficult name, with every picture."""
     records = bench_of({"dense": (1.98, 2.0, 2.04), "pruned": (0.98, 1.0, 1.01), NAME: (2.02, 1.96, 2.06)})
     perplexities = {"dense": 22.31, NAME: 33.46}
-    write_report(records, directory, command="edge-transact bench", perplexities=perplexities, published=True)
+    write_report(records, directory, command="edge-transact bench", perplexities=perplexities)
     return directory / "index.html"
 
 

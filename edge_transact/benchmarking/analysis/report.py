@@ -33,14 +33,13 @@ def write_report(
     command: str,
     baseline: str | None = None,
     perplexities: Mapping[str, float] | None = None,
-    published: bool = False,
     force: bool = False,
     tuning: Section | None = None,
 ) -> list[str]:
     """Write ``index.html``, ``results.json`` and the charts as SVG files. Returns the charts' file names.
 
-    `command` is the line that measures it again, `baseline` is as in `make_results`, `perplexities` are by model, and
-    `published` draws the paper's own figure too. `tuning` is shown first.
+    `command` is the line that measures it again, `baseline` is as in `make_results`, and `perplexities` are by model.
+    `tuning` is shown first.
     """
     records = named_apart(records)
     results = make_results(records, baseline)
@@ -55,8 +54,6 @@ def write_report(
         visits = [visit for visit in ended if visit.device == device]
         if on_device := [result for result in results if result["device"] == device]:
             charts += figures.of_device(place, device, on_device, visits, known)
-    if published:
-        charts.append(figures.published())
     sections, answers = charts, [f"{each['model']}: {speeds(each)}" for each in sustained[-1:]]
     if results:
         conditions = _table("conditions", "Conditions", columns(results, CONDITIONS), folded=True)
