@@ -114,7 +114,7 @@ def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_fa
             zero_all_but(dense, source.plan.layers, selections)
         expected = logits(dense)
         actual = logits(AutoModelForCausalLM.from_pretrained(pruned.path))
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @settings(max_examples=2, deadline=None)
