@@ -38,8 +38,13 @@ def _share(value: object) -> object:
 
 
 def _duration(value: object) -> object:
-    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([smh]?)\s*", value, re.ASCII) if isinstance(value, str) else None
-    return float(match[1]) * {"m": 60, "h": 3600}.get(match[2], 1) if match else value
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([smh]?)\s*", value, re.ASCII)
+    seconds = float(match[1]) * {"m": 60, "h": 3600}.get(match[2], 1) if match else 0
+    if not 1 <= seconds <= 6 * 3600:
+        raise BadValue(f"{value!r} is not between 1s and 6h", fix="Write it as 10m.")
+    return seconds
 
 
 class BenchOptions(Options):

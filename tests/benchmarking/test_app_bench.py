@@ -80,6 +80,19 @@ def test_the_apps_own_java_is_measured(phone, model, run_bench):
     assert not [each.pid for each in psutil.process_iter(["cmdline"]) if PROCESS in (each.info["cmdline"] or [])]
 
 
+def test_the_app_without_a_pause(phone, run_bench):
+    """It ends by the clock, while the app goes on: its process is ended, and nothing of the run stays."""
+    outcome = run_bench(phone.serial, app=PACKAGE, sustained_s=2.0, sample_s=0.1)
+    assert outcome.failures == [] and outcome.results == []
+    (found,) = outcome.sustained
+    assert found["complete"] and 2 <= found["seconds"] < 30 and found["first_tok_s"] > 0
+    records = [json.loads(line) for line in run_bench.log.read_text().splitlines()]
+    repetitions = [record for record in records if record["kind"] == "repetition"]
+    assert len(repetitions) > 2 and found["tokens"] == 4 * len(repetitions)
+    assert not [each.pid for each in psutil.process_iter(["cmdline"]) if PROCESS in (each.info["cmdline"] or [])]
+    assert all(path.read_bytes() == b"" for path in (phone.root / EXTERNAL / "bench").iterdir())
+
+
 def test_damaged_weights_in_the_app(phone, run_bench):
     with (phone.root / HOME / "assets/tiny/params_shard_0.bin").open("r+b") as file:
         file.write(b"damaged")

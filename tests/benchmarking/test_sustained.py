@@ -170,12 +170,19 @@ def test_times(text, seconds):
     assert BenchOptions(sustained_s=text).sustained_s == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "10 minutes", "0s", "7h", "-5m", "1e3", "nan", "9" * 9, "9" * 400, "٣m", 0, 1e9, True]
-)
+@pytest.mark.parametrize("text", ["", "10 minutes", "0s", "7h", "361m", "-5m", "1e3", "nan", "9" * 9, "9" * 400, "٣m"])
 def test_times_that_are_none(text):
-    with pytest.raises(UsageError, match=r"--sustained .* is (not|more than)") as error:
+    """Said as they were written, not in seconds."""
+    with pytest.raises(UsageError) as error:
         BenchOptions(sustained_s=text)
+    assert error.value.message == f"--sustained: {text!r} is not between 1s and 6h"
+    assert error.value.fix == "Write it as 10m."
+
+
+@pytest.mark.parametrize("seconds", [0, 1e9, True])
+def test_numbers_that_are_no_times(seconds):
+    with pytest.raises(UsageError, match=r"--sustained .* is (not|more than)") as error:
+        BenchOptions(sustained_s=seconds)
     assert error.value.fix == "Decode without a pause for so long, from 1s to 6h, e.g. 10m."
 
 
