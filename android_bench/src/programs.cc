@@ -37,20 +37,26 @@ void Write(const std::string& path, const std::string& programs) {
 
 bool RestoreOrBuild(const std::string& path, const std::function<std::string()>& build,
                     const std::function<void(const std::string&)>& restore) {
+  std::string trying = path + ".trying";
+  // An earlier run ended while it restored: there are drivers that crash where others refuse.
+  if (!path.empty() && std::remove(trying.c_str()) == 0) std::remove(path.c_str());
   std::string kept = path.empty() ? "" : Read(path);
   if (kept.empty()) {
     std::string programs = build();
     if (!path.empty()) Write(path, programs);
     return false;
   }
+  std::rename(path.c_str(), trying.c_str());
   try {
     restore(kept);
   } catch (const std::exception& error) {
     // The module may now hold a program that cannot run, so this process cannot go on.
+    std::remove(trying.c_str());
     std::remove(path.c_str());
     throw std::runtime_error("the driver refuses the OpenCL programs that were kept, and they have been removed: " +
                              std::string(error.what()));
   }
+  std::rename(trying.c_str(), path.c_str());
   return true;
 }
 

@@ -10,7 +10,8 @@ namespace edge {
  * Restores the programs in the file `path`, or builds them and writes them there.
  *
  * A damaged file, such as a phone that died while writing leaves, is ignored. If `path` is empty or cannot be written,
- * the programs are not kept.
+ * the programs are not kept. While they are restored, the file is called `path`.trying: where a run finds one, the
+ * driver crashed, and it builds instead.
  * \param build Compiles all programs and returns them.
  * \param restore Loads compiled programs; throws if the driver refuses them.
  * \return Whether programs were restored.

@@ -22,12 +22,14 @@ GNU = "/usr/aarch64-linux-gnu/include"
 STANDIN = Path(__file__).parents[1] / "support" / "phone"
 PROGRAMS = r"""
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include "programs.h"
 int main(int argc, char** argv) {
   auto build = [] { std::printf("build; "); return std::string("a\0b", 3); };
-  auto restore = [argc](const std::string& programs) {
+  auto restore = [argc, argv](const std::string& programs) {
     std::printf("restore; ");
+    if (argc > 2 && *argv[2] == 'c') std::_Exit(139);
     if (argc > 2) throw std::runtime_error("CL_INVALID_BINARY");
     if (programs != std::string("a\0b", 3)) std::printf("others; ");
   };
@@ -93,7 +95,7 @@ def test_wrong_options_are_refused_with_the_usage(run_on):
 
 
 def test_compiled_programs_are_kept(tmp_path):
-    """Programs are built, restored, built again if they are damaged, and removed if the driver refuses them."""
+    """Programs are built, restored, built again if they are damaged, removed if the driver refuses or crashes."""
     program, kept = tmp_path / "programs", tmp_path / "kept"
     main = tmp_path / "main.cc"
     main.write_text(PROGRAMS)
@@ -102,7 +104,7 @@ def test_compiled_programs_are_kept(tmp_path):
 
     def run(*arguments: str) -> str:
         command = ["qemu-aarch64", str(program), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check="crash" not in arguments).stdout
 
     assert run(str(kept)) == "build; kept 0"
     assert kept.read_bytes().endswith(b"a\0b") and list(tmp_path.glob("*.new")) == []
@@ -113,6 +115,9 @@ def test_compiled_programs_are_kept(tmp_path):
     assert refused.startswith("restore; thrown:") and "removed: CL_INVALID_BINARY" in refused
     assert not kept.exists() and run(str(kept)) == "build; kept 0"
     assert run("") == run("/nonesuch/kept") == "build; kept 0"
+    run(str(kept), "crash")
+    assert not kept.exists() and run(str(kept)) == "build; kept 0"
+    assert run(str(kept)) == "restore; kept 1" and {path.name for path in tmp_path.glob("kept*")} == {"kept"}
 
 
 def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):

@@ -369,6 +369,21 @@ def test_programs_that_the_driver_refuses_are_removed_and_java_hears_why(program
 
 
 @NATIVE
+def test_programs_at_which_the_driver_crashed_are_compiled_at_the_next_start(programs, tmp_path):
+    programs.start(tmp_path)
+    assert programs.start(tmp_path, FAKE_DRIVER="crashes").returncode == 139
+    assert programs.start(tmp_path, FAKE_DRIVER="crashes").stdout == "compiled\n"
+    assert programs.start(tmp_path).stdout == "restored\n"
+
+
+@NATIVE
+@pytest.mark.parametrize(("fails", "heard"), [("characters", []), ("class", ["no class"])])
+def test_the_native_library_survives_a_java_vm_without_memory(programs, fails, heard):
+    done = programs.without_memory(fails)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [*heard, "Java hears of it"])
+
+
+@NATIVE
 def test_an_engine_runs_on_the_cores_that_were_found_best_and_nothing_else_does(programs):
     usable = sorted(os.sched_getaffinity(0))
     done = programs.on_core(usable[-1])

@@ -87,6 +87,15 @@ class Programs:
         arguments = [str(self.fake), "fake-library", str(files), str(installed)]
         return _start(self.classpath, self.library.parent, main, *arguments, **environment)
 
+    def without_memory(self, fails: str) -> Done:
+        """Calls the library as a Java VM without memory does: ``characters`` or ``class`` fails first."""
+        program = self.library.with_name("jni_without_memory")
+        flags = [f"-I{path}" for path in jni_headers()]
+        _run("gcc", *flags, str(FAKES / "jni_without_memory.c"), "-o", str(program))
+        variables = {**os.environ, "LD_LIBRARY_PATH": str(TVM_FFI / "lib")}
+        command = [program, self.library, fails]
+        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
+
     def on_core(self, core: int) -> Done:
         """Has a thread of a new process use one core, as an engine's thread, with TVM's runtime."""
         main = "edgetransact.edge.android.CoresMain"

@@ -1,5 +1,5 @@
 // Stands in for a model's library with OpenCL programs: TVM finds it as the system library "fake_library_". What it compiles is
-// binary data, with every byte in it. FAKE_DRIVER=refuses makes it refuse what was compiled before.
+// binary data, with every byte in it. FAKE_DRIVER=refuses makes it refuse what was compiled before, and FAKE_DRIVER=crashes die of it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,9 @@ static int Set(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* resu
   TVMFFIByteArray compiled = Compiled();
   int same = kept->size == compiled.size && memcmp(kept->data, compiled.data, compiled.size) == 0;
   puts(same ? "restored" : "restored something else");
-  if (getenv("FAKE_DRIVER") == NULL) return 0;
+  const char* driver = getenv("FAKE_DRIVER");
+  if (driver == NULL) return 0;
+  if (strcmp(driver, "crashes") == 0) _Exit(139);
   TVMFFIErrorSetRaisedFromCStr("RuntimeError", "CL_INVALID_BINARY");
   return -1;
 }

@@ -8,6 +8,7 @@
 #include <tvm/ffi/function.h>
 
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ namespace ffi = tvm::ffi;
 
 std::string ToString(JNIEnv* env, jstring text) {
   const char* characters = env->GetStringUTFChars(text, nullptr);
+  if (characters == nullptr) throw std::bad_alloc();
   std::string copy = characters;
   env->ReleaseStringUTFChars(text, characters);
   return copy;
@@ -27,8 +29,11 @@ std::string ToString(JNIEnv* env, jstring text) {
 
 constexpr int kShareAllCores = -3;  // TVM's ThreadGroup::kSpecifyThreadShareAllCore
 
+// Where a function of JNI failed, its own exception is pending already.
 void Throw(JNIEnv* env, const std::exception& error) {
-  env->ThrowNew(env->FindClass("java/lang/RuntimeException"), error.what());
+  if (env->ExceptionCheck()) return;
+  jclass exception = env->FindClass("java/lang/RuntimeException");
+  if (exception != nullptr) env->ThrowNew(exception, error.what());
 }
 
 ffi::Function Find(const ffi::Module& library, const char* name) {
