@@ -148,14 +148,16 @@ def read_model(schema: type[T], path: Path, fix: str = AGAIN, what: str = "") ->
     return checked(schema, read_json(path, fix), path, fix, what)
 
 
-def zip_member(path: Path, name: str, fix: str = AGAIN, at_most: int = MOST_BYTES) -> bytes:
-    """The content of a file of at most so many bytes in a ZIP archive. Nothing is unpacked onto the disk.
+def zip_member(
+    path: Path, name: str, fix: str = AGAIN, at_most: int = MOST_BYTES, *, of_at_most: int = MOST_ARCHIVE_BYTES
+) -> bytes:
+    """The content of a file of at most so many bytes in a ZIP archive, which has its own limit. Nothing is unpacked.
 
     Raises:
         EdgeTransactError: The archive is damaged, lacks the file, or has more of it. Also the errors of `read_bytes`.
     """
     try:
-        whole = io.BytesIO(read_bytes(path, fix, MOST_ARCHIVE_BYTES))
+        whole = io.BytesIO(read_bytes(path, fix, of_at_most))
         with zipfile.ZipFile(whole) as archive, archive.open(name) as file:
             content = file.read(at_most + 1)
     except KeyError as error:

@@ -13,8 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +22,7 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.cache import Recipe, made
 from edge_transact.cache.keys import code_of
 from edge_transact.errors import EdgeTransactError
+from edge_transact.hub.wheels import take_from_wheels
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def portable_runner() -> Path:
     """The directory of a runner for any phone's CPU, made now or taken from the cache.
 
     Raises:
-        EdgeTransactError: There is no cross-compiler, pip can't download the wheels, or the runner doesn't compile.
+        EdgeTransactError: There is no cross-compiler, the wheels can't be downloaded, or the runner doesn't compile.
     """
     compiler = shutil.which(COMPILER)
     if compiler is None:
@@ -80,7 +79,8 @@ def portable_runner() -> Path:
 
 
 def _make(compiler: str, directory: Path) -> None:
-    _take_from_wheels(directory)
+    wheels = {f"{package}=={version(package)}": names for package, names in WHEELS.items()}
+    take_from_wheels(wheels, directory, "Check the network, and the index that pip or uv uses.", PLATFORM)
     libraries = [directory / Path(name).name for names in WHEELS.values() for name in names]
     headers = find_spec("tvm_ffi")
     assert headers is not None and headers.origin is not None
@@ -94,18 +94,6 @@ def _make(compiler: str, directory: Path) -> None:
             if not (directory / name).exists():
                 shutil.copy(_library(compiler, name), directory / name)
                 wanted.append(directory / name)
-
-
-def _take_from_wheels(directory: Path) -> None:
-    """Downloads the wheels, whose sha256 pip compares with its index's, and unpacks the libraries."""
-    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
-    with tempfile.TemporaryDirectory(dir=directory) as workspace:
-        versions = [f"{package}=={version(package)}" for package in WHEELS]
-        _run(*pip, "--platform", PLATFORM, "--dest", workspace, *versions)
-        for wheel in Path(workspace).glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                for name in set(archive.namelist()) & set().union(*WHEELS.values()):
-                    (directory / Path(name).name).write_bytes(archive.read(name))
 
 
 def _needed(binary: Path) -> list[str]:
@@ -136,6 +124,6 @@ def _run(*command: object) -> str:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise EdgeTransactError(
             f"the portable runner can't be made: {shlex.join(words[:4])} ... ended with {done.returncode}:\n{last}",
-            fix="Read what it says above; pip needs its index, the compiler a C library of version 2.27 or newer.",
+            fix="Read what it says above; the compiler needs a C library of version 2.27 or newer.",
         )
     return done.stdout

@@ -43,6 +43,7 @@ KEY_LENGTH = 20
 UNFINISHED, PREDICTIONS = "unfinished", "predictions"
 
 KINDS = {
+    "downloads": "weights of demo models, as published",
     "converted": "GGUF files and demo models as checkpoints",
     "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
@@ -142,8 +143,8 @@ def _made(recipe: Recipe) -> Path:
         _make(recipe)
     else:
         os.utime(recipe.entry)
-        # That an input was converted before is no news; that a stage is skipped is.
-        level = logging.INFO if recipe.is_step and recipe.kind != "converted" else logging.DEBUG
+        # That an input was downloaded or converted before is no news; that a stage is skipped is.
+        level = logging.INFO if recipe.is_step and recipe.kind not in ("converted", "downloads") else logging.DEBUG
         logger.log(level, f"{recipe.what}: nothing has changed, reused from the cache")
     logger.debug(f"{recipe.what}: {recipe.entry / recipe.name}")
     hold(recipe.entry)

