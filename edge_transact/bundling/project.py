@@ -108,8 +108,10 @@ def bundle(
     sources = read_sources(dists)
     models = [source.model for source in sources]
     digest = _digest(sources, application_id, app_name)
-    if keep and not force and output.exists() and (there := Project.read(output)).digest == digest:
-        return there
+    if keep and not force and output.exists():
+        there = Project.read(output)
+        if there.digest == digest and there.models == models:  # models.json may have been changed since
+            return there
     refuse_existing(output, force, apart_from=dists)
     with new_directory(output, force=force) as directory:
         render_templates(directory, application_id=application_id, app_name=app_name, models=models)

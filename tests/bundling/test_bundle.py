@@ -286,6 +286,17 @@ def test_a_project_is_not_replaced_without_force(dist, tmp_path):
     assert (tmp_path / "app" / "mine").exists()
 
 
+def test_a_project_whose_models_json_was_changed_is_not_kept(dist, tmp_path):
+    made = bundle([dist], tmp_path / "app")
+    listed = tmp_path / "app" / ASSETS / "models.json"
+    before, at = listed.read_bytes(), listed.read_bytes().index(made.models[0].files[0].sha256.encode())
+    listed.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])  # still a hex digit
+    with pytest.raises(EdgeTransactError, match="exists"):
+        bundle([dist], tmp_path / "app", keep=True)
+    bundle([dist], tmp_path / "app", force=True, keep=True)
+    assert listed.read_bytes() == before
+
+
 def test_json_says_where_things_are(kept, tmp_path):
     made = said("bundle", kept, "-o", tmp_path / "app", "--application-id", "com.x.y")
     assert made["project"] == str(tmp_path / "app") and made["application_id"] == "com.x.y"
