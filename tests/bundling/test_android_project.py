@@ -321,6 +321,8 @@ TOLD = {
     "a model that is too large is not loaded": ("small", f"TOO_LITTLE_MEMORY {2 << 30} {1 << 29}"),
     "an engine that ends says why": ("died", "ENGINE_FAILED Check-failed:-num_rsentries->-0 true true"),
     "it can be loaded again": ("loaded again", "0 null loaded 1"),
+    "an engine whose loops both ended is closed": ("died twice", "null loaded 1"),
+    "an error of Java's own is shown": ("no memory", "ENGINE_FAILED java.lang.OutOfMemoryError:-Java-heap-space"),
     "a benchmark frees the model first and ends even if its name is none": ("bench", "true loaded 0 killed 0"),
     "a benchmark that cannot write its last line ends the process": ("full", "killed 1"),
     "and one that finds no models": ("no models", "killed 2"),

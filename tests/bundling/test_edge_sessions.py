@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
-from tests.support.edge_app import ENOUGH, WINDOW, Failed, said
+from tests.support.edge_app import ENOUGH, WINDOW, Failed, java, said
 from tests.support.json_ffi.engine import Engine
 
 pytestmark = pytest.mark.needs("java", "javac")
@@ -244,6 +245,19 @@ def test_weights_that_the_library_does_not_fit(app, tmp_path):
     with pytest.raises(Failed) as failed:
         app.load("short", weights=tmp_path / "short")
     assert failed.value.code == "ENGINE_FAILED"
+
+
+def test_engines_that_hang_or_throw_errors(app):
+    command = java("edgetransact.edge.HostileEngines", json.dumps({"models": [app.entry("short")]}))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "unload hangs | true",
+        "reload throws | ENGINE_FAILED | reload | true",
+        "open throws | ENGINE_FAILED | open",
+        "stopped | STOPPED",
+        "after stop | ENGINE_FAILED | abort",
+        "after reset | ENGINE_FAILED | reset",
+    ], done.stderr
 
 
 def test_two_models(app):

@@ -25,6 +25,7 @@ public final class AppMain {
     private static final int GIB = 1 << 30;
 
     private static long available = 4L * GIB;
+    private static volatile boolean phoneFails;
 
     private AppMain() {}
 
@@ -86,6 +87,21 @@ public final class AppMain {
         holder.load(good);
         Looper.runUntil(() -> holder.session() != null);
         say("loaded again", chat.bubbles().size(), holder.error(), "loaded", Module.LOADED);
+
+        chat.send("die twice");
+        Looper.runUntil(() -> !chat.answering());
+        Thread.sleep(50); // both loops end
+        holder.load(good);
+        Looper.runUntil(() -> holder.session() != null);
+        say("died twice", holder.error(), "loaded", Module.LOADED);
+
+        phoneFails = true;
+        holder.load(good);
+        Looper.runUntil(() -> holder.error() != null);
+        say("no memory", holder.error().code(), holder.error().detail());
+        phoneFails = false;
+        holder.load(good);
+        Looper.runUntil(() -> holder.session() != null);
 
         AtomicBoolean ended = bench(holder, "../../run");
         Looper.runUntil(ended::get);
@@ -166,6 +182,9 @@ public final class AppMain {
             return (T) new ActivityManager() {
                 @Override
                 public void getMemoryInfo(MemoryInfo info) {
+                    if (phoneFails) {
+                        throw new OutOfMemoryError("Java heap space");
+                    }
                     info.availMem = available;
                     info.threshold = GIB / 2;
                 }

@@ -11,8 +11,8 @@ import org.json.JSONObject;
 
 /**
  * A stand-in for MLC-LLM's JSON FFI engine, with its functions and its threads. It answers a message word for word. At
- * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "go on", and in a
- * benchmark, it answers until it is stopped.
+ * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "die twice", both
+ * loops do. At "go on", and in a benchmark, it answers until it is stopped.
  */
 public class Module {
     /** Models that were loaded, and not freed again. */
@@ -64,6 +64,9 @@ public class Module {
                 break;
             case "run_background_stream_back_loop":
                 for (String next = take(responses); !next.isEmpty(); next = take(responses)) {
+                    if (next.equals("no JSON")) {
+                        throw new IllegalStateException("the stream is broken");
+                    }
                     callback.pushArg(next).invoke();
                 }
                 break;
@@ -120,6 +123,10 @@ public class Module {
             JSONArray messages = new JSONObject(request).getJSONArray("messages");
             boolean chats = messages.length() > 0;
             String text = chats ? messages.getJSONObject(messages.length() - 1).getString("content") : "go on";
+            if (text.equals("die twice")) {
+                responses.add("no JSON");
+                throw new StackOverflowError("Check failed: twice");
+            }
             if (text.equals("die")) {
                 throw new IllegalStateException("Check failed: num_rsentries > 0");
             }

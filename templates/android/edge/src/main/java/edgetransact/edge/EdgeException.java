@@ -52,6 +52,11 @@ public final class EdgeException extends Exception {
         return new EdgeException(code, detail, 0, 0, cause);
     }
 
+    /** For what nobody expected, an {@link Error} too: {@code ENGINE_FAILED}, with its name and message as the detail. */
+    public static EdgeException unexpected(Throwable cause) {
+        return of(Code.ENGINE_FAILED, cause.toString(), cause);
+    }
+
     static EdgeException tooLittle(Code code, long needed, long available) {
         return new EdgeException(code, "", needed, available, null);
     }

@@ -4,6 +4,8 @@ import edgetransact.edge.EdgeException.Code;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
@@ -30,7 +32,10 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         void failed(EdgeException error);
     }
 
+    private static final long FREE_MILLIS = 20_000;
+
     private final Engine engine;
+    private final long freeMillis;
     /** The last call that blocks; see {@link #begin}. */
     private CompletableFuture<String> blocking = CompletableFuture.completedFuture(null);
 
@@ -42,10 +47,16 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     private String stopped;
 
     LoadedEngine(Choice choice, Engine.Factory engines) throws EdgeException {
+        this(choice, engines, FREE_MILLIS);
+    }
+
+    /** @param freeMillis how long {@link #close} waits for the model to be freed */
+    LoadedEngine(Choice choice, Engine.Factory engines, long freeMillis) throws EdgeException {
+        this.freeMillis = freeMillis;
         try {
             engine = engines.open(choice, this);
-        } catch (RuntimeException error) {
-            throw EdgeException.of(Code.ENGINE_FAILED, String.valueOf(error.getMessage()), error);
+        } catch (RuntimeException | Error error) {
+            throw EdgeException.of(Code.ENGINE_FAILED, reason(error), error);
         }
     }
 
@@ -76,8 +87,8 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         finishReason = null;
         try {
             engine.chatCompletion(Json.ascii(request), id);
-        } catch (RuntimeException error) {
-            fail(String.valueOf(error.getMessage()));
+        } catch (RuntimeException | Error error) {
+            fail(reason(error));
         }
     }
 
@@ -96,7 +107,7 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         if (heard) {
             stopped = id;
         } else {
-            engine.abort(id);
+            abort(id);
         }
     }
 
@@ -104,15 +115,16 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     synchronized void reset() {
         stop();
         if (dead == null) {
-            engine.reset();
+            demand(engine::reset);
         }
     }
 
     @Override
     public synchronized void responses(String json) {
         if (stopped != null) {
-            engine.abort(stopped);
+            String last = stopped;
             stopped = null;
+            abort(last);
         }
         if (answer == null) {
             return;
@@ -139,7 +151,10 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         fail(reason);
     }
 
-    /** Frees the model and ends the engine. Blocks, even if the thread is interrupted: its memory must be free. */
+    /**
+     * Frees the model and ends the engine. Blocks, even if the thread is interrupted: its memory must be free. A driver
+     * that hangs meanwhile is given up, with the memory that it holds.
+     */
     @Override
     public void close() {
         CompletableFuture<String> loading;
@@ -148,8 +163,24 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
             loading = blocking;
         }
         loading.join();
-        begin(engine::unload).join();
+        boolean interrupted = Thread.interrupted();
+        CompletableFuture<String> freed = begin(engine::unload);
+        long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(freeMillis);
+        while (!freed.isDone()) {
+            try {
+                freed.get(end - System.nanoTime(), TimeUnit.NANOSECONDS);
+            } catch (InterruptedException superseded) {
+                interrupted = true;
+            } catch (ExecutionException impossible) {
+                throw new AssertionError(impossible);
+            } catch (TimeoutException hangs) {
+                break;
+            }
+        }
         engine.close();
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private void hear(JSONObject response) throws JSONException {
@@ -172,6 +203,23 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
             answer = null;
             to.done(String.valueOf(finishReason), response.getJSONObject("usage"));
         }
+    }
+
+    private void abort(String request) {
+        demand(() -> engine.abort(request));
+    }
+
+    /** Calls the engine; one that fails at what can't fail answers nothing any more. */
+    private void demand(Runnable call) {
+        try {
+            call.run();
+        } catch (RuntimeException | Error error) {
+            died(reason(error));
+        }
+    }
+
+    private static String reason(Throwable error) {
+        return error.getMessage() == null ? error.toString() : error.getMessage();
     }
 
     private void fail(String reason) {
@@ -200,8 +248,8 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
             try {
                 call.run();
                 result.complete(null);
-            } catch (RuntimeException error) {
-                result.complete(String.valueOf(error.getMessage()));
+            } catch (RuntimeException | Error error) {
+                result.complete(reason(error));
             }
         }, "edge-engine-call");
         thread.setDaemon(true);

@@ -105,11 +105,17 @@ public final class MlcEngine implements Engine {
         call("unload");
     }
 
-    /** Ends both loops and waits for them, since the last to end frees the engine. */
+    /** Ends both loops and waits for them, since the last to end frees the engine. Both may have ended on their own. */
     @Override
     public void close() {
         closed = true;
-        call("exit_background_loop");
+        if (running.get() > 0) {
+            try {
+                call("exit_background_loop");
+            } catch (IllegalStateException error) {
+                Log.i(TAG, "the loops ended meanwhile", error);
+            }
+        }
         boolean interrupted = Thread.interrupted();
         for (Thread loop : loops) {
             try {
@@ -169,7 +175,7 @@ public final class MlcEngine implements Engine {
                 Cores.use(cores);
             }
             call(loop);
-        } catch (RuntimeException error) {
+        } catch (RuntimeException | Error error) {
             Log.e(TAG, loop, error);
             if (!closed) {
                 callbacks.died(String.valueOf(error.getMessage()));
@@ -191,7 +197,7 @@ public final class MlcEngine implements Engine {
     private int respond(String json) {
         try {
             callbacks.responses(json);
-        } catch (RuntimeException error) {
+        } catch (RuntimeException | Error error) {
             Log.e(TAG, "responses", error);
             callbacks.died(error.toString());
         }

@@ -176,19 +176,19 @@ public final class ModelHolder {
     private void work(Task task, int mine) {
         EdgeException reason = null;
         try {
-            if (held != null) {
-                held.close();
-                held = null;
+            Session last = held;
+            held = null;
+            if (last != null) {
+                last.close();
             }
             task.run((stage, done, total) -> progress(mine, stage, done, total));
         } catch (EdgeException failed) {
             reason = failed;
         } catch (InterruptedException superseded) {
             return;
-        } catch (RuntimeException bug) {
-            main.post(() -> {
-                throw bug;
-            });
+        } catch (RuntimeException | Error bug) {
+            Log.e("ModelHolder", "load", bug);
+            reason = EdgeException.unexpected(bug);
         } finally {
             step = null;
         }

@@ -1,0 +1,142 @@
+package edgetransact.edge;
+
+import java.nio.file.Paths;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.Set;
+import java.util.concurrent.CountDownLatch;
+
+/** Engines whose functions hang or throw what they shouldn't; prints what the core makes of each. */
+public final class HostileEngines {
+    private HostileEngines() {}
+
+    /** @param arguments {@code models.json} */
+    public static void main(String[] arguments) throws Exception {
+        Model model = Models.read(arguments[0]).list().get(0);
+        Choice choice = Choice.of(model, new Phone(false, Long.MAX_VALUE, ""));
+
+        Hostile slow = new Hostile("unload hangs");
+        new LoadedEngine(choice, slow, 50).close();
+        say("unload hangs", slow.closed);
+
+        Hostile bad = new Hostile("reload throws");
+        try {
+            Session.load(model, choice, Paths.get("/"), bad, (stage, done, total) -> {});
+        } catch (EdgeException error) {
+            say("reload throws", error.code(), error.detail(), bad.closed);
+        }
+
+        try {
+            Session.load(model, choice, Paths.get("/"), new Hostile("open throws"), (stage, done, total) -> {});
+        } catch (EdgeException error) {
+            say("open throws", error.code(), error.detail());
+        }
+
+        Hostile deaf = new Hostile("abort throws", "reset throws");
+        Session session = Session.load(model, choice, Paths.get("/"), deaf, (stage, done, total) -> {});
+        session.send("Hi", new Heard("stopped"));
+        session.stop();
+        session.send("Hi", new Heard("after stop"));
+        session.close();
+
+        Session another = Session.load(model, choice, Paths.get("/"), deaf, (stage, done, total) -> {});
+        another.reset();
+        another.send("Hi", new Heard("after reset"));
+        another.close();
+    }
+
+    private static void say(Object... words) {
+        StringBuilder line = new StringBuilder();
+        for (Object word : words) {
+            line.append(line.length() == 0 ? "" : " | ").append(word);
+        }
+        System.out.println(line);
+    }
+
+    private static final class Heard implements Listener {
+        private final String when;
+
+        private Heard(String when) {
+            this.when = when;
+        }
+
+        @Override
+        public void text(String delta) {}
+
+        @Override
+        public void done(Finish finish, Usage usage) {
+            say(when, finish);
+        }
+
+        @Override
+        public void failed(EdgeException error) {
+            say(when, error.code(), error.detail());
+        }
+    }
+
+    /** Answers the first request at once, and others never. */
+    private static final class Hostile implements Engine, Engine.Factory {
+        private final Set<String> faults;
+        private Callbacks callbacks;
+        private boolean answered;
+        private boolean closed;
+
+        private Hostile(String... faults) {
+            this.faults = new HashSet<>(Arrays.asList(faults));
+        }
+
+        @Override
+        public Engine open(Choice choice, Callbacks to) {
+            fail("open");
+            callbacks = to;
+            answered = false;
+            return this;
+        }
+
+        @Override
+        public void reload(String engineConfigJson) {
+            fail("reload");
+        }
+
+        @Override
+        public void chatCompletion(String requestJson, String requestId) {
+            if (!answered) {
+                answered = true;
+                String usage = "{\"prompt_tokens\": 1, \"completion_tokens\": 1, \"extra\": {}}";
+                callbacks.responses("[{\"id\": \"" + requestId + "\", \"choices\": [], \"usage\": " + usage + "}]");
+            }
+        }
+
+        @Override
+        public void abort(String requestId) {
+            fail("abort");
+        }
+
+        @Override
+        public void reset() {
+            fail("reset");
+        }
+
+        @Override
+        public void unload() {
+            if (faults.contains("unload hangs")) {
+                try {
+                    new CountDownLatch(1).await();
+                } catch (InterruptedException error) {
+                    throw new AssertionError(error);
+                }
+            }
+        }
+
+        @Override
+        public void close() {
+            closed = true;
+        }
+
+        private void fail(String function) {
+            if (faults.contains(function + " throws")) {
+                throw new StackOverflowError(function);
+            }
+        }
+    }
+}
