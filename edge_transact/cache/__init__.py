@@ -40,7 +40,7 @@ RECORD = "entry.json"
 KEY_LENGTH = 20
 """Hex digits of an entry's name."""
 
-UNFINISHED, PREDICTIONS = "unfinished", "predictions"
+UNFINISHED = "unfinished"
 
 KINDS = {
     "downloads": "weights of demo models, as published",
@@ -48,7 +48,6 @@ KINDS = {
     "texts": "text that models wrote",
     "pruned": "pruned checkpoints",
     "healed": "checkpoints that were trained after pruning",
-    PREDICTIONS: "what teachers predict, for training",
     "rounded": "weights rounded to 4 bits with calibration text",
     "weights": "quantized parameter shards",
     "libraries": "compiled model libraries",

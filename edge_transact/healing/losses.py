@@ -17,7 +17,7 @@ BLOCK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class DensePredictions:
+class Predictions:
     """A teacher's predictions of some tokens, as its hidden states in front of `lm_head`.
 
     Attributes:
@@ -29,25 +29,9 @@ class DensePredictions:
     hidden: torch.Tensor
     head: torch.Tensor
 
-
-@dataclass(frozen=True)
-class TopPredictions:
-    """A teacher's likeliest predictions of some tokens: int32 ids and fp16 log-probabilities, both ``[tokens, k]``."""
-
-    ids: torch.Tensor
-    log_probabilities: torch.Tensor
-
-
-Predictions = DensePredictions | TopPredictions
-
-
-def rows_of(predictions: Predictions | None, rows: slice) -> Predictions | None:
-    """The predictions of some of the tokens."""
-    if isinstance(predictions, DensePredictions):
-        return DensePredictions(predictions.hidden[rows], predictions.head)
-    if isinstance(predictions, TopPredictions):
-        return TopPredictions(predictions.ids[rows], predictions.log_probabilities[rows])
-    return None
+    def of(self, rows: slice) -> Predictions:
+        """Those of some of the tokens."""
+        return Predictions(self.hidden[rows], self.head)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -65,8 +49,8 @@ class _HeadLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         inputs, head = hidden.to(dtype), weight.to(dtype)
-        if isinstance(predictions, DensePredictions):
-            predictions = DensePredictions(predictions.hidden, predictions.head.to(predictions.hidden.dtype))
+        if predictions is not None:
+            predictions = Predictions(predictions.hidden, predictions.head.to(predictions.hidden.dtype))
         by_hidden = torch.empty_like(inputs) if wants_hidden else None
         # A head alone is never trained: its hidden states have gradients whenever it has them.
         by_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device) if wants_weight else None
@@ -78,7 +62,7 @@ class _HeadLoss(torch.autograd.Function):
             for rows in chunks(len(of_block), hidden.device):
                 of_all = slice(block.start + rows.start, block.start + rows.stop)
                 logits = functional.linear(of_block[rows], head).float()
-                loss, gradient = _compare(logits, labels[of_all], rows_of(predictions, of_all), cross_entropy)
+                loss, gradient = _compare(logits, labels[of_all], predictions and predictions.of(of_all), cross_entropy)
                 total += loss
                 if by_logits is not None:
                     by_logits[rows] = gradient
@@ -148,34 +132,11 @@ def _compare(
     share = 1 - cross_entropy
     if cross_entropy:
         loss = loss - cross_entropy * log_student.gather(1, labels[:, None]).sum()
-    if isinstance(predictions, DensePredictions):
-        expected = functional.linear(predictions.hidden, predictions.head).float()
-        log_teacher = torch.log_softmax(expected, dim=-1)
-        teacher = torch.exp(log_teacher, out=expected)
-        loss = loss + share * torch.dot(teacher.flatten(), log_teacher.sub_(log_student).flatten())
-        by_logits = torch.exp(log_student, out=logits).sub_(teacher, alpha=share)
-    else:
-        divergence, by_logits = _top_divergence(log_student, predictions, share, logits)
-        loss = loss + share * divergence
+    expected = functional.linear(predictions.hidden, predictions.head).float()
+    log_teacher = torch.log_softmax(expected, dim=-1)
+    teacher = torch.exp(log_teacher, out=expected)
+    loss = loss + share * torch.dot(teacher.flatten(), log_teacher.sub_(log_student).flatten())
+    by_logits = torch.exp(log_student, out=logits).sub_(teacher, alpha=share)
     if cross_entropy:
         by_logits.scatter_add_(1, labels[:, None], by_logits.new_full((len(labels), 1), -cross_entropy))
     return loss, by_logits
-
-
-def _top_divergence(
-    log_student: torch.Tensor, predictions: TopPredictions, share: float, out: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The divergence over the kept tokens and one for all others; and in `out`, the gradient of `share` of it plus `1 -
-    share` of the student's probabilities, which the cross-entropy adds."""
-    ids = predictions.ids.long()
-    log_teacher = predictions.log_probabilities.float()
-    teacher = log_teacher.exp()
-    rest = (1 - teacher.sum(-1)).clamp_min(1e-6)
-    log_kept = log_student.gather(1, ids)
-    student_rest = (1 - log_kept.exp().sum(-1)).clamp_min(1e-6)
-    divergence = (teacher * (log_teacher - log_kept)).sum() + (rest * (rest / student_rest).log()).sum()
-    by_logits = torch.exp(log_student, out=out)
-    kept = by_logits.gather(1, ids)
-    by_logits.mul_((1 - share * rest / student_rest)[:, None])
-    by_logits.scatter_(1, ids, kept - share * teacher)
-    return divergence, by_logits

@@ -101,12 +101,6 @@ class HealOptions(TrainOptions):
     lora: Annotated[
         Count | None, Option("Train LoRA's updates of this rank instead of all parameters.", MEMORY, example=16)
     ] = None
-    teacher_top: Annotated[
-        Count | None,
-        Option(
-            "Keep this many of the teacher's predictions of each token on disk, for later runs.", MEMORY, example=64
-        ),
-    ] = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as JSON values by option, without texts, whose content counts."""

@@ -35,9 +35,9 @@ def requirements(
     # Under LoRA, weights are mapped files, as the teacher's are, which take no memory that others need.
     exact = memory.weights_in_training_bytes(plan, trained, itemsize, is_rounded=options.quant is not None)
     resident += 16 * trained if options.lora else exact
-    # The checkpoint; weights and AdamW's means of a snapshot, and the best step's weights; the teacher's predictions.
+    # The checkpoint; weights and AdamW's means of a snapshot, and the best step's weights.
     disk = costs.parameters(plan) * source.tensor(EMBEDDING).dtype.itemsize
-    disk += 16 * trained + (tokens + held_out) * 6 * (options.teacher_top or 0)
+    disk += 16 * trained
     if report_of:
         models = [*([teacher] if teacher else []), source]
         steps += [step for name in (*(each.path.name for each in models), report_of) for step in perplexity_steps(name)]

@@ -25,10 +25,10 @@ from edge_transact.healing.grid import Grid
 from edge_transact.healing.measures import Measures
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.processes import Processes
-from edge_transact.healing.schedule import Schedule, length_of
+from edge_transact.healing.schedule import length_of
 from edge_transact.healing.snapshots import Snapshots
 from edge_transact.healing.student import Student, load, tensors_of
-from edge_transact.healing.teacher import DenseTeacher, KeptTeacher, Teacher
+from edge_transact.healing.teacher import Teacher
 from edge_transact.healing.text import TrainingText
 from edge_transact.healing.train import NotFiniteError, Trained, Training
 from edge_transact.inputs.models import resolve_model
@@ -140,13 +140,12 @@ def heal(
     with working(TEXT_STEP):
         text = text_of(source, options)
         evaluate = evaluation(source, options, processes)
-    schedule = Schedule.of(options, text.held_out.shape[1], processes.count)
     record = {**options.identity(), "teacher": parent_name, "text": text.to_dict()}
     with processes.journal_of(f"heal {model}", ingredients(source, parent, options, text), start) as journal:
         with working(LOAD_STEP):
             student = Student(load(source, options), options, stop_ids(TextCodec(source.path)))
         grid = grid_of(source, options, processes)
-        teacher = _teacher(parent, options, text, schedule, processes) if parent else None
+        teacher = Teacher(parent, processes.dtype, processes.device) if parent else None
         measures = Measures()
 
         def write(path: Path, loss: float | None, before: float | None, force: bool) -> Checkpoint:
@@ -219,18 +218,6 @@ def grid_of(source: Checkpoint, options: HealOptions, processes: Processes) -> G
     with working(ROUND_STEP):
         # Other machines' CPUs may add in another order.
         return Grid(processes.tell(scales() if processes.is_main else None), quantization)
-
-
-def _teacher(
-    parent: Checkpoint, options: HealOptions, text: TrainingText, schedule: Schedule, processes: Processes
-) -> Teacher:
-    dense = DenseTeacher(parent, processes.dtype, processes.device)
-    if not options.teacher_top:
-        return dense
-    kept = KeptTeacher(dense, text.to_dict(), options.teacher_top)
-    held_out = schedule.held_out_sequences(len(text.held_out))
-    kept.check_space(schedule.steps * schedule.sequences + held_out, schedule.length)
-    return kept
 
 
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:

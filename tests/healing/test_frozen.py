@@ -11,7 +11,7 @@ from edge_transact.checkpoint import Checkpoint
 from edge_transact.healing.frozen import FrozenLinear, load_frozen
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.student import Student, load, tensors_of
-from edge_transact.healing.teacher import DenseTeacher
+from edge_transact.healing.teacher import Teacher
 from tests.support.checkpoints import save_llama
 from tests.support.mappings import file_at, needs_maps
 
@@ -47,7 +47,7 @@ def test_weights_are_mapped_in_the_dtype_of_the_file(model_path: Path) -> None:
 @needs_maps
 def test_predictions_share_the_head_in_the_file(model_path: Path) -> None:
     """So that keeping those of held-out text keeps hidden states only."""
-    teacher = DenseTeacher(Checkpoint.open(model_path), torch.float32, torch.device("cpu"))
+    teacher = Teacher(Checkpoint.open(model_path), torch.float32, torch.device("cpu"))
     predictions = teacher.predict(IDS, torch.ones_like(IDS, dtype=torch.bool))
     assert file_at(predictions.head.data_ptr()).parent == model_path
 

@@ -11,13 +11,12 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from edge_transact import cache
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.answers.answering import answers
 from edge_transact.evaluation.answers.basics import Reply
 from edge_transact.evaluation.models import evaluate_model, evaluate_models
-from edge_transact.healing import evaluation, schedule, train
+from edge_transact.healing import evaluation, train
 from edge_transact.healing import run as pipeline
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.repetition import CONTEXT
@@ -31,7 +30,7 @@ from tests.support.checkpoints import save_llama
 from tests.support.command import edge_transact
 from tests.support.damage import flip
 from tests.support.interruption import killed_after, write_every_state
-from tests.support.pruning import TEXT, another_cache, weights_of
+from tests.support.pruning import TEXT, weights_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -156,39 +155,6 @@ def test_same_bytes_wherever_it_was_interrupted(
         heal(str(pruned_model), tmp_path / "new", options, resume=True)
 
 
-def test_kept_predictions_are_shared(
-    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch, own_cache: Path, caplog
-) -> None:
-    top = changed(options, teacher_top=32, train_tokens=64 * 4 * 4)
-    first = heal(str(pruned_model), tmp_path / "first", top)
-    # The second run, with another learning rate, takes all from the disk: its teacher is never loaded.
-    monkeypatch.setattr("edge_transact.healing.teacher.load_frozen", None)
-    second = heal(str(pruned_model), tmp_path / "second", changed(top, learning_rate=1e-3))
-    assert second.trained.held_out_before == first.trained.held_out_before
-    assert second.trained.held_out < second.trained.held_out_before
-    # A damaged prediction is made again, for which the teacher is needed.
-    flip(next((own_cache / "predictions").glob("*/*.safetensors")))
-    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        heal(str(pruned_model), tmp_path / "damaged", changed(top, learning_rate=1e-3))
-    assert "are damaged: making them again" in caplog.text
-    monkeypatch.setattr(cache, "enabled", False)  # as --no-cache does: the teacher is needed again
-    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        heal(str(pruned_model), tmp_path / "third", top)
-
-
-def test_kept_predictions_belong_to_a_text_not_to_its_place(
-    pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
-) -> None:
-    """A longer run measures more held-out sequences, and others in their places."""
-    monkeypatch.setattr(schedule, "HELD_OUT_SHARE", 0.5)
-    short, long = (changed(options, teacher_top=32, train_tokens=64 * 4 * steps) for steps in (1, 4))
-    heal(str(pruned_model), tmp_path / "short", short)
-    after_short = heal(str(pruned_model), tmp_path / "after_short", long)
-    another_cache(tmp_path / "other", monkeypatch)
-    alone = heal(str(pruned_model), tmp_path / "alone", long)
-    assert after_short.trained == alone.trained
-
-
 @pytest.mark.parametrize(
     "choices",
     [
@@ -267,8 +233,6 @@ def test_an_unknown_parent_and_a_full_disk_are_refused(
         heal(str(orphan), tmp_path / "out", options)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(EdgeTransactError, match="the teacher's predictions need"):
-        heal(str(pruned_model), tmp_path / "out", changed(options, teacher_top=8))
     with pytest.raises(EdgeTransactError, match="a snapshot of the training needs"):
         heal(str(pruned_model), tmp_path / "out", options)
 
