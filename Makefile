@@ -18,7 +18,7 @@ PROCESSES += -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 .PHONY: demo test bench soak lint audit lock docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
-	$(BIN)/python -m edge_transact.demo
+	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.edge-transact-test system-packages ## All tests, in three processes
 	$(BIN)/python -m pytest $(PROCESSES)

@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from edge_transact import demo
 from edge_transact.evaluation.answers.answering import Answered
 from edge_transact.evaluation.answers.basics import Reply
 from edge_transact.evaluation.answers.questions import quick_questions
+from examples import demo
 
 
 def shown(table) -> str:

@@ -16,7 +16,7 @@ from edge_transact.benchmarking.analysis.export import FORMATS, NARROW, columns,
 from edge_transact.benchmarking.analysis.intervals import known_to
 from edge_transact.benchmarking.analysis.results import Result, make_results
 from edge_transact.benchmarking.analysis.sustained import Sustained, make_sustained, summarized
-from edge_transact.benchmarking.drivers.base import Driver
+from edge_transact.benchmarking.drivers.base import Driver, phone_lock
 from edge_transact.benchmarking.estimate import Plan, all_of_it, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
@@ -27,7 +27,7 @@ from edge_transact.benchmarking.records.record import Record, labels
 from edge_transact.benchmarking.records.tuned import read_tuning, write_tuning
 from edge_transact.benchmarking.run import GivenUp, run_plan
 from edge_transact.benchmarking.tuning import TuningResult, candidates, judge
-from edge_transact.cache import cache_directory, entry_of, lock
+from edge_transact.cache import cache_directory
 from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.options import written
@@ -140,7 +140,7 @@ def bench_models(
         # Two calls at once on a phone would measure each other. Those that share several take them in one order.
         with ExitStack() as held:
             for serial in sorted({driver.info.serial for driver in drivers} - {"host"}):
-                held.enter_context(lock(entry_of("phones", {"serial": serial}), f"bench on {serial}"))
+                held.enter_context(phone_lock(serial, f"bench on {serial}"))
             failures = run_plan(drivers, tried, options, file, known)
     finally:
         file.close()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import os
-import shutil
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +43,7 @@ def examine_apk(path: Path) -> list[Check]:
         with opened(path) as file, ZipFile(file) as archive:
             libraries = [entry for entry in archive.infolist() if _is_library(entry)]
             checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
-            return [*checks, _offsets(file, libraries), *_zipalign(path), *_models(archive)]
+            return [*checks, _offsets(file, libraries), *_models(archive)]
     # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
     except (OSError, BadZipFile, struct.error, zlib.error, lzma.LZMAError, ELFError, EOFError, RuntimeError) as error:
         raise EdgeTransactError(f"{path} is not a complete APK: {error}", fix="Build it, or copy it, again.") from error
@@ -106,19 +103,6 @@ def _data_offset(file: IO[bytes], entry: ZipInfo) -> int:
     file.seek(entry.header_offset)
     *_, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     return entry.header_offset + _LOCAL_HEADER.size + int(name) + int(extra)
-
-
-def _zipalign(path: Path) -> list[Check]:
-    """The SDK's own check, if its build-tools know 16 KB pages (35 or newer)."""
-    tools = sorted(Path(os.environ.get("ANDROID_HOME") or "/nowhere").glob("build-tools/*/zipalign"))
-    program = str(tools[-1]) if tools else shutil.which("zipalign")
-    if program is None:
-        return []
-    command = [program, "-c", "-P", str(PAGE_BYTES // 1024), "4", str(path.absolute())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "usage" in (done.stdout + done.stderr).lower():
-        return []
-    return [verdict("zipalign", done.returncode == 0, f"{program} -c -P {PAGE_BYTES // 1024}", _REALIGN)]
 
 
 def _models(archive: ZipFile) -> list[Check]:

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.benchmarking.drivers.adb.app_folder import AppFolder
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
 from edge_transact.benchmarking.drivers.adb.devices import describe, find_devices
 from edge_transact.benchmarking.drivers.adb.push import changed_files
-from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost
+from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost, phone_lock
 from edge_transact.bundling.escaping import check_application_id, model_ids
 from edge_transact.bundling.models import AppModel
 from edge_transact.bundling.project import Project
@@ -71,7 +70,7 @@ def install(source: Path, *, device: str | None = None, application_id: str | No
     folder = AppFolder(phone, application)
     sent: list[tuple[str, int]] = []
     # Two calls at once would mix the files of two models of one name.
-    with cache.lock(cache.entry_of("phones", {"serial": phone.serial}), f"install on {info.name}"):
+    with phone_lock(phone.serial, f"install on {info.name}"):
         for model, directory in models:
             names = _put(phone, folder, model, directory)
             sent += [(f"models/{model.id}/{file.path}", file.bytes) for file in model.files if file.path in names]

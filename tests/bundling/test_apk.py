@@ -168,22 +168,6 @@ def test_what_is_no_apk(tmp_path, content):
     assert run("verify", str(tmp_path / "gone.apk")).exit_code == 1
 
 
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [("exit 0", [True]), ("exit 1", [False]), ("echo 'Usage: zipalign [-p] 4 in.zip'; exit 2", [])],
-    ids=["content", "not", "too old"],
-)
-def test_the_sdks_own_tool_is_asked_where_there_is_one(apk, tmp_path, monkeypatch, script, expected):
-    tool = tmp_path / "sdk/build-tools/35.0.0/zipalign"
-    tool.parent.mkdir(parents=True)
-    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n{script}\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
-    path = apk.write(tmp_path / "app.apk")
-    assert [check.ok for check in examine_apk(path) if check.name == "zipalign"] == expected
-    assert (tmp_path / "called").read_text().split() == ["-c", "-P", "16", "4", str(path)]
-
-
 @pytest.mark.parametrize("line", examples_with(".apk"))
 def test_examples_of_pages_and_help_check(line, apk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

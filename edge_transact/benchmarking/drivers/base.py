@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
+from edge_transact import cache
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.records.lines import Line
 from edge_transact.benchmarking.records.plan import Visit
@@ -154,3 +156,8 @@ class Sampler:
             except CommandTimeout:
                 pass
             self._stop.wait(self._interval_s)
+
+
+def phone_lock(serial: str, what: str) -> AbstractContextManager[None]:
+    """Lets one process at a time measure on a phone or send models to it; the others wait."""
+    return cache.lock(cache.entry_of("phones", {"serial": serial}), what)
