@@ -179,7 +179,6 @@ def build(
             manifest, definition = _fill(
                 directory, checkpoint, model, targets, kind, rounding, sizes, scratch, mlc, dump
             )
-        memory.trim()  # LLVM leaves small pieces: 0.9 MB that stay with each build
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             choices = [*written.words(options), *(written.words(pruning) if pruning else ())]
