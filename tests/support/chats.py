@@ -25,12 +25,13 @@ from edge_transact.cli import main
 from edge_transact.runtime.host import HostModel
 decode = HostModel.decode
 def slowly(model, token):
+    print(end="\\a", flush=True)
     time.sleep(seconds)
     return decode(model, token)
 HostModel.decode = slowly
 main()
 """
-"""The command line with a model that takes its time, so that an answer can be interrupted."""
+"""The command line with a model that takes its time, so that an answer can be interrupted, and rings at each token."""
 
 
 def chatting(dist: Path, path: Path, source: str | None = None, **config: object) -> Path:
@@ -75,7 +76,9 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Presses Ctrl-C in an answer: once the terminal makes a signal of it, as prompt_toolkit's own mode doesn't."""
+        end = time.monotonic() + 60
         while not termios.tcgetattr(self.child.child_fd)[3] & termios.ISIG:
+            assert time.monotonic() < end, self.seen
             time.sleep(0.01)
         self.child.sendintr()
 
