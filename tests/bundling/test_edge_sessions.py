@@ -13,7 +13,7 @@ from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
-from tests.support.edge_app import ENOUGH, WINDOW, Failed, java, said
+from tests.support.edge_app import BOTH, ENOUGH, WINDOW, Core, Failed, java, said
 from tests.support.json_ffi.engine import Engine
 
 pytestmark = pytest.mark.needs("java", "javac")
@@ -245,6 +245,48 @@ def test_weights_that_the_library_does_not_fit(app, tmp_path):
     with pytest.raises(Failed) as failed:
         app.load("short", weights=tmp_path / "short")
     assert failed.value.code == "ENGINE_FAILED"
+
+
+@pytest.fixture
+def gpu(app, tmp_path):
+    """Loads a model, on a phone with OpenCL that remembers its starts, and closes it: what it ran on."""
+
+    def load(core=None, **how) -> tuple[str, bool]:
+        core = core or app.core
+        core("models", json=json.dumps({"models": [app.entry("short", libraries=how.pop("libraries", BOTH))]}))
+        usual = {"open_cl": True, "memory": ENOUGH, "weights": app.assets / "short", "starts": tmp_path / "starts"}
+        loaded = core("load", id="short", **usual | how)
+        core("close")
+        return loaded["device"], loaded["gave_way"]
+
+    return load
+
+
+@pytest.mark.parametrize("stage", ["LOAD", "KERNELS"])
+def test_a_gpu_that_ends_the_app_gives_way_to_the_cpu(app, gpu, tmp_path, stage):
+    assert gpu() == ("android", False)
+    first = Core({"tiny": app.library}, tmp_path / "calls.jsonl")
+    with pytest.raises(json.JSONDecodeError):
+        gpu(first, crash=stage)
+    first.kill()
+    assert gpu(driver="newer") == ("android", False)
+    assert [gpu(), gpu()] == [("android-cpu", True)] * 2
+    assert gpu(preference="CPU") == ("android-cpu", False)
+    assert [gpu(forget=True), gpu()] == [("android", False)] * 2
+
+
+def test_a_gpu_whose_engine_fails_gives_way_at_once(app, gpu):
+    broken = {"android": "not_there", "android-cpu": "tiny-cpu"}
+    assert gpu(libraries=broken) == ("android-cpu", True)
+    reloads = len(app.core.calls("reload"))
+    assert gpu(libraries=broken) == ("android-cpu", True) and len(app.core.calls("reload")) == reloads + 1
+    with pytest.raises(Failed, match="Cannot find system lib with not_there"):
+        gpu(libraries=broken, preference="GPU")
+    with pytest.raises(Failed, match="Cannot find system lib with not_there"):
+        gpu(libraries={"android": "not_there"})
+    with pytest.raises(ValueError, match="interrupted"), app.core.pace(hold=0):
+        gpu(interrupt="KERNELS")
+    assert gpu() == ("android", False)
 
 
 def test_engines_that_hang_or_throw_errors(app):

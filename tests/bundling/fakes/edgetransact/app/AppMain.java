@@ -167,6 +167,11 @@ public final class AppMain {
         }
 
         @Override
+        public File getNoBackupFilesDir() {
+            return root.resolve("no-backup").toFile();
+        }
+
+        @Override
         public File getCacheDir() {
             return root.resolve("cache").toFile();
         }

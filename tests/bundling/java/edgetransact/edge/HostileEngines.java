@@ -13,7 +13,7 @@ public final class HostileEngines {
     /** @param arguments {@code models.json} */
     public static void main(String[] arguments) throws Exception {
         Model model = Models.read(arguments[0]).list().get(0);
-        Choice choice = Choice.of(model, new Phone(false, Long.MAX_VALUE, ""));
+        Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(false, Long.MAX_VALUE, ""));
 
         Hostile slow = new Hostile("unload hangs");
         new LoadedEngine(choice, slow, 50).close();

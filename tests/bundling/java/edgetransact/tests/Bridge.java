@@ -9,8 +9,10 @@ import edgetransact.edge.Message;
 import edgetransact.edge.Model;
 import edgetransact.edge.Models;
 import edgetransact.edge.Phone;
+import edgetransact.edge.Preference;
 import edgetransact.edge.Progress;
 import edgetransact.edge.Session;
+import edgetransact.edge.Starts;
 import edgetransact.edge.Usage;
 import edgetransact.edge.WeightStore;
 import java.io.BufferedReader;
@@ -70,7 +72,7 @@ final class Bridge {
                 models = Models.read(command.getString("json"));
                 return result.put("models", names());
             case "choose":
-                Choice choice = Choice.of(model(command), phone(command));
+                Choice choice = Choice.of(model(command), phone(command), preference(command), starts(command));
                 return result.put("device", choice.device().target())
                         .put("library", choice.library())
                         .put("cores", new JSONArray(choice.cores()));
@@ -121,18 +123,36 @@ final class Bridge {
     private JSONObject load(JSONObject command, JSONObject result)
             throws EdgeException, InterruptedException, JSONException {
         Model model = model(command);
-        Choice choice = Choice.of(model, phone(command));
         JSONArray heard = new JSONArray();
-        session = Session.load(model, choice, path(command, "weights"), engines, progress(command, heard));
-        return result.put("progress", heard).put("device", session.choice().device().target());
+        Progress progress = progress(command, heard);
+        Path weights = path(command, "weights");
+        Starts starts = starts(command);
+        if (command.has("forget")) {
+            starts.forget(model);
+        }
+        session = Session.start(model, phone(command), preference(command), starts, weights, engines, progress);
+        return result.put("progress", heard)
+                .put("device", session.choice().device().target())
+                .put("gave_way", session.choice().gaveWay());
     }
 
-    /** Writes progress down; interrupts the thread when a stage begins that the command names. */
+    private static Preference preference(JSONObject command) {
+        return Preference.valueOf(command.optString("preference", "AUTO"));
+    }
+
+    private static Starts starts(JSONObject command) {
+        return new Starts(Paths.get(command.optString("starts", "/dev/null/starts")), command.optString("driver"));
+    }
+
+    /** Writes progress down; interrupts the thread, or ends the process, at a stage that the command names. */
     private static Progress progress(JSONObject command, JSONArray heard) {
         return (stage, done, total) -> {
             heard.put(new JSONArray().put(stage.name()).put(done).put(total));
             if (stage.name().equals(command.optString("interrupt"))) {
                 Thread.currentThread().interrupt();
+            }
+            if (stage.name().equals(command.optString("crash"))) {
+                Runtime.getRuntime().halt(139);
             }
         };
     }

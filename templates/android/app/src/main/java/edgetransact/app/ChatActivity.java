@@ -42,6 +42,7 @@ public final class ChatActivity extends Activity {
     private TextView detail;
     private ProgressBar progress;
     private Button retry;
+    private Button gpu;
     private TextView empty;
     private EditText input;
     private ImageButton send;
@@ -89,6 +90,7 @@ public final class ChatActivity extends Activity {
         detail = findViewById(R.id.detail);
         progress = findViewById(R.id.progress);
         retry = findViewById(R.id.retry);
+        gpu = findViewById(R.id.gpu);
         empty = findViewById(R.id.empty);
         input = findViewById(R.id.input);
         send = findViewById(R.id.send);
@@ -102,6 +104,7 @@ public final class ChatActivity extends Activity {
         stop.setOnClickListener(view -> chat.stop());
         restart.setOnClickListener(view -> chat.restart());
         retry.setOnClickListener(view -> holder.load(holder.model()));
+        gpu.setOnClickListener(view -> holder.retryGpu());
     }
 
     private void fillChoice() {
@@ -174,6 +177,7 @@ public final class ChatActivity extends Activity {
             progress.setProgress((int) (PERMILLE * step.done() / Math.max(1, step.total())));
         }
         retry.setVisibility(error != null && holder.model() != null ? View.VISIBLE : View.GONE);
+        gpu.setVisibility(loaded && holder.session().choice().gaveWay() ? View.VISIBLE : View.GONE);
         empty.setText(loaded ? R.string.empty_ready : R.string.empty_not_ready);
         send.setVisibility(chat.answering() ? View.GONE : View.VISIBLE);
         send.setEnabled(loaded);

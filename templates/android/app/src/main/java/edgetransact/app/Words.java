@@ -77,6 +77,9 @@ final class Words {
         if (session.choice().device() == Device.OPENCL) {
             return resources.getString(R.string.runs_on_gpu);
         }
+        if (session.choice().gaveWay()) {
+            return resources.getString(R.string.runs_on_cpu_gpu_failed);
+        }
         boolean builtForGpu = session.model().library(Device.OPENCL) != null;
         return resources.getString(builtForGpu ? R.string.runs_on_cpu_no_opencl : R.string.runs_on_cpu_no_library);
     }

@@ -8,6 +8,7 @@ public final class Choice {
     private final Device device;
     private final String library;
     private final List<Integer> cores;
+    private boolean gaveWay;
 
     private Choice(Device device, String library, List<Integer> cores) {
         this.device = device;
@@ -19,9 +20,27 @@ public final class Choice {
      * Chooses what {@code edge-transact bench --tune} found best for answers on the phone's chip. Without that, it
      * chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's.
      *
+     * @param preference {@code GPU} and {@code CPU} leave no other choice; with {@code AUTO}, a GPU's library that
+     *     failed gives way to the CPU's, if the model has one
      * @throws EdgeException {@code NO_LIBRARY}, or {@code TOO_LITTLE_MEMORY} for the one that was chosen
      */
-    public static Choice of(Model model, Phone phone) throws EdgeException {
+    public static Choice of(Model model, Phone phone, Preference preference, Starts starts) throws EdgeException {
+        if (preference != Preference.AUTO) {
+            Device wanted = preference == Preference.GPU ? Device.OPENCL : Device.CPU;
+            if (model.library(wanted) == null) {
+                throw EdgeException.of(EdgeException.Code.NO_LIBRARY, model.name());
+            }
+            return byLibrary(model.library(wanted), model, phone);
+        }
+        if (phone.openCl() && model.library(Device.CPU) != null && starts.failed(model, Device.OPENCL)) {
+            Choice choice = on(Device.CPU, model, phone);
+            choice.gaveWay = true;
+            return choice;
+        }
+        return of(model, phone);
+    }
+
+    private static Choice of(Model model, Phone phone) throws EdgeException {
         Model.Tuned tuned = model.tuned(phone.chip());
         if (tuned != null && (tuned.device() == Device.CPU || phone.openCl())) {
             return on(tuned.device(), model, phone);
@@ -58,6 +77,11 @@ public final class Choice {
     /** What it runs on. */
     public Device device() {
         return device;
+    }
+
+    /** Whether this is the CPU because the GPU failed at an earlier start. {@link Starts#forget} takes that back. */
+    public boolean gaveWay() {
+        return gaveWay;
     }
 
     /** The library's name, as in {@code system://NAME}. */

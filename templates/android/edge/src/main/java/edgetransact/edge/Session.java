@@ -61,6 +61,39 @@ public final class Session implements AutoCloseable {
         }
     }
 
+    /**
+     * Chooses a library and loads it, as {@link Choice#of} and {@link #load} do. Where the GPU's engine fails, and the
+     * preference is {@code AUTO}, the CPU's library is loaded at once, if there is one; where the driver ends the app,
+     * the next start does so.
+     */
+    public static Session start(
+            Model model,
+            Phone phone,
+            Preference preference,
+            Starts starts,
+            Path weights,
+            Engine.Factory engines,
+            Progress progress)
+            throws EdgeException, InterruptedException {
+        Choice choice = Choice.of(model, phone, preference, starts);
+        boolean failed = false;
+        starts.mark(choice);
+        try {
+            return load(model, choice, weights, engines, progress);
+        } catch (EdgeException error) {
+            failed = error.code() == Code.ENGINE_FAILED;
+            Choice other = Choice.of(model, phone, preference, starts);
+            if (!failed || other.device() == choice.device()) {
+                throw error;
+            }
+            return load(model, other, weights, engines, progress);
+        } finally {
+            if (!failed) {
+                starts.clear(choice);
+            }
+        }
+    }
+
     /** The model. */
     public Model model() {
         return model;

@@ -3,9 +3,8 @@
  *
  * <pre>{@code
  * Model model = Models.read(modelsJson).list().get(0);
- * Choice choice = Choice.of(model, phone);                       // GPU or CPU, and whether there is memory
  * Path weights = store.prepare(model, progress);                 // a WeightStore: copied once, verified once
- * Session session = Session.load(model, choice, weights, engines, progress);
+ * Session session = Session.start(model, phone, Preference.AUTO, starts, weights, engines, progress); // GPU or CPU
  * session.send("Hello!", listener);                              // streams the answer; session.stop() ends it
  * }</pre>
  *

@@ -2,9 +2,11 @@ package edgetransact.edge.android;
 
 import android.content.Context;
 import android.content.res.AssetManager;
+import android.os.Build;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Models;
 import edgetransact.edge.Source;
+import edgetransact.edge.Starts;
 import edgetransact.edge.WeightStore;
 import java.io.ByteArrayOutputStream;
 import java.io.File;
@@ -46,6 +48,11 @@ public final class AppFiles {
     /** The weights: copied from the assets into the app's own files, or put into its external files over adb. */
     public WeightStore weights() {
         return new WeightStore(assets(), context.getFilesDir().toPath().resolve("models"), external("models"));
+    }
+
+    /** Which of the models' libraries the GPU's driver failed with. Android's build stands for the driver's. */
+    public Starts starts() {
+        return new Starts(context.getNoBackupFilesDir().toPath().resolve("starts"), String.valueOf(Build.FINGERPRINT));
     }
 
     /** Requests and records of {@code edge-transact bench --app}. */

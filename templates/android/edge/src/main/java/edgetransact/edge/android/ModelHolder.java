@@ -12,9 +12,11 @@ import edgetransact.edge.EdgeException;
 import edgetransact.edge.Engine;
 import edgetransact.edge.Model;
 import edgetransact.edge.Phone;
+import edgetransact.edge.Preference;
 import edgetransact.edge.Progress;
 import edgetransact.edge.Session;
 import edgetransact.edge.Stage;
+import edgetransact.edge.Starts;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.concurrent.ExecutorService;
@@ -120,18 +122,37 @@ public final class ModelHolder {
         return step;
     }
 
-    /** Frees the present model, and loads another or the same one. */
+    /** Frees the present model, and loads another or the same one, on the GPU if that is known to work. */
     public void load(Model wanted) {
+        load(wanted, Preference.AUTO);
+    }
+
+    /** Tries the GPU again after it gave way to the CPU. */
+    public void retryGpu() {
+        Model wanted = model;
+        worker.execute(() -> files.starts().forget(wanted));
+        load(wanted);
+    }
+
+    /** Frees the present model, and loads another or the same one. */
+    public void load(Model wanted, Preference preference) {
         submit(wanted, progress -> {
-            Choice choice = Choice.of(wanted, PhoneFacts.now(context));
+            Phone phone = PhoneFacts.now(context);
+            Starts starts = files.starts();
+            Choice.of(wanted, phone, preference, starts); // before weights are copied
             files.weights().keepOnly(files.models());
             Path weights = files.weights().prepare(wanted, progress);
-            held = Session.load(wanted, choice, weights, MlcEngine.factory(context, progress), progress);
+            Engine.Factory engines = MlcEngine.factory(context, progress);
+            held = Session.start(wanted, phone, preference, starts, weights, engines, progress);
         });
     }
 
     /** Reports that the session's engine has failed. {@link #load} starts again. */
     public void fail(EdgeException reason) {
+        if (session != null) {
+            Choice choice = session.choice();
+            worker.execute(() -> files.starts().mark(choice));
+        }
         finish(null, reason);
     }
 
