@@ -324,6 +324,7 @@ TOLD = {
     "an engine whose loops both ended is closed": ("died twice", "null loaded 1"),
     "an error of Java's own is shown": ("no memory", "ENGINE_FAILED java.lang.OutOfMemoryError:-Java-heap-space"),
     "a benchmark frees the model first and ends even if its name is none": ("bench", "true loaded 0 killed 0"),
+    "a benchmark that never began says so": ("skipped", "true"),
     "a benchmark that cannot write its last line ends the process": ("full", "killed 1"),
     "and one that finds no models": ("no models", "killed 2"),
 }

@@ -119,6 +119,13 @@ public final class AppMain {
         String told = String.join(" | ", Files.readAllLines(lines));
         say("opened", ended, "loaded", Module.LOADED, "killed", Process.KILLED, told);
 
+        bench(holder, "run-2");
+        ended = bench(holder, "run-3");
+        holder.load(good);
+        Looper.runUntil(ended::get);
+        Looper.runUntil(() -> holder.session() != null);
+        say("skipped", String.join("", Files.readAllLines(bench.resolve("run-3.jsonl"))).contains("\"error\""));
+
         Files.createSymbolicLink(bench.resolve("full.jsonl"), Paths.get("/dev/full"));
         ended = bench(holder, "full");
         Looper.runUntil(ended::get);

@@ -22,6 +22,8 @@ public final class BenchRun {
     /** The intent's string extra: the name of the run. */
     public static final String EXTRA_RUN = "run";
 
+    private static final String NAME = "[A-Za-z0-9-]+";
+    private static final String INTERRUPTED = "interrupted: the app was opened, or its benchmark was left";
     private static final Pattern PEAK = Pattern.compile("^VmHWM:\\s*(\\d+) kB", Pattern.MULTILINE);
 
     private final Models models;
@@ -56,7 +58,7 @@ public final class BenchRun {
      * @throws IllegalArgumentException the name isn't one: any app can send an intent
      */
     public void run(Path directory, String run) throws IOException, InterruptedException {
-        if (!run.matches("[A-Za-z0-9-]+")) {
+        if (!run.matches(NAME)) {
             throw new IllegalArgumentException("not the name of a run: " + run);
         }
         // adb's shell, which wrote these, may not delete them: Android 11 and later leave that to the app.
@@ -72,12 +74,22 @@ public final class BenchRun {
                 run(BenchRequest.read(directory.resolve(run + ".json")), lines);
                 lines.end();
             } catch (InterruptedException superseded) {
-                lines.error("interrupted: the app was opened, or its benchmark was left");
+                lines.error(INTERRUPTED);
                 throw superseded;
             } catch (TimeoutException error) {
                 lines.error("the run took longer than its timeout");
             } catch (EdgeException | IOException | JSONException | RuntimeException error) {
                 lines.error(String.valueOf(error.getMessage()));
+            }
+        }
+    }
+
+    /** Writes the lines of a run that was interrupted before it began, since the computer waits for the last one. */
+    public static void skip(Path directory, String run) throws IOException {
+        if (run.matches(NAME)) {
+            try (BenchLines lines = new BenchLines(directory.resolve(run + ".jsonl"), run)) {
+                lines.start();
+                lines.error(INTERRUPTED);
             }
         }
     }

@@ -22,6 +22,8 @@ import java.nio.file.Path;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import java.util.concurrent.FutureTask;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
  * The process's one loaded model. It outlives activities, so that rotating the phone doesn't load a model again.
@@ -176,6 +178,15 @@ public final class ModelHolder {
             } finally {
                 main.post(done);
             }
+        }, () -> {
+            try {
+                BenchRun.skip(files.bench(), run);
+            } catch (IOException error) {
+                Log.e("ModelHolder", "benchmark " + run, error);
+                Process.killProcess(Process.myPid());
+            } finally {
+                main.post(done);
+            }
         });
     }
 
@@ -184,14 +195,33 @@ public final class ModelHolder {
     }
 
     private Future<?> submit(Model wanted, Task task) {
+        return submit(wanted, task, () -> {});
+    }
+
+    /** @param skipped runs in the task's place if it is cancelled before it begins */
+    private Future<?> submit(Model wanted, Task task, Runnable skipped) {
         if (work != null) {
             work.cancel(true);
         }
         int mine = ++loads;
         model = wanted;
-        work = worker.submit(() -> work(task, mine));
+        AtomicBoolean begun = new AtomicBoolean();
+        FutureTask<Void> fresh = new FutureTask<Void>(() -> {
+            if (begun.compareAndSet(false, true)) {
+                work(task, mine);
+            }
+        }, null) {
+            @Override
+            protected void done() {
+                if (begun.compareAndSet(false, true)) {
+                    worker.execute(skipped);
+                }
+            }
+        };
+        worker.execute(fresh);
+        work = fresh;
         finish(null, null);
-        return work;
+        return fresh;
     }
 
     private void work(Task task, int mine) {
