@@ -319,6 +319,7 @@ TOLD = {
     "the last model chosen is loaded alone": ("chosen", "other 0 loaded 1"),
     "a model that cannot be loaded leaves none in memory": ("broken", "ENGINE_FAILED no-such-parameter loaded 0"),
     "a model that is too large is not loaded": ("small", f"TOO_LITTLE_MEMORY {2 << 30} {1 << 29}"),
+    "unless its user goes on all the same": ("anyway", "null loaded 1"),
     "an engine that ends says why": ("died", "ENGINE_FAILED Check-failed:-num_rsentries->-0 true true"),
     "it can be loaded again": ("loaded again", "0 null loaded 1"),
     "an engine whose loops both ended is closed": ("died twice", "null loaded 1"),

@@ -76,6 +76,9 @@ public final class AppMain {
         holder.load(good);
         Looper.runUntil(() -> holder.error() != null);
         say("small", holder.error().code(), holder.error().needed(), holder.error().available());
+        holder.loadAnyway();
+        Looper.runUntil(() -> holder.session() != null);
+        say("anyway", holder.error(), "loaded", Module.LOADED);
         available = 4L * GIB;
 
         holder.load(good);

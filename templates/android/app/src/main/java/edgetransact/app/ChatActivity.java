@@ -42,6 +42,7 @@ public final class ChatActivity extends Activity {
     private TextView detail;
     private ProgressBar progress;
     private Button retry;
+    private Button anyway;
     private Button gpu;
     private TextView empty;
     private EditText input;
@@ -90,6 +91,7 @@ public final class ChatActivity extends Activity {
         detail = findViewById(R.id.detail);
         progress = findViewById(R.id.progress);
         retry = findViewById(R.id.retry);
+        anyway = findViewById(R.id.anyway);
         gpu = findViewById(R.id.gpu);
         empty = findViewById(R.id.empty);
         input = findViewById(R.id.input);
@@ -104,6 +106,7 @@ public final class ChatActivity extends Activity {
         stop.setOnClickListener(view -> chat.stop());
         restart.setOnClickListener(view -> chat.restart());
         retry.setOnClickListener(view -> holder.load(holder.model()));
+        anyway.setOnClickListener(view -> holder.loadAnyway());
         gpu.setOnClickListener(view -> holder.retryGpu());
     }
 
@@ -177,6 +180,8 @@ public final class ChatActivity extends Activity {
             progress.setProgress((int) (PERMILLE * step.done() / Math.max(1, step.total())));
         }
         retry.setVisibility(error != null && holder.model() != null ? View.VISIBLE : View.GONE);
+        boolean small = error != null && error.code() == EdgeException.Code.TOO_LITTLE_MEMORY;
+        anyway.setVisibility(small ? View.VISIBLE : View.GONE);
         gpu.setVisibility(loaded && holder.session().choice().gaveWay() ? View.VISIBLE : View.GONE);
         empty.setText(loaded ? R.string.empty_ready : R.string.empty_not_ready);
         send.setVisibility(chat.answering() ? View.GONE : View.VISIBLE);

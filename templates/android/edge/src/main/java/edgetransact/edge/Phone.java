@@ -27,6 +27,14 @@ public final class Phone {
         return availableMemoryBytes;
     }
 
+    /**
+     * The same phone, on which no model is too large: for users who were warned. Android ends apps in the background
+     * for one in front, so a model that doesn't fit now may fit all the same.
+     */
+    public Phone ignoringMemory() {
+        return new Phone(openCl, Long.MAX_VALUE, chip);
+    }
+
     /** The model of its chip. */
     public String chip() {
         return chip;

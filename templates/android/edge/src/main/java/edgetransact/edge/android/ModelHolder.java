@@ -138,8 +138,18 @@ public final class ModelHolder {
 
     /** Frees the present model, and loads another or the same one. */
     public void load(Model wanted, Preference preference) {
+        load(wanted, preference, false);
+    }
+
+    /** Loads the chosen model although the phone may have too little memory: the way on from that error. */
+    public void loadAnyway() {
+        load(model, Preference.AUTO, true);
+    }
+
+    private void load(Model wanted, Preference preference, boolean anyway) {
         submit(wanted, progress -> {
-            Phone phone = PhoneFacts.now(context);
+            Phone now = PhoneFacts.now(context);
+            Phone phone = anyway ? now.ignoringMemory() : now;
             Starts starts = files.starts();
             Choice.of(wanted, phone, preference, starts); // before weights are copied
             files.weights().keepOnly(files.models());
