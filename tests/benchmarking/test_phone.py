@@ -160,13 +160,13 @@ def test_energy_is_reported_only_on_battery(phone, run_bench):
             charge -= 500
             phone.write("/sys/class/power_supply/battery/charge_counter", charge)
 
-    thread = threading.Thread(target=drain)
+    thread = threading.Thread(target=drain, daemon=True)
     thread.start()
     try:
         outcome = run_bench(phone.serial, lengths=(Lengths(16, 112),), sample_s=0.1)
     finally:
         drained.set()
-        thread.join()
+        thread.join(60)
     assert outcome.results[0]["energy_per_token_j"] > 0
 
 

@@ -223,14 +223,14 @@ def test_a_phone_that_throttles_and_is_lost_once(phone, run_bench, when_logged):
             if stop.wait(0.1):
                 return
 
-    thread = threading.Thread(target=heat)
+    thread = threading.Thread(target=heat, daemon=True)
     thread.start()
     when_logged("repetition", 1, lambda: phone.kill("edge-bench"))
     try:
         outcome = run_bench(phone.serial, sustained_s=5.0, sample_s=0.1, evidence=log.with_name("phone.zip"))
     finally:
         stop.set()
-        thread.join()
+        thread.join(60)
     assert outcome.failures == [] and outcome.results == []
     cut, whole = outcome.sustained
     assert not cut["complete"] and "of 5 s" in cut["warnings"][0] and whole["complete"]

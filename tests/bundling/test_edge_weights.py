@@ -162,14 +162,15 @@ def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
         with pytest.raises(ValueError):
             core("prepare", id="short", **places)
 
-    copying = threading.Thread(target=copy)
+    copying = threading.Thread(target=copy, daemon=True)
     copying.start()
     part = places["internal"] / ".short.part" / SHARD
     with shard.open("wb", buffering=0) as pipe:
         pipe.write(content[:half])
         wait_until(lambda: part.exists() and part.stat().st_size == half)
         core.kill()
-        copying.join()
+        copying.join(60)
+        assert not copying.is_alive()
     shard.unlink()
     shard.write_bytes(bytes(half) + content[half:])
     app.core("prepare", id="short", **places)
@@ -221,11 +222,12 @@ def test_storage_that_fills_up_meanwhile(app, places, small, tmp_path):
             with pytest.raises(BrokenPipeError):
                 pipe.write(content)
 
-    filling = threading.Thread(target=fill)
+    filling = threading.Thread(target=fill, daemon=True)
     filling.start()
     with pytest.raises(Failed) as failed:
         app.core("prepare", id="short", **places)
-    filling.join()
+    filling.join(60)
+    assert not filling.is_alive()
     assert failed.value.code == "STORAGE_FULL"
     (small / "photos").unlink()
     shard.unlink()

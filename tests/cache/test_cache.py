@@ -179,7 +179,9 @@ def test_the_command_lists_and_clears_only_entries(own_cache):
 
 def test_what_another_process_reads_is_not_cleared():
     program = """
+import signal
 from edge_transact import cache
+signal.alarm(120)
 print(cache.made(cache.Recipe("pruned", "prune", {}, lambda directory: (directory / "a").touch())), flush=True)
 input()
 """
@@ -188,7 +190,7 @@ input()
     own = cache.made(Kitchen().recipe("weights"))
     assert [entry["kind"] for entry in run("--clear")["entries"]] == ["weights"]
     assert (directory / "a").exists() and not own.exists()
-    reader.communicate("\n")
+    reader.communicate("\n", timeout=60)
     assert [entry["kind"] for entry in run("--clear")["entries"]] == ["pruned"]
 
 

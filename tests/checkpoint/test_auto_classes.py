@@ -32,12 +32,13 @@ def odd_tiny(tiny_model, tmp_path_factory):
 
 
 FORKS = """
-import json, os, sys
+import json, os, signal, sys
 import accelerate, jinja2.sandbox, PIL.Image, scipy.optimize, sympy, tokenizers, torch._dynamo, torch.distributed.tensor
 for line in sys.stdin:
     output, child_output = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(120)
         os.dup2(child_output, 1)
         exec(json.loads(line), {"__name__": "__main__"})
         sys.stdout.flush()

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import resource
+import select
 import shlex
 import signal
 import subprocess
@@ -310,7 +311,7 @@ def on_a_terminal(*arguments: str, columns: int = 80, term: str = "dumb") -> str
     )
     os.close(slave)
     chunks = []
-    while True:
+    while select.select([master], [], [], 60)[0]:
         try:
             chunk = os.read(master, 4096)
         except OSError:  # how Linux says that the other end is closed
@@ -318,8 +319,10 @@ def on_a_terminal(*arguments: str, columns: int = 80, term: str = "dumb") -> str
         if not chunk:
             break
         chunks.append(chunk)
+    else:
+        process.kill()
     os.close(master)
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) >= 0, f"{arguments} said nothing for 60 s"
     return b"".join(chunks).decode().replace("\r\n", "\n")
 
 

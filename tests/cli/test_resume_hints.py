@@ -87,7 +87,7 @@ def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) 
         with journal_of("a work", {"seed": 1}) as journal:
             found.append(journal.names())
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)
     with journal_of("a work", {"seed": 1}) as journal:
         journal["piece-0"] = {}
         thread.start()
@@ -96,7 +96,7 @@ def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) 
             thread.join(0.01)
         assert thread.is_alive() and "deleted 0 entries" in run("cache", "--clear", "--kind", "unfinished").stdout
         assert "piece-0" in journal
-    thread.join()
+    thread.join(60)
     assert found == [[]], "the first one is complete, so it left nothing"
 
 

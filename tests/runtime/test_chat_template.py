@@ -74,11 +74,13 @@ def test_a_process_that_died_is_started_again():
 
 def test_threads_and_forks_get_their_own_answers():
     found = {}
-    threads = [threading.Thread(target=lambda i=i: found.update({i: content(f"{i}" * 1000)})) for i in range(20)]
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: content(f"{i}" * 1000)}), daemon=True) for i in range(20)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert found == {i: f"{i}" * 1000 for i in range(20)}
     program = """
 import os

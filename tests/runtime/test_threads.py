@@ -111,7 +111,7 @@ print(default_threads() == before, "TVM_NUM_THREADS" in os.environ)
 """
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     command = [sys.executable, "-c", program, str(built_dist)]
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     assert output.stdout.split() == ["3", "1", "2"] * 2 + ["1", "2", "1", "True", "False"]
 
 
@@ -147,7 +147,7 @@ for line in sys.argv[1:]:
          "-o", str(tmp_path / "log.jsonl"), "--json"],
     ]  # fmt: skip
     command = [sys.executable, "-c", program, *map(json.dumps, lines)]
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     run, evaluated, measured = map(json.loads, output.stdout.splitlines())
     assert (run["threads"], evaluated["threads"], measured["results"][0]["n_threads"]) == (3, 2, 2)
     assert len(run["tokens"]) == 3

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -86,6 +87,9 @@ class Runs:
             "after_s": after_s,
         }
         print(json.dumps(request), file=self._server.stdin)
+        if not select.select([self._server.stdout], [], [], 300)[0]:
+            self._server.kill()
+            raise TimeoutError(f"{words} has not ended after 300 s")
         code, events, cpu_s, left = json.loads(self._server.stdout.readline())
         said = [(self.directory / "said" / name).read_text() for name in ("1", "2")]
         return Ended(code, events, cpu_s, *said, left)

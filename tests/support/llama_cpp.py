@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,12 @@ class LlamaCpp:
     def _read(self) -> dict[str, Any]:
         """The next JSON line."""
         assert self._process is not None and self._process.stdout is not None
-        return json.loads(next(line for line in self._process.stdout if line.startswith("{")))
+        hangs = threading.Timer(300, self._process.kill)
+        hangs.start()
+        try:
+            return json.loads(next(line for line in self._process.stdout if line.startswith("{")))
+        finally:
+            hangs.cancel()
 
     def close(self) -> None:
         """Ends the process."""
