@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -115,7 +115,6 @@ def build(
     *,
     pruning: PruneChoices | None = None,
     healing: HealOptions | None = None,
-    dump: Path | None = None,
     report: Path | None = None,
     fresh: bool = False,
     force: bool = False,
@@ -129,7 +128,6 @@ def build(
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
         healing: Then train the pruned model to predict what its source predicts.
-        dump: A directory for the compiler's intermediate forms of each library, in ``dump/TARGET/``.
         report: A directory for a report of what rounding cost, written when the DIST is complete.
         fresh: Start pruning and rounding over where an interrupted run has begun. Finished stages come from the cache.
         force: Replace `output` and `report` if they exist.
@@ -144,12 +142,12 @@ def build(
     targets = [get_target(name, options.device_profile, options.cpu) for name in names]
     kind = get_quantization(options.quant or default_quantization(names))
     texts = [*names_of(pruning.calibration if pruning else []), *names_of(healing.texts if healing else [])]
-    refuse_existing(output, force, apart_from=[model, dump, *texts])
+    refuse_existing(output, force, apart_from=[model, *texts])
     rounding_name = _rounding_name(options, kind, report)
     require_c_compiler()
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     if options.engine == "mlc":
-        _require_our_compiler(options, dump)
+        _require_our_compiler(options)
     mlc = MLC(names) if options.engine == "mlc" else None
     with scratch_directory() as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
@@ -176,9 +174,7 @@ def build(
             logger.info(note)
         with new_directory(output, force=force) as directory:
             rounding = Rounding(rounding_name, pruning or PruneChoices(), teacher, Start.of(fresh=fresh))
-            manifest, definition = _fill(
-                directory, checkpoint, model, targets, kind, rounding, sizes, scratch, mlc, dump
-            )
+            manifest, definition = _fill(directory, checkpoint, model, targets, kind, rounding, sizes, scratch, mlc)
         made = Build(output, manifest, tuple(warnings), time.perf_counter() - started, report)
         if report:
             choices = [*written.words(options), *(written.words(pruning) if pruning else ())]
@@ -187,9 +183,9 @@ def build(
     return made
 
 
-def _require_our_compiler(options: BuildOptions, dump: Path | None) -> None:
+def _require_our_compiler(options: BuildOptions) -> None:
     """Refuses options that MLC's compiler wouldn't follow."""
-    given = {"--dump": dump, "--cpu": options.cpu, "--device-profile": options.device_profile != GENERIC.name}
+    given = {"--cpu": options.cpu, "--device-profile": options.device_profile != GENERIC.name}
     for flag in (flag for flag, is_given in given.items() if is_given):
         raise UsageError(f"{flag} needs our compiler, not MLC-LLM's", fix=f"Leave out {flag} or --engine mlc.")
 
@@ -289,7 +285,6 @@ def _fill(
     sizes: dict[str, int],
     scratch: Path,
     mlc: MLC | None,
-    dump: Path | None,
 ) -> tuple[Manifest, Definition]:
     with working(OPEN_STEP):
         files = render(checkpoint.plan)
@@ -309,7 +304,7 @@ def _fill(
 
             require_attention(checkpoint.plan, target.tvm_target(), quantization.model_dtype)
 
-    maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc, dump)
+    maker = Maker(checkpoint, quantization, rounding, sizes, model_lib, directory / "definition", mlc)
     with working("read and copy weights"):
         weights = maker.write_model(directory, definition)
     digests = dict(weights.digests)
@@ -379,7 +374,6 @@ class Maker:
     model_lib: str
     emitted: Path
     mlc: MLC | None
-    dump: Path | None = None
 
     def write_model(self, directory: Path, definition: Definition) -> Weights:
         """Writes an MLC model directory without libraries."""
@@ -409,7 +403,7 @@ class Maker:
         """Writes the library of `write_model`'s model for a target. Returns its sha256 by file name, where known."""
         name = library_name(self.model_lib, target.name)
         if self.mlc is None:
-            return place_library(definition, self.quantization, target, name, path, self.dump)
+            return place_library(definition, self.quantization, target, name, path)
         self.mlc.build_library(self.emitted, directory, target, name, path)
         return {}
 
@@ -438,7 +432,7 @@ def _check_parity(
             maker.write_model(directory, definition)
         host = get_target("host")
         libraries = {"host": f"lib/{maker.model_lib}-host{host.suffix}"}
-        replace(maker, dump=None).build_library(directory, definition, host, directory / libraries["host"])
+        maker.build_library(directory, definition, host, directory / libraries["host"])
     with working(PARITY_STEP):
         config = with_rope_of(checkpoint.config, sizes["context_window_size"])
         reference = reference_model(

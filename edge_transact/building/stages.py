@@ -193,12 +193,10 @@ def place_library(
     target: BuildTarget,
     model_lib: str,
     path: Path,
-    dump: Path | None = None,
 ) -> dict[str, str]:
     """Writes the library for a target to `path`. Returns its sha256 by file name, where known.
 
-    `model_lib` ends in a digest of the definition's text. With `dump`, the library is compiled even if it is in the
-    cache, and the compiler's intermediate forms are written to ``dump/TARGET/``.
+    `model_lib` ends in a digest of the definition's text.
     """
     ingredients = {
         "model_lib": model_lib,
@@ -211,11 +209,8 @@ def place_library(
 
     def make(content: Path) -> None:
         with working(compile_step(target.name)):
-            build_library(definition, quantization, target, model_lib, content / path.name, dump and dump / target.name)
+            build_library(definition, quantization, target, model_lib, content / path.name)
 
-    if dump is not None:
-        make(path.parent)
-        return {}
     return cache.place(
         cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent
     )

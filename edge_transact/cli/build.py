@@ -36,12 +36,6 @@ def build(
     ] = None,
     options: BuildOptions,
     pruning: Annotated[PruneChoices, "Prune first"],
-    dump: Annotated[
-        Path | None,
-        common.RUN_OPTION(
-            metavar="DIR", help="Write the module after each compiler phase, bytecode and code into DIR/TARGET/."
-        ),
-    ] = None,
     report: Annotated[
         Path | None,
         common.RUN_OPTION(
@@ -101,7 +95,6 @@ def build(
                 project.build,
                 pruning=project.prune,
                 healing=project.heal,
-                dump=dump,
                 report=report,
                 fresh=fresh,
                 force=force,

@@ -44,7 +44,6 @@ def build_library(
     target: BuildTarget,
     model_lib: str,
     path: Path,
-    dump: Path | None = None,
 ) -> dict[str, Any]:
     """Compile a definition for a target.
 
@@ -54,7 +53,6 @@ def build_library(
         target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
-        dump: A directory for the module after each of `pipeline.phases`, the bytecode and the generated code.
 
     Returns:
         The library's ``_metadata``.
@@ -79,7 +77,7 @@ def build_library(
     if prefix:
         mod = mod.with_attrs({"system_lib_prefix": prefix})
     metadata = _metadata(definition, quantization, tvm_target, parameters)
-    executable, planned, lowered = _compile(mod, target, tvm_target, metadata, dump)
+    executable, planned, lowered = _compile(mod, target, tvm_target, metadata)
     if target.profile is not None:
         require_buffers(target.profile, planned)
         require_launches(target.profile, lowered)
@@ -138,13 +136,12 @@ def _cpu(target: tvm.target.Target) -> dict[str, dict[str, str | int | list[str]
 
 
 def _compile(
-    mod: IRModule, target: BuildTarget, tvm_target: tvm.target.Target, metadata: dict[str, Any], dump: Path | None
+    mod: IRModule, target: BuildTarget, tvm_target: tvm.target.Target, metadata: dict[str, Any]
 ) -> tuple[relax.VMExecutable, IRModule, IRModule]:
     """The executable, the module with memory planned, and its lowered kernels. The passes add to `metadata`."""
     import tvm
     from tvm import relax
 
-    from edge_transact.compiler.dump import dump_code, dump_module
     from edge_transact.compiler.lowering import PIPELINE, Lowered
     from edge_transact.compiler.objects import compile_kernels
     from edge_transact.compiler.pipeline import phases
@@ -165,11 +162,9 @@ def _compile(
             for run in passes:
                 mod = run(mod)
                 interrupt()
-            if dump is not None:
-                dump_module(dump, len(made), name, mod)
             made[name] = mod
-        # A dump shows the kernels' code, and a system library's symbols begin with its own name.
-        if target.device == "llvm" and not target.is_system_lib and dump is None:
+        # A system library's symbols begin with its own name.
+        if target.device == "llvm" and not target.is_system_lib:
             mod = compile_kernels(mod, tvm_target, KERNELS_STEP)
         return mod
 
@@ -196,8 +191,6 @@ def _compile(
             if "cse_" not in str(error):
                 raise
             executable = compile_with(disable_cse_tir=True)
-    if dump is not None:
-        dump_code(dump, executable)
     # The instrument refers to itself through TVM, so it is never freed.
     return executable, made["planned"], vars(lowered).pop("mod", None)
 

@@ -67,7 +67,7 @@ def partial_own_dims(tmp_path_factory) -> Source:
 
 @pytest.fixture(scope="session")
 def archives(source) -> dict[str, Archive]:
-    """The odd plan built for every phone target, the compiler's intermediate forms written for Android."""
+    """The odd plan built for every phone target."""
     _, quantization = source.weights("q4f16_0")
     export, made = library._export, {}
     for name in ("android", "android-cpu", "iphone"):
@@ -75,11 +75,10 @@ def archives(source) -> dict[str, Archive]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(library, "_export", lambda *args, seen=executables: (seen.append(args[0]), export(*args)))
             path = source.directory / f"{name}.tar"
-            dump = source.directory / f"{name}-dump" if name == "android" else None
             named, target = library_name(MODEL_LIB, name), get_target(name)
             with planned() as modules:
-                metadata = library.build_library(source.definition, quantization, target, named, path, dump)
-        made[name] = Archive(path, executables[0].mod, modules[-1], metadata, dump)
+                metadata = library.build_library(source.definition, quantization, target, named, path)
+        made[name] = Archive(path, executables[0].mod, modules[-1], metadata)
     return made
 
 

@@ -6,21 +6,24 @@ On the host, and from a phone's library, whose kernels an OpenCL device of this 
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from edge_transact import costs
+from edge_transact.compiler import pipeline
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.targets import get_target
 from edge_transact.mlc.builtins import BYTECODE, CALLS, TAGS
 from edge_transact.quantization import get_quantization
 from edge_transact.runtime.host import PAGE_SIZE, HostModel
 from tests.support.bytecode import bytecode, called, tags
-from tests.support.dumps import assert_all_forms
 from tests.support.odd_models import FUNCTIONS, Source
 from tests.support.opencl import build_for_here, counted, executed_here
 from tests.support.traffic import DecodedToken, planned
@@ -51,8 +54,8 @@ the definition those that lost dims. `building/test_families.py` compares 4 bits
 """
 HOST = [case for case in CASES if case.startswith("host")]
 PHONE = [case for case in CASES if case not in HOST]
-DUMPED = ["host", "host, normed and cut heads"]
-"""Whose intermediate forms are written, by a compilation that takes no kernel from the cache."""
+LOWERED = ["host", "host, normed and cut heads"]
+"""Whose lowered module is kept."""
 COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
 """What other cases have together; `soak` has each alone."""
 
@@ -80,13 +83,30 @@ class Library:
             self.assert_close(logits, self.reference(torch.tensor([ids])).logits[0, -1].float().numpy())
 
 
+@contextmanager
+def lowered_into(path: Path) -> Iterator[None]:
+    """Writes the lowered module of a library that is built inside this context."""
+    phases = pipeline.phases
+
+    def write(module):
+        path.write_text(module.script())
+        return module
+
+    def noted(*arguments):
+        found = phases(*arguments)
+        return found | {"lowered": [*found["lowered"], write]}
+
+    with mock.patch.object(pipeline, "phases", noted):
+        yield
+
+
 def host_model(source: Source, name: str, case: str = "") -> HostModel:
     """The host's library of a plan in a quantization."""
     weights, quantization = source.weights(name)
     path = source.directory / "host.so"
     if not path.exists():
-        dump = source.directory / "host-dump" if case in DUMPED else None
-        build_library(source.definition, quantization, get_target("host"), "edge_llama_odd", path, dump)
+        with lowered_into(source.directory / "lowered.py") if case in LOWERED else nullcontext():
+            build_library(source.definition, quantization, get_target("host"), "edge_llama_odd", path)
     return HostModel(path, weights)
 
 
@@ -163,16 +183,10 @@ def test_every_function_is_there(model):
         assert function(model, name) is not None
 
 
-@on(*DUMPED)
-def test_all_intermediate_forms_are_written(library):
-    packed = library.quantization.startswith("q4")
-    assert_all_forms(library.source.directory / "host-dump", ["host.ll"], packed=packed)
-
-
-@on(*DUMPED)
+@on(*LOWERED)
 def test_weights_are_not_given_up_one_by_one(library):
     """Activations are."""
-    text = (library.source.directory / "host-dump" / "06-lowered.py").read_text()
+    text = (library.source.directory / "lowered.py").read_text()
     decode = text[text.index("def decode(") :].split("\n    @R.function")[0]
     given_up = re.findall(r"kill_object\((\w+)\)", decode)
     assert len(given_up) > library.source.checkpoint.plan.num_hidden_layers

@@ -140,10 +140,9 @@ MODEL_LIB = "edge_llama_odd_0123abcd"
 
 @dataclass(frozen=True)
 class Archive:
-    """A library for a phone, the executable embedded in it, its module, and where its intermediate forms are."""
+    """A library for a phone, the executable embedded in it, and its module."""
 
     path: Path
     executable: Any
     planned: Any
     metadata: dict[str, Any]
-    dump: Path | None

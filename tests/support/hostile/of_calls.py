@@ -39,7 +39,7 @@ CALLS = {
 """A call of each command that ends soon, to which an option is added."""
 ALL = ("model", "pruned", "dist", "text.txt", "log.jsonl", "other.jsonl")
 OTHERS = "model|dist|adb|not valid Unicode|does not exist"
-PLACES = {"--tasks", "--output", "--report", "--dump", "--plot", "--llama-bench", "--format"}
+PLACES = {"--tasks", "--output", "--report", "--plot", "--llama-bench", "--format"}
 
 
 def of_options() -> Iterator[Case]:
@@ -105,22 +105,21 @@ NAMES = {
     "above": "..", "nothing": "", "a model": "model", "below a text": "text.txt/x", "in /proc": "/proc/x",
     "in a place that is missing": "no/../out", "below a link to nothing": "dangling/x",
 }  # fmt: skip
-MAY_BE = {"bench": ["nothing", "in a place that is missing"], "dump": ["here", "above", "nothing", "a model"]}
-"""Outputs that work: a dump makes a directory inside, and a bench the directory of its log."""
+MAY_BE = {"bench": ["nothing", "in a place that is missing"]}
+"""Outputs that work: a bench makes the directory of its log."""
 SUFFIX = {"export": ".gguf", "inspect": ".png", "bench": ".jsonl"}
 WRITERS = {
     "prune": PRUNE[:-2], "heal": HEAL[:-2], "export": EXPORT[:-2], "bundle": ("bundle", "dist"),
     "build": ("build", "model", "--target", "host"), "inspect": ("inspect", "model", "--plot"),
     "eval": (*EVAL, "--report"), "bench": BENCH[:-2],
     "compare": ("bench", "compare", "log.jsonl", "other.jsonl", "--report"), "prune --report": (*PRUNE, "--report"),
-    "dump": ("build", "model", "--target", "host", "-o", "out", "--dump"),
 }  # fmt: skip
 
 
 def of_outputs() -> Iterator[Case]:
     """All cases of outputs."""
     for name, writer in WRITERS.items():
-        call = writer if writer[-1] in ("--plot", "--report", "--dump") else (*writer, "-o")
+        call = writer if writer[-1] in ("--plot", "--report") else (*writer, "-o")
         can_force = name not in ("bench", "compare")
         for force in ((), ("--force",)) if can_force else ((),):
             for damage, make in IN_THE_WAY.items():
@@ -128,7 +127,7 @@ def of_outputs() -> Iterator[Case]:
                 yield Case(
                     "outputs", f"{damage} is in the way of {name}{' with --force' if force else ''}",
                     (*call, place, *force), "place", on(place, make),
-                    name == "bench" or (name == "dump" and "directory" in damage), ALL, LOG,
+                    name == "bench", ALL, LOG,
                 )  # fmt: skip
             for damage, out in NAMES.items():
 
