@@ -1,6 +1,6 @@
 """Whatever ends a run, and where: the same command ends well, with the bytes of a run that nothing disturbed.
 
-As a test, each is ended three times. ``make soak`` ends each fifty times, half of them inside C.
+As a test, each is ended five times. ``make soak`` ends each fifty times, half of them inside C.
 """
 
 import json
@@ -133,8 +133,8 @@ def end_often(output: str, undisturbed: Undisturbed, directory: Path, times: int
 
 
 @pytest.mark.parametrize("output", [name for name in COMMANDS if name != "phone"])
-def test_three_times(undisturbed, output, tmp_path):
-    end_often(output, undisturbed, tmp_path, 3, inside=False)
+def test_five_times(undisturbed, output, tmp_path):
+    end_often(output, undisturbed, tmp_path, 5, inside=False)
 
 
 @pytest.mark.soak
