@@ -119,3 +119,14 @@ def test_demo_texts_keep_what_is_measured_on_apart():
         calibration, evaluation = (read_rows(text, purpose) for purpose in ("calibration", "evaluation"))
         assert not set(calibration) & set(evaluation) and len(calibration) > 3 * len(evaluation) > 0
     assert all(isinstance(row, Chat) for row in evaluation)
+
+
+def test_a_dictionary_of_one_long_text_is_not_expanded_at_once(tmp_path):
+    long = arrow.DictionaryArray.from_arrays(arrow.array([0] * 300, arrow.int32()), arrow.array(["x" * 4_000_000]))
+    file = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"text": long}), file, dictionary_pagesize_limit=1 << 28, store_schema=False)
+    assert file.stat().st_size < 1_000_000
+    before = arrow.total_allocated_bytes()
+    read = rows.read_parquet(file)
+    assert len(next(read)) == 4_000_000
+    assert arrow.total_allocated_bytes() - before < 200_000_000
