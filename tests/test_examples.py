@@ -25,7 +25,7 @@ from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
 from edge_transact.layerwise import windows
 from edge_transact.pruning import run
-from tests.support.bench_logs import llama_bench_test, repetition, write_log
+from tests.support.bench_logs import repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
 from tests.support.gguf_files import write_gguf
 from tests.support.hub import MEMBER, serve
@@ -90,9 +90,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "chats.jsonl").write_text(json.dumps({"text": text}))
     for name, seconds in (("before.jsonl", 2.0), ("after.jsonl", 1.0)):
         write_log(directory / name, [repetition(seconds)])
-    lengths = [(64, 0, 0), (256, 0, 0), (0, 64, 64), (0, 64, 256)]
-    tests = [llama_bench_test(*length, [10**8, 10**8]) for length in lengths]
-    (directory / "llama-bench.json").write_text(json.dumps(tests))
     tasks = directory / "tasks"
     tasks.mkdir()
     (tasks / "rows.jsonl").write_text(json.dumps({"context": "It was the", "target": " time"}))

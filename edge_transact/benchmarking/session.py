@@ -21,7 +21,6 @@ from edge_transact.benchmarking.estimate import Plan, all_of_it, make_plan
 from edge_transact.benchmarking.model import BenchModel, open_models
 from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.benchmarking.portable import RUNNER, SOURCE, portable_runner
-from edge_transact.benchmarking.records.llama_bench import read_llama_bench, repetitions_of
 from edge_transact.benchmarking.records.log import Log, read_records
 from edge_transact.benchmarking.records.record import Record, labels
 from edge_transact.benchmarking.records.tuned import read_tuning, write_tuning
@@ -77,7 +76,6 @@ def bench_models(
     format: str = "md",
     report: Path | None = None,
     perplexities: Mapping[str, float] | None = None,
-    llama_bench: Path | None = None,
     clean: bool = False,
     evidence: Path | None = None,
     llama_cpp: Path | None = None,
@@ -93,8 +91,7 @@ def bench_models(
         fresh: Keep an earlier log aside, and measure everything.
         format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
         report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
-        perplexities: Perplexity of each model, by name. Without `llama_bench`, unknown names are refused.
-        llama_bench: What ``llama-bench -o json`` printed on the same device; its results follow the others.
+        perplexities: Perplexity of each model, by name; unknown names are refused.
         clean: Remove the models from the devices at the end.
         llama_cpp: A ``llama-bench`` for the phones, which takes turns with the DISTs.
         ggufs: The DISTs as GGUF, for `llama_cpp`.
@@ -121,9 +118,7 @@ def bench_models(
         replace = log.exists()
         refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
     models = _models(dists, options, llama_cpp, ggufs)
-    tests = read_llama_bench(llama_bench) if llama_bench else None
-    if tests is None:  # its models are named by their files
-        _check_names(perplexities or {}, models, log, fresh)
+    _check_names(perplexities or {}, models, log, fresh)
     drivers = _drivers(models, options, clean=clean)
     tried = _candidates(models, drivers, options)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
@@ -150,8 +145,6 @@ def bench_models(
         file_of_evidence.write_evidence(
             evidence, records, log.read_bytes(), infos, [each for each in models if not each.peer]
         )
-    if tests is not None:
-        records += repetitions_of(tests, records)
     results, sustained = make_results(records, digests[0]), make_sustained(records)
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))
@@ -258,7 +251,7 @@ def _models(
     if llama_cpp and (options.device == "host" or options.app):
         raise UsageError(
             "--with-llama-cpp runs llama-bench on phones, in turns with the runner",
-            fix="Name a phone with --device and leave --app out, or give --llama-bench FILE.",
+            fix="Name a phone with --device and leave --app out.",
         )
     if llama_cpp and options.tune:
         raise UsageError("--tune compares a DIST with itself, not with llama.cpp", fix="Leave --with-llama-cpp out.")

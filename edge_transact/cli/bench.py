@@ -58,9 +58,6 @@ def bench(
     perplexity: Annotated[
         list[str] | None, RESULT(metavar="NAME=VALUE", help="A model's perplexity, for the report. Can be repeated.")
     ] = None,
-    llama_bench: Annotated[
-        Path | None, RESULT(metavar="FILE", help="What llama-bench -o json printed on the same device, as more rows.")
-    ] = None,
     with_llama_cpp: Annotated[
         Path | None,
         typer.Option(
@@ -129,7 +126,6 @@ def bench(
             format=format or "md",
             report=report,
             perplexities=perplexities,
-            llama_bench=llama_bench,
             clean=clean,
             evidence=evidence,
             llama_cpp=with_llama_cpp,

@@ -52,16 +52,6 @@ def bench_of(seconds: Mapping[str, Sequence[float]]) -> list[Record]:
     return records
 
 
-def llama_bench_test(n_prompt: int, n_gen: int, n_depth: int, samples_ns: Sequence[int]) -> dict[str, Any]:
-    """What ``llama-bench -o json`` prints of a test, without most of the fields that aren't read."""
-    return {
-        "build_commit": "d82b7a7", "build_number": 6500, "gpu_info": "Adreno 750", "backends": "OpenCL",
-        "model_filename": "/data/local/tmp/pruned.Q4_0.gguf", "model_type": "deci ?B Q4_0", "model_size": 66619136,
-        "model_n_params": 105705792, "n_threads": 4, "n_prompt": n_prompt, "n_gen": n_gen, "n_depth": n_depth,
-        "test_time": "2026-11-26T10:00:00Z", "avg_ns": sum(samples_ns) // len(samples_ns), "samples_ns": samples_ns,
-    }  # fmt: skip
-
-
 def write_log(path: Path, records: Sequence[Record]) -> Path:
     """Write a log with these records."""
     path.write_text("".join(map(to_line, records)))

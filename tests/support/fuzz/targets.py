@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.benchmarking.records.lines import MalformedLine, parse_line
-from edge_transact.benchmarking.records.llama_bench import read_llama_bench
 from edge_transact.benchmarking.records.log import read_records, to_line
 from edge_transact.benchmarking.records.plan import parse_lengths
 from edge_transact.checkpoint import reader
@@ -135,12 +134,6 @@ def bench_log(data: bytes) -> None:
     text = "".join(map(to_line, records))
     assert _same([asdict(record) for record in read_records(file_of(text.encode(), "log.jsonl"))],
                  [asdict(record) for record in records])  # fmt: skip
-
-
-@target
-def llama_bench(data: bytes) -> None:
-    """llama-bench's tests are a list."""
-    assert isinstance(read_llama_bench(file_of(data, "llama.json")), list)
 
 
 @target

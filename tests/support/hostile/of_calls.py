@@ -39,7 +39,7 @@ CALLS = {
 """A call of each command that ends soon, to which an option is added."""
 ALL = ("model", "pruned", "dist", "text.txt", "log.jsonl", "other.jsonl")
 OTHERS = "model|dist|adb|not valid Unicode|does not exist"
-PLACES = {"--tasks", "--output", "--report", "--plot", "--llama-bench", "--format"}
+PLACES = {"--tasks", "--output", "--report", "--plot", "--format"}
 
 
 def of_options() -> Iterator[Case]:

@@ -140,7 +140,7 @@ def vocabulary(change: Callable[[dict[str, int]], dict[str, int]]) -> Callable[[
 
 
 def of_benches(base: Path) -> Iterator[Case]:
-    """All cases of logs, and of what llama-bench printed."""
+    """All cases of logs."""
     turn = count()
     compare = ("bench", "compare", "log.jsonl", "other.jsonl")
     again = ("bench", "dist", "--lengths", "8+4", "-o", "log.jsonl", "--dry-run")
@@ -163,20 +163,6 @@ def of_benches(base: Path) -> Iterator[Case]:
 
             command = (compare, again)[next(turn) // 3 % 2]
             yield Case("bench log", f"{key} is {value}", command, naming("log.jsonl", key), harm_line, True, needs, LOG)
-    llama = (*BENCH, "--llama-bench", "llama.json")
-    for damage, harm in (OF_ANY_FILE | OF_JSON).items():
-        yield Case(
-            "llama-bench", damage, llama, naming("llama.json", "--llama-bench"), on("llama.json", harm),
-            damage in ("flipped inside", "a byte order mark", "Latin-1"), (*NEEDS, "llama.json"), LOG,
-        )  # fmt: skip
-    for key in json.loads((base / "llama.json").read_text())[0]:
-        for _ in range(3):
-            value = list(VALUES)[next(turn) * 7 % len(VALUES)]
-            yield Case(
-                "llama-bench", f"{key} is {value}", llama, naming("llama.json", "--llama-bench", key),
-                lambda work, key=key, raw=VALUES[value]: set_json(work / "llama.json", (0, key), raw),
-                True, (*NEEDS, "llama.json"), LOG,
-            )  # fmt: skip
 
 
 # Apps

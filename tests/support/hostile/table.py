@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.support.bench_logs import bench_of, llama_bench_test, write_log
+from tests.support.bench_logs import bench_of, write_log
 from tests.support.hostile.case import Case
 from tests.support.hostile.worker import Outcome
 from tests.support.tokenizers import give_bytes
@@ -49,9 +49,6 @@ def make_base(path: Path, model: Path, dist: Path) -> Path:
     (path / "widths.json").write_text(json.dumps(checkpoint.plan.to_list()))
     for name in ("log", "other"):
         write_log(path / f"{name}.jsonl", bench_of({"dense": (2.0, 2.1, 2.2), "pruned": (1.0, 1.1, 1.2)}))
-    (path / "llama.json").write_text(
-        json.dumps([llama_bench_test(8, 0, 0, [10**9]), llama_bench_test(0, 4, 8, [10**9])])
-    )
     project = bundle([path / "dist"], path / "app").directory
     assets = project / "app/src/main"
     with zipfile.ZipFile(path / "app.apk", "w") as apk:
