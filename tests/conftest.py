@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
@@ -29,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # through all modules each time.
     inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
     gc.set_threshold(COLLECTED_OBJECTS)
+    # By default, an example that takes 0.2 s fails, which says something of the machine.
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
     if hasattr(config, "workerinput"):
         return  # a process of pytest-xdist: it inherits all this
     config.stash[TEST_RUN] = TestRun()

@@ -15,7 +15,7 @@ ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]),
 WORDS = st.lists(ANY | st.lists(st.sampled_from(NAMES), max_size=8).map("".join), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=WORDS)
 def test_arguments_come_back_as_they_were(phone, words):
     device = AndroidDevice(adb_client(), phone.serial)

@@ -42,7 +42,7 @@ def logs(seconds: Sequence[float], session: str = "a"):
     return turns(((session, number), value) for number, value in enumerate(seconds))
 
 
-@settings(max_examples=6, derandomize=True, deadline=None)
+@settings(max_examples=6, derandomize=True)
 @given(st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(3, 12), st.floats(0.5, 2), st.integers(0, 2**32))
 def test_the_interval_of_a_ratio_holds_the_truth_19_times_of_20(noise, load, rounds, truth, seed):
     """Each model has its own noise, and in each round both have the same load. ``truth`` 1 is two equal models."""
@@ -57,7 +57,7 @@ def test_the_interval_of_a_ratio_holds_the_truth_19_times_of_20(noise, load, rou
     assert 0.915 < held / trials < 0.985
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True)
 @given(st.floats(-0.2, 0.2), st.integers(2, 4), st.integers(2, 12), st.floats(0.5, 2))
 def test_a_drift_favours_no_model(drift, models, rounds, truth):
     """A phone that slows down by up to a fifth from one visit to the next, and no other noise."""
@@ -76,7 +76,7 @@ def test_a_drift_favours_no_model(drift, models, rounds, truth):
         assert without_turns.pairs == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SECONDS, SECONDS)
 def test_intervals_agree_with_scipys_tests(first, second):
     """Pairs with the paired t-test, others with Welch's, durations with the test of one sample; all on logarithms."""

@@ -40,7 +40,7 @@ def series(speeds, seconds=60.0, readings=(), ended=True, **changed):
     return [*records, visit(readings, **common)] if ended else records
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(5, 20), min_size=2, max_size=3))
 def test_the_last_minute_against_the_first(speeds):
     """Against the speeds that the series was made from; a repetition that crosses an edge takes 8 s at most."""

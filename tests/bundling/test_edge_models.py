@@ -14,7 +14,7 @@ IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 ODD = st.text(max_size=20)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.tuples(IDS, ODD), unique_by=lambda each: each[0].lower(), min_size=1, max_size=3))
 def test_names_are_data(app, names):
     entries = [app.entry("short", id=model, name=name) for model, name in names]

@@ -318,7 +318,7 @@ def test_texts_reach_the_model_as_they_are(app):
     """All but halves of surrogate pairs, which are no characters."""
     app.load("short")
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(text=st.text(st.characters(exclude_categories=()), max_size=15))
     def check(text: str) -> None:
         app.core("reset")

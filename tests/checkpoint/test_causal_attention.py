@@ -17,7 +17,7 @@ def by_definition(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s
     return (scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ value).transpose(1, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     batch=st.integers(1, 3),
     kv_heads=st.integers(1, 4),

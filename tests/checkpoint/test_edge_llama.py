@@ -86,7 +86,7 @@ def test_the_factors_of_a_library_beyond_longropes_length(tmp_path):
             assert rope["short_factor"] == LONGROPE[factors]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     groups=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     ratio=st.integers(1, 3),

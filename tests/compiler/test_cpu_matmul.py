@@ -121,7 +121,7 @@ def test_bias_and_residual_without_a_gate(layout, rows, rng):
     assert_close(got, want, isa, "float16")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     layout=st.sampled_from(["NK", "KN"]),
     isa=st.sampled_from(FP16_SETS),

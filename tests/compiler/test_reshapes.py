@@ -25,7 +25,7 @@ def reshaped(shapes):
     return builder.finalize()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=5))
 def test_at_most_one_reshape_is_left(shapes):
     mod = join_reshapes(reshaped(shapes))

@@ -88,7 +88,7 @@ plans |= plans.filter(lambda plan: plan.layers[0].qk_head_dim == plan.head_dim).
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plan=plans)
 def test_parameters_have_the_plans_shapes_and_all_tensors(tmp_path_factory, plan):
     definition = emit(tmp_path_factory.mktemp("definition"), plan)

@@ -30,7 +30,7 @@ def random_grid(rows: int, columns: int, name: str, seed: int = 0) -> tuple[Grid
     return grid, parameters
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 100), st.sampled_from(FOUR_BITS), st.sampled_from([64, 1 << 18]))
 def test_parameters_are_rounded(rows: int, columns: int, name: str, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patched:

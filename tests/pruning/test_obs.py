@@ -179,7 +179,7 @@ def curves_of(plan: WidthPlan, generator: torch.Generator) -> list[dict[str, tor
     return [{name: falling(unit.count(layer)) for name, unit in UNITS.items()} for layer in plan.layers]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.7))
 def test_the_loss_is_the_least_that_meets_the_limit(seed: int, ratio: float) -> None:
     """Compared with all plans of MLP widths and groups: within the last cut's loss of the best one.
@@ -216,7 +216,7 @@ def test_the_loss_is_the_least_that_meets_the_limit(seed: int, ratio: float) -> 
     assert best - 1e-4 <= spent.loss <= best + max(steps + groups)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.7), call=st.sampled_from([0, 10**3, 10**5, 10**7]))
 def test_attention_calls_cost_the_parameters_that_could_be_read_meanwhile(seed: int, ratio: float, call: int) -> None:
     """A plan whose layers differ in KV heads gains more than its calls cost; costlier calls mean fewer of them."""
@@ -245,7 +245,7 @@ def test_groups_that_cost_nothing_are_cut_from_all_layers() -> None:
     assert plan.num_virtual_layers == plan.num_hidden_layers
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), ratio=st.floats(0.02, 0.5))
 def test_query_heads_are_cut_from_all_layers_at_once_and_cost_no_more_than_the_mlp(seed: int, ratio: float) -> None:
     """The model has one ratio of query heads to KV heads. The MLP alone reaches a ratio of 0.416."""
@@ -263,7 +263,7 @@ def test_query_heads_are_cut_from_all_layers_at_once_and_cost_no_more_than_the_m
 QUANT = get_quantization("q4f16_0")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), allocation=st.sampled_from(["uniform", "sensitivity", "budgeted"]))
 def test_all_limits_hold_at_once(data: st.DataObject, allocation: str) -> None:
     """Limits between what one KV group and one bucket of MLP dims take, and four fifths of the way to the source."""
@@ -315,7 +315,7 @@ def test_the_cache_shrinks_by_the_cut_of_the_only_layer_that_is_wider() -> None:
     assert costs.kv_bytes_per_token(cut, QUANT) <= allowed and cut.layers[0] == plan.layers[0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(windows=st.integers(1, 40), tokens=st.integers(0, 400))
 def test_a_sample_has_at_most_so_many_tokens(random_model: Path, windows: int, tokens: int) -> None:
     model = LayerwiseModel(Checkpoint.open(random_model), torch.zeros(windows, 8, dtype=torch.long))

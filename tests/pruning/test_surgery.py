@@ -98,7 +98,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model(torch.arange(48).view(2, 24) * 7 % TINY["vocab_size"]).logits
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
     """Pruned once and twice: dims keep their RoPE frequencies, and the softmax keeps its scale."""
@@ -117,7 +117,7 @@ def test_same_function_as_the_dense_model_zeroed(source: Checkpoint, tmp_path_fa
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_a_layer_alone_is_the_models(source: Checkpoint, tmp_path_factory, data: st.DataObject) -> None:
     selections = data.draw(selections_of(source.plan))

@@ -62,7 +62,7 @@ def test_the_best_step_of_every_group():
 
 
 @pytest.mark.parametrize("name", W4)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(weight=weights(8.0))
 def test_never_worse_than_nearest(name, weight):
     weight = torch.where(weight.abs() < 1e-2, torch.zeros(()), weight)  # far above the subnormals of fp16
@@ -84,7 +84,7 @@ def test_all_sixteen_codes_and_both_signs_are_used(name):
 
 @pytest.mark.parametrize("name", W4)
 @given(data=st.data())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_what_is_on_the_grid_stays(name, data):
     """A matrix that codes and scales can express is restored, but for the rounding of a scale (bf16 in q4f32_1)."""
     rows = data.draw(st.integers(1, 9))

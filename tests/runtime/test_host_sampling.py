@@ -23,7 +23,7 @@ def chances(sampling: Sampling, logits: np.ndarray, draws: int = 4000) -> np.nda
     return counts / draws
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LOGITS, st.floats(0.01, 0.99))
 def test_top_p_keeps_what_transformers_keeps(logits, top_p):
     expected = TopPLogitsWarper(top_p)(None, torch.from_numpy(logits)[None])[0].numpy()
@@ -53,7 +53,7 @@ def test_tokens_are_as_frequent_as_their_probability():
         np.testing.assert_allclose(found, warped.softmax(-1)[0].numpy(), atol=0.03)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LOGITS, st.floats(0.5, 2.0), st.data())
 def test_the_repetition_penalty_is_transformers(logits, penalty, data):
     said = data.draw(st.lists(st.integers(0, len(logits) - 1), min_size=1, max_size=5))

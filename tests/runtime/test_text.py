@@ -53,7 +53,7 @@ def test_a_prompt_is_the_one_of_transformers(directory, tmp_path, name):
     codec = TextCodec(configure(directory, tmp_path / "tokenizer", chat_template=TEMPLATES[name]))
     tokenizer = codec.tokenizer
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(CONVERSATIONS)
     def same(spoken):
         messages = conversation(*spoken)
@@ -78,7 +78,7 @@ def test_a_prompt_is_the_one_of_transformers(directory, tmp_path, name):
 def test_ids_and_text_are_those_of_transformers(directory, tmp_path, changed):
     codec = TextCodec(configure(directory, tmp_path / "tokenizer", **changed))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(TEXTS | st.just("<|more|> and <|padding|>"))
     def same(text):
         ids = codec.encode(text)
@@ -91,7 +91,7 @@ def test_ids_and_text_are_those_of_transformers(directory, tmp_path, changed):
 def test_a_streamed_text_is_the_whole_one(directory):
     codec = TextCodec(directory)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(TEXTS)
     def same(text):
         ids = codec.encode(text)
@@ -105,7 +105,7 @@ def test_a_stream_goes_on_after_bytes_that_are_not_utf_8(tmp_path):
     save_sentencepiece(tmp_path)
     codec = TextCodec(tmp_path)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.sampled_from(["t", "▁t", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "<0xE2>"])))
     def all_words(names):
         names.append("t")

@@ -131,7 +131,7 @@ def test_restores_every_tensor_within_its_quantization(tmp_path, name):
     intermediate=st.integers(1, 70),
     name=st.sampled_from(sorted(QUANTIZATIONS)),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_weight_bytes_are_exact_for_any_widths(tmp_path_factory, groups, ratio, pairs, v_dims, intermediate, name):
     layers = tuple(
         LayerWidths(count * ratio, count, 2 * pairs, v_dims, intermediate + index) for index, count in enumerate(groups)
