@@ -34,7 +34,7 @@ def bundle(
 ) -> None:
     """Write an Android Studio project with models in it: a library module to build on, and a chat app.
 
-    A model has the name of its directory. Up to 150 MB of weights are packed into the app; `install` copies larger
+    A model has the name of its directory. Up to 400 MB of weights are packed into the app; `install` copies larger
     ones to a phone. `--build` needs an Android SDK with NDK, a JDK, Gradle, Rust and a checkout of MLC-LLM, and lists
     what is missing.
 

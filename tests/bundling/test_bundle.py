@@ -210,6 +210,7 @@ def test_models_that_are_too_large_for_the_app_are_installed(dist, other, tmp_pa
     result = run("bundle", str(dist), str(other), "-o", str(tmp_path / "app"))
     assert result.exit_code == 0, result.output
     assert "Too large to travel in the app: tiny." in result.stdout
+    assert "Google Play takes 500 MB" in result.stdout
     assert f"edge-transact install {tmp_path / 'app'}" in result.stdout
     models = AppModels.of_project(tmp_path / "app").models
     assert [model.weights for model in models] == ["install", "assets"]
