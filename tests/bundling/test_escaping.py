@@ -6,7 +6,7 @@ import subprocess
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_transact.bundling import escaping
@@ -44,7 +44,6 @@ def read_android(content: str) -> str:
     return re.sub(r"\\(u[0-9a-f]{4}|.)", unescaped, text, flags=re.DOTALL)
 
 
-@settings(deadline=None)
 @given(text=TEXTS)
 def test_gradle_and_android_read_the_text_as_it_was(text):
     assert groovy_string(text).isascii()
@@ -65,7 +64,6 @@ def test_aapt2_reads_the_texts_as_they_were(tmp_path):
         assert bytes([0x0A, len(text.encode())]) + text.encode() in compiled, text
 
 
-@settings(deadline=None)
 @given(names=st.lists(TEXTS, min_size=1, max_size=5))
 def test_ids_are_file_names_and_differ_without_case(names):
     ids = model_ids(names)

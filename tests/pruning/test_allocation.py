@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_transact import costs
@@ -53,7 +53,6 @@ def plans_and_ratios(draw, bucket: int) -> tuple[WidthPlan, float]:
     return plan, least + draw(st.floats(0, 0.999)) * (most - least)
 
 
-@settings(deadline=None)
 @given(data=st.data(), bucket=st.sampled_from([1, 8, 32]))
 def test_a_ratio_is_reached_within_half_a_bucket(data: st.DataObject, bucket: int) -> None:
     plan, ratio = data.draw(plans_and_ratios(bucket))

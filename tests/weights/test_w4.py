@@ -6,7 +6,7 @@ import hypothesis.extra.numpy as npst
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_transact.quantization import QUANTIZATIONS
@@ -41,7 +41,6 @@ def rounding_of(quantization):
 
 
 @pytest.mark.parametrize("name", W4)
-@settings(deadline=None)
 @given(weight=weights(1000.0), embedding=st.booleans())
 def test_error_is_at_most_half_a_step(name, weight, embedding):
     quantization = QUANTIZATIONS[name]
@@ -59,7 +58,6 @@ def test_error_is_at_most_half_a_step(name, weight, embedding):
 
 
 @pytest.mark.parametrize("name", W4)
-@settings(deadline=None)
 @given(weight=weights(8.0))
 def test_quantization_is_idempotent(name, weight):
     # Values far above the subnormals, where the scale itself survives the round trip within a rounding.
