@@ -93,7 +93,7 @@ def test_an_answer_is_stopped_before_its_first_token(app):
 def test_one_answer_at_a_time(app):
     app.load("long")
     with app.core.pace(hold=0), pytest.raises(ValueError, match="still being given"):
-        app.send("Hi", twice=True)
+        app.send("Hi", twice="")
     app.core("stop")
     app.core("close")
     with pytest.raises(ValueError, match="closed"):
@@ -156,23 +156,29 @@ def test_without_that_the_engine_dies_at_the_end_as_mlcs_does(app, config, dies)
         assert heard[-2]["choices"][0]["finish_reason"] == "length"
 
 
-def test_the_oldest_turns_go_when_the_window_is_full(app):
+def seen(app) -> list[list[str]]:
+    """The messages of the last request."""
+    return [[each["role"], each["content"]] for each in app.core.calls("chat_completion")[-1]["messages"]]
+
+
+def test_the_oldest_turns_are_left_out_when_the_window_is_full(app):
     app.load("short")
     messages: list[list[str]] = []
     sizes = []
     for number in range(8):
-        text = f"{number}, please"
-        events = app.send(text)
-        assert events[-2] == ["end", "STOP"]
-        kept = app.core("messages")["messages"]
-        messages += [["user", text], ["assistant", said(events)]]
+        messages.append(["user", f"{number}?"])
+        events = app.send(messages[-1][1])
+        kept = seen(app)
         # What is left are the latest turns, and the answer is the one to them.
         assert kept == messages[-len(kept) :]
-        expected, prompt_tokens, _ = app.answer(kept[:-1], STOP_IDS)
+        expected, prompt_tokens, _ = app.answer(kept, STOP_IDS)
         assert said(events) == expected
         assert events[-1]["prompt_tokens"] == prompt_tokens < WINDOW
         sizes.append(len(kept) // 2)
-    assert sizes[:2] == [1, 2] and max(sizes) < 8
+        messages.append(["assistant", expected])
+        everything = app.core("messages")
+        assert everything == {"messages": messages, "left_out": len(messages) - 1 - len(kept)}
+    assert sizes[:2] == [0, 1] and 1 < max(sizes) < 7
 
 
 def test_an_answer_that_fills_the_window(app):
@@ -183,7 +189,7 @@ def test_an_answer_that_fills_the_window(app):
     assert said(events) == app.answer([["user", "Hi"]], [])[0]
     # It leaves no room for itself: the next message is the first.
     assert said(app.send("Ho")) == app.answer([["user", "Ho"]], [])[0]
-    assert len(app.core("messages")["messages"]) == 2
+    assert app.core("messages")["left_out"] == 2
 
 
 def test_a_message_that_is_longer_than_the_window(app):
@@ -210,7 +216,50 @@ def test_a_prompt_that_the_engine_refuses_is_tried_with_fewer_turns(app, tmp_pat
     requests = len(app.core.calls("chat_completion"))
     assert said(app.send("~" * 11)) == app.answer([["user", "~" * 110]], STOP_IDS)[0]
     assert [len(each["messages"]) for each in app.core.calls("chat_completion")[requests:]] == [3, 1]
-    assert len(app.core("messages")["messages"]) == 2
+    assert app.core("messages")["left_out"] == 2
+
+
+def test_conversations_take_turns(app):
+    """Each has its messages, its system's message and its sampling, and one answer is given at a time."""
+    app.load("short")
+    app.core("chat", chat="brief", system="Be brief. ", sampling={"max_tokens": 3})
+    app.core("chat", chat="long", sampling={"stop": ["😀"]})
+    heard: dict[str, list[list[str]]] = {"brief": [], "long": []}
+    for text in ("Hi", "And?"):
+        for chat, messages in heard.items():
+            messages.append(["user", text])
+            events = app.send(text, chat=chat)
+            system = [["system", "Be brief. "]] if chat == "brief" else []
+            assert seen(app) == system + messages
+            messages.append(["assistant", said(events)])
+            if chat == "brief":
+                assert events[-2] == ["end", "LENGTH"] and events[-1]["completion_tokens"] == 3
+            else:
+                whole = app.answer(messages[:-1], STOP_IDS)[0]
+                assert said(events) == whole[: whole.index("😀")] and events[-2] == ["end", "STOP"]
+    assert {chat: app.core("messages", chat=chat)["messages"] for chat in heard} == heard
+    with app.core.pace(hold=0), pytest.raises(ValueError, match="another conversation's answer is still being given"):
+        app.send("Hi", chat="brief", twice="long")
+    app.core("reset", chat="long")
+    with pytest.raises(ValueError, match="an answer is still being given"):
+        app.send("Hi", chat="brief")
+    app.core("stop", chat="brief")
+    assert len(app.core("messages", chat="brief")["messages"]) == 6
+    assert said(app.send("Hi")) == app.answer([["user", "Hi"]], STOP_IDS)[0]
+
+
+def test_a_conversation_of_earlier_goes_on(app):
+    app.load("short")
+    short = {"max_tokens": 4}
+    app.core("chat", chat="first", system="Speak.", sampling=short)
+    for text in ("Hi", "And?", "Why?"):
+        app.send(text, chat="first")
+    said_so = app.core("messages", chat="first")["messages"]
+    app.core("chat", chat="second", system="Speak.", history=said_so[:-2], sampling=short)
+    app.send("Why?", chat="second")
+    as_said, restored = app.core.calls("chat_completion")[-2:]
+    assert restored == as_said
+    assert app.core("messages", chat="second")["messages"] == said_so
 
 
 def test_an_engine_that_dies_while_it_answers(app):
@@ -298,7 +347,6 @@ def test_engines_that_hang_or_throw_errors(app):
         "open throws | ENGINE_FAILED | open",
         "stopped | STOPPED",
         "after stop | ENGINE_FAILED | abort",
-        "after reset | ENGINE_FAILED | reset",
     ], done.stderr
 
 

@@ -32,17 +32,13 @@ public final class HostileEngines {
             say("open throws", error.code(), error.detail());
         }
 
-        Hostile deaf = new Hostile("abort throws", "reset throws");
+        Hostile deaf = new Hostile("abort throws");
         Session session = Session.load(model, choice, Paths.get("/"), deaf, (stage, done, total) -> {});
-        session.send("Hi", new Heard("stopped"));
-        session.stop();
-        session.send("Hi", new Heard("after stop"));
+        Conversation chat = session.conversation();
+        chat.send("Hi", new Heard("stopped"));
+        chat.stop();
+        chat.send("Hi", new Heard("after stop"));
         session.close();
-
-        Session another = Session.load(model, choice, Paths.get("/"), deaf, (stage, done, total) -> {});
-        another.reset();
-        another.send("Hi", new Heard("after reset"));
-        another.close();
     }
 
     private static void say(Object... words) {
@@ -110,11 +106,6 @@ public final class HostileEngines {
         @Override
         public void abort(String requestId) {
             fail("abort");
-        }
-
-        @Override
-        public void reset() {
-            fail("reset");
         }
 
         @Override

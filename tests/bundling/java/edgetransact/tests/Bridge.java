@@ -2,6 +2,7 @@ package edgetransact.tests;
 
 import edgetransact.edge.BenchRun;
 import edgetransact.edge.Choice;
+import edgetransact.edge.Conversation;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Finish;
 import edgetransact.edge.Listener;
@@ -11,6 +12,7 @@ import edgetransact.edge.Models;
 import edgetransact.edge.Phone;
 import edgetransact.edge.Preference;
 import edgetransact.edge.Progress;
+import edgetransact.edge.Sampling;
 import edgetransact.edge.Session;
 import edgetransact.edge.Starts;
 import edgetransact.edge.Usage;
@@ -23,7 +25,11 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicBoolean;
 import org.json.JSONArray;
@@ -38,6 +44,7 @@ final class Bridge {
     private final PipeEngine.Factory engines;
     private Models models;
     private Session session;
+    private final Map<String, Conversation> chats = new HashMap<>();
 
     private Bridge(PipeEngine.Factory engines) {
         this.engines = engines;
@@ -86,12 +93,16 @@ final class Bridge {
             case "send":
                 return send(command, result);
             case "stop":
-                session.stop();
+                chat(command).stop();
+                return result;
+            case "chat":
+                chats.put(command.getString("chat"), conversation(command));
                 return result;
             case "messages":
-                return result.put("messages", messages());
+                return result.put("messages", messages(chat(command).messages()))
+                        .put("left_out", chat(command).leftOut());
             case "reset":
-                session.reset();
+                chat(command).reset();
                 return result;
             case "close":
                 session.close();
@@ -131,6 +142,8 @@ final class Bridge {
             starts.forget(model);
         }
         session = Session.start(model, phone(command), preference(command), starts, weights, engines, progress);
+        chats.clear();
+        chats.put("", session.conversation());
         return result.put("progress", heard)
                 .put("device", session.choice().device().target())
                 .put("gave_way", session.choice().gaveWay());
@@ -157,23 +170,67 @@ final class Bridge {
         };
     }
 
-    /** Sends a text; stops the answer after {@code stop_after} pieces of it, if there are so many. */
+    private Conversation conversation(JSONObject command) throws JSONException {
+        JSONArray said = command.optJSONArray("history");
+        List<Message> history = new ArrayList<>();
+        for (int index = 0; said != null && index < said.length(); index++) {
+            String text = said.getJSONArray(index).getString(1);
+            boolean user = said.getJSONArray(index).getString(0).equals("user");
+            history.add(user ? Message.user(text) : Message.assistant(text));
+        }
+        String system = command.has("system") ? command.getString("system") : null;
+        return session.conversation(system, history, sampling(command.optJSONObject("sampling")));
+    }
+
+    private static Sampling sampling(JSONObject set) throws JSONException {
+        if (set == null) {
+            return Sampling.DEFAULT;
+        }
+        Sampling.Builder builder = Sampling.builder()
+                .temperature(number(set, "temperature"))
+                .topP(number(set, "top_p"))
+                .frequencyPenalty(number(set, "frequency_penalty"))
+                .presencePenalty(number(set, "presence_penalty"))
+                .seed(set.has("seed") ? set.getInt("seed") : null)
+                .maxTokens(set.has("max_tokens") ? set.getInt("max_tokens") : null);
+        List<String> stop = new ArrayList<>();
+        for (int index = 0; set.has("stop") && index < set.getJSONArray("stop").length(); index++) {
+            stop.add(set.getJSONArray("stop").getString(index));
+        }
+        return builder.stop(stop).build().change().build();
+    }
+
+    private static Double number(JSONObject set, String name) {
+        return set.has(name) ? set.optDouble(name) : null;
+    }
+
+    /** The conversation that a command names, or the one that is there after loading. */
+    private Conversation chat(JSONObject command) {
+        return chats.get(command.optString("chat"));
+    }
+
+    /** Sends a text, or has one answered again; stops the answer after {@code stop_after} pieces, if there are so many. */
     private JSONObject send(JSONObject command, JSONObject result) throws InterruptedException, JSONException {
         Answer answer = new Answer(command.optInt("stop_after", Integer.MAX_VALUE));
-        session.send(command.getString("text"), answer);
-        if (command.optBoolean("twice")) {
-            session.send("again", answer);
+        Conversation chat = chat(command);
+        if (command.has("text")) {
+            chat.send(command.getString("text"), answer);
+        } else {
+            chat.regenerate(answer);
+        }
+        if (command.has("twice")) {
+            chats.get(command.getString("twice")).send("again", answer);
         }
         answer.enough.await();
         if (!answer.ended) {
-            session.stop();
+            chat.stop();
         }
         return result.put("events", answer.events);
     }
 
-    private JSONArray messages() throws JSONException {
+    private static JSONArray messages(List<Message> list) {
         JSONArray messages = new JSONArray();
-        for (Message message : session.messages()) {
+        for (Message message : list) {
             messages.put(new JSONArray().put(message.role()).put(message.text()));
         }
         return messages;

@@ -151,11 +151,6 @@ final class PipeEngine implements Engine {
     }
 
     @Override
-    public void reset() {
-        factory.call("reset");
-    }
-
-    @Override
     public void unload() {
         factory.call("unload");
     }

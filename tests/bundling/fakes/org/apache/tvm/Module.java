@@ -89,8 +89,6 @@ public class Module {
             case "abort":
                 aborted.add(arguments[0].asString());
                 break;
-            case "reset":
-                break;
             default:
                 throw new IllegalArgumentException(name);
         }

@@ -3,6 +3,7 @@ package edgetransact.app;
 import android.content.Context;
 import android.os.Handler;
 import android.os.Looper;
+import edgetransact.edge.Conversation;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Finish;
 import edgetransact.edge.Listener;
@@ -44,6 +45,7 @@ final class Chat {
     private final List<Bubble> bubbles = new ArrayList<>();
     private Runnable observer = () -> {};
     private Session session;
+    private Conversation conversation;
     private Bubble answer;
 
     private Chat(ModelHolder holder) {
@@ -83,7 +85,7 @@ final class Chat {
 
     /** Sends a message, if a model is there to answer it. */
     void send(String text) {
-        if (session == null || answering()) {
+        if (conversation == null || answering()) {
             return;
         }
         Bubble question = new Bubble(true);
@@ -91,14 +93,14 @@ final class Chat {
         bubbles.add(question);
         answer = new Bubble(false);
         bubbles.add(answer);
-        session.send(text, new Answer(answer));
+        conversation.send(text, new Answer(answer));
         observer.run();
     }
 
     /** Ends the answer that is being given. */
     void stop() {
-        if (session != null) {
-            session.stop();
+        if (conversation != null) {
+            conversation.stop();
         }
     }
 
@@ -106,8 +108,8 @@ final class Chat {
     void restart() {
         answer = null;
         bubbles.clear();
-        if (session != null) {
-            session.reset();
+        if (conversation != null) {
+            conversation.reset();
         }
         observer.run();
     }
@@ -115,6 +117,7 @@ final class Chat {
     private void sessionChanged() {
         if (session != holder.session()) {
             session = holder.session();
+            conversation = session == null ? null : session.conversation();
             if (answer != null) {
                 answer.finish = Finish.STOPPED;
                 answer = null;

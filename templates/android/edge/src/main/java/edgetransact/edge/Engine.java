@@ -19,9 +19,6 @@ public interface Engine extends AutoCloseable {
     /** Ends an answer: nothing of it is heard again, not even a usage block. Returns at once. */
     void abort(String requestId);
 
-    /** Ends all answers, and forgets what the prefix cache holds. Returns at once. */
-    void reset();
-
     /** Frees the model; returns when it is freed. If the background loop has ended, it never returns. */
     void unload();
 

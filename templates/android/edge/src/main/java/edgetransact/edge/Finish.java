@@ -4,8 +4,8 @@ package edgetransact.edge;
 public enum Finish {
     /** The model ended it. */
     STOP,
-    /** The context window is full. */
+    /** The context window is full, or {@link Sampling#maxTokens} are said. */
     LENGTH,
-    /** {@link Session#stop} ended it. */
+    /** {@link Conversation#stop} ended it. */
     STOPPED
 }

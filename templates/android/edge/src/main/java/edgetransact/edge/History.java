@@ -2,14 +2,15 @@ package edgetransact.edge;
 
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 
 /**
  * The turns of a conversation, and how many tokens they take.
  *
- * <p>Only the engine can count tokens, and it tells the prompt's after the answer. So past turns are known, and new text
- * is taken for as many tokens as it has bytes. Few tokenizers make more of a text, and many make a quarter: old turns may
- * go early, so that the answer has room, and a long message alone is still tried. What doesn't fit, the engine refuses.
+ * <p>Only the engine can count tokens, and it tells the prompt's after the answer. Text that it hasn't counted is taken
+ * for as many tokens as it has bytes: few tokenizers make more of a text, and many make a quarter. Where that would
+ * leave turns out, {@link Draft#uncounted} says that counting is worth while. What doesn't fit, the engine refuses.
  *
  * <p>Not thread-safe.
  */
@@ -17,84 +18,219 @@ final class History {
     /** What a template puts after an answer, when another turn follows. */
     private static final int SEPARATOR_TOKENS = 8;
 
-    /** Room for an answer. */
+    /** Room for an answer, if nobody says how long it may be. */
     private static final int ANSWER_TOKENS = 256;
 
-    private static final class Turn {
-        private final String question;
-        private final String answer;
-        private final int tokens;
+    /** More than most tokenizers make a token of. */
+    private static final int MOST_BYTES_PER_TOKEN = 6;
 
-        private Turn(String question, String answer, int tokens) {
-            this.question = question;
-            this.answer = answer;
+    /** What begins with a message of the user and goes on to the next, or comes before the first of them. */
+    private static final class Turn {
+        private final List<Message> messages;
+        private int tokens;
+        private boolean counted;
+
+        private Turn(List<Message> messages, int tokens) {
+            this.messages = messages;
             this.tokens = tokens;
         }
     }
 
     private final List<Turn> turns = new ArrayList<>();
+    private final List<Message> system;
     private final int templateTokens;
     private final int promptTokens;
 
+    /** The most tokens of a prompt besides its turns. */
+    private int baseTokens;
+
+    /** Turns before this one are left out of prompts. */
+    private int first;
+
     /**
-     * @param templateTokens the most tokens that a prompt has besides its turns and its last message's text
+     * @param templateTokens the most tokens that a prompt has besides the system's and its messages' text
      * @param contextWindowSize the most tokens of a prompt and its answer
+     * @param answerTokens the most tokens of an answer, or null
+     * @param system what the model is told before all messages, or null
+     * @param restored messages of earlier, oldest first
      */
-    History(int templateTokens, int contextWindowSize) {
+    History(int templateTokens, int contextWindowSize, Integer answerTokens, String system, List<Message> restored) {
         this.templateTokens = templateTokens;
-        this.promptTokens = contextWindowSize - Math.min(ANSWER_TOKENS, contextWindowSize / 4);
-    }
-
-    /** How many of the oldest turns have to go, so that a message and its answer fit. */
-    int excess(String question) {
-        long tokens = (long) templateTokens + bytes(question) + tokens(0);
-        int excess = 0;
-        while (excess < turns.size() && tokens > promptTokens) {
-            tokens -= turns.get(excess++).tokens;
+        this.promptTokens = contextWindowSize
+                - (answerTokens == null
+                        ? Math.min(ANSWER_TOKENS, contextWindowSize / 4)
+                        : Math.min(answerTokens, contextWindowSize / 2));
+        this.system = system == null ? Collections.emptyList() : Collections.singletonList(Message.system(system));
+        baseTokens = templateTokens + (system == null ? 0 : bytes(system));
+        for (Message message : restored) {
+            if (turns.isEmpty() || message.isUser()) {
+                turns.add(new Turn(new ArrayList<>(), 0));
+            }
+            turns.get(turns.size() - 1).messages.add(message);
         }
-        return excess;
-    }
-
-    /** The number of turns. */
-    int size() {
-        return turns.size();
-    }
-
-    /** The messages of all turns but the oldest {@code from}. */
-    List<Message> messages(int from) {
-        List<Message> messages = new ArrayList<>();
-        for (Turn turn : turns.subList(from, turns.size())) {
-            messages.add(new Message("user", turn.question));
-            messages.add(new Message("assistant", turn.answer));
+        for (Turn turn : turns) {
+            turn.tokens = most(turn.messages);
         }
-        return messages;
     }
 
-    /**
-     * Adds a turn, without the reasoning in its answer.
-     *
-     * @param dropped how many of the oldest turns were left out of its prompt; they are forgotten
-     * @param usage what the engine counted, or null if it didn't
-     */
-    void add(String question, String said, int dropped, Usage usage) {
-        String answer = Reasoning.answer(said);
-        int tokens = templateTokens + bytes(question) + bytes(answer);
-        if (usage != null && answer.equals(said)) {
-            tokens = Math.max(0, usage.promptTokens() + usage.completionTokens() - tokens(dropped));
+    /** All messages, oldest first. */
+    List<Message> messages() {
+        return messages(0, turns.size());
+    }
+
+    /** How many of the oldest messages prompts no longer have. */
+    int leftOut() {
+        return messages(0, first).size();
+    }
+
+    /** The next message, which an answer is wanted for. */
+    Draft draft(Message message) {
+        return new Draft(turns.size(), Collections.singletonList(message));
+    }
+
+    /** The last message that isn't an answer, or null if there is none: what came after it will be replaced. */
+    Draft again() {
+        int last = turns.size() - 1;
+        List<Message> prompt = last < 0 ? new ArrayList<>() : new ArrayList<>(turns.get(last).messages);
+        while (!prompt.isEmpty() && prompt.get(prompt.size() - 1).isAssistant()) {
+            prompt.remove(prompt.size() - 1);
         }
-        turns.subList(0, dropped).clear();
-        turns.add(new Turn(question, answer, tokens + SEPARATOR_TOKENS));
+        return prompt.isEmpty() ? null : new Draft(last, prompt);
     }
 
     /** Forgets all turns. */
     void clear() {
         turns.clear();
+        first = 0;
     }
 
-    private int tokens(int from) {
+    /** A prompt in the making. It changes nothing until it is {@link #answered}. */
+    final class Draft {
+        private final int end;
+        private final Turn turn;
+        private int from;
+
+        /** @param end the turns before it are those of this prompt */
+        private Draft(int end, List<Message> prompt) {
+            this.end = end;
+            turn = new Turn(prompt, most(prompt));
+            from = Math.min(first, end);
+        }
+
+        /** Leaves out so many of the oldest turns that it and an answer fit, as far as is known. */
+        void fit() {
+            while (from < end && baseTokens + tokens(from, end) + turn.tokens > promptTokens) {
+                from++;
+            }
+        }
+
+        /**
+         * Whether turns that may have to be left out should be counted first. Those that certainly don't fit are left
+         * out.
+         */
+        boolean uncounted() {
+            if (baseTokens + tokens(from, end) + turn.tokens <= promptTokens) {
+                return false;
+            }
+            boolean uncounted = false;
+            for (Turn each : turns.subList(from, end)) {
+                uncounted |= !each.counted;
+            }
+            while (uncounted && from < end && least(from) > promptTokens) {
+                from++;
+            }
+            return uncounted && from < end;
+        }
+
+        /** Leaves out one more of the oldest turns, if there is one. */
+        boolean shorten() {
+            return from < end && from++ < end;
+        }
+
+        /** Its messages, the system's first. */
+        List<Message> messages() {
+            List<Message> messages = new ArrayList<>(system);
+            messages.addAll(History.this.messages(from, end));
+            messages.addAll(turn.messages);
+            return messages;
+        }
+
+        /** The engine counted the prompt. */
+        void counted(int tokens) {
+            spread(from, end, turn, tokens);
+        }
+
+        /**
+         * Adds the turn, without the reasoning in its answer.
+         *
+         * @param usage what the engine counted, or null if it didn't
+         */
+        void answered(String said, Usage usage) {
+            String answer = Reasoning.answer(said);
+            List<Message> messages = new ArrayList<>(turn.messages);
+            messages.add(Message.assistant(answer));
+            Turn added = new Turn(messages, most(messages));
+            if (usage != null) {
+                boolean whole = answer.equals(said);
+                int answerTokens = (whole ? usage.completionTokens() : bytes(answer)) + SEPARATOR_TOKENS;
+                spread(from, end, added, usage.promptTokens() + answerTokens);
+                added.counted = whole;
+            }
+            turns.subList(end, turns.size()).clear();
+            turns.add(added);
+            first = from;
+        }
+
+        private int least(int start) {
+            int least = turn.tokens / MOST_BYTES_PER_TOKEN;
+            for (Turn each : turns.subList(start, end)) {
+                least += each.counted ? each.tokens : each.tokens / MOST_BYTES_PER_TOKEN;
+            }
+            return least;
+        }
+    }
+
+    /** Takes what was counted of some turns and another one apart: what isn't known of them, by the sizes of texts. */
+    private void spread(int from, int end, Turn last, int counted) {
+        List<Turn> unknown = new ArrayList<>(Collections.singletonList(last));
+        baseTokens = Math.min(baseTokens, counted);
+        long rest = counted - baseTokens;
+        long sizes = last.tokens;
+        for (Turn turn : turns.subList(from, end)) {
+            if (turn.counted) {
+                rest -= turn.tokens;
+            } else {
+                unknown.add(turn);
+                sizes += turn.tokens;
+            }
+        }
+        for (Turn turn : unknown) {
+            turn.tokens = (int) ((Math.max(0, rest) * turn.tokens + sizes - 1) / sizes);
+            turn.counted = true;
+        }
+    }
+
+    private List<Message> messages(int from, int end) {
+        List<Message> messages = new ArrayList<>();
+        for (Turn turn : turns.subList(from, end)) {
+            messages.addAll(turn.messages);
+        }
+        return messages;
+    }
+
+    private int tokens(int from, int end) {
         int tokens = 0;
-        for (Turn turn : turns.subList(from, turns.size())) {
+        for (Turn turn : turns.subList(from, end)) {
             tokens += turn.tokens;
+        }
+        return tokens;
+    }
+
+    /** The most tokens of a turn's messages, with what the template puts around them. */
+    private int most(List<Message> messages) {
+        int tokens = (messages.size() + 1) / 2 * (templateTokens + SEPARATOR_TOKENS);
+        for (Message message : messages) {
+            tokens += bytes(message.text());
         }
         return tokens;
     }

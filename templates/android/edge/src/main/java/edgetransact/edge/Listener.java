@@ -2,7 +2,7 @@ package edgetransact.edge;
 
 /**
  * Hears an answer. Methods are called one at a time: texts in their order, then once {@code done} or {@code failed},
- * then nothing. They run on the engine's thread, or on one that is calling a method of the session, and must not block.
+ * then nothing. They run on the engine's thread, or on one that is calling a method of the conversation, and must not block.
  */
 public interface Listener {
     /** The next piece of the answer: whole characters, at least one. */

@@ -111,14 +111,6 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         }
     }
 
-    /** Forgets what the engine keeps of conversations. */
-    synchronized void reset() {
-        stop();
-        if (dead == null) {
-            demand(engine::reset);
-        }
-    }
-
     @Override
     public synchronized void responses(String json) {
         if (stopped != null) {

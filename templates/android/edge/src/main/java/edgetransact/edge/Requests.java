@@ -10,14 +10,23 @@ import org.json.JSONObject;
 final class Requests {
     private Requests() {}
 
-    /** The next answer of a conversation, sampled as the model's configuration says. */
-    static JSONObject chat(List<Message> messages) {
+    /** The next answer of a conversation. */
+    static JSONObject chat(List<Message> messages, Sampling sampling) {
         try {
             JSONArray list = new JSONArray();
             for (Message message : messages) {
                 list.put(new JSONObject().put("role", message.role()).put("content", message.text()));
             }
-            return new JSONObject().put("messages", list);
+            // What is null isn't put, and then as the model's configuration says.
+            JSONObject request = new JSONObject()
+                    .put("messages", list)
+                    .put("temperature", sampling.temperature())
+                    .put("top_p", sampling.topP())
+                    .put("frequency_penalty", sampling.frequencyPenalty())
+                    .put("presence_penalty", sampling.presencePenalty())
+                    .put("seed", sampling.seed())
+                    .put("max_tokens", sampling.maxTokens());
+            return sampling.stop().isEmpty() ? request : request.put("stop", new JSONArray(sampling.stop()));
         } catch (JSONException error) {
             throw new AssertionError(error);
         }
@@ -25,11 +34,8 @@ final class Requests {
 
     /** An answer of two tokens: one of the prompt, one of itself, so all kernels of a conversation run. */
     static JSONObject shortest() {
-        try {
-            return chat(Collections.singletonList(new Message("user", "?"))).put("max_tokens", 2);
-        } catch (JSONException error) {
-            throw new AssertionError(error);
-        }
+        Sampling two = Sampling.builder().maxTokens(2).build();
+        return chat(Collections.singletonList(Message.user("?")), two);
     }
 
     /** Exactly so many tokens, the likeliest each time. */

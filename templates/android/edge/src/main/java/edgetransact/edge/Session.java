@@ -9,7 +9,7 @@ import java.util.concurrent.ExecutionException;
 import org.json.JSONObject;
 
 /**
- * A conversation with a loaded model.
+ * A loaded model, which answers in conversations.
  *
  * <p>Thread-safe. It owns its engine; a phone has memory for one session at a time.
  */
@@ -19,8 +19,8 @@ public final class Session implements AutoCloseable {
     /** Its lock guards the other fields. */
     private final LoadedEngine engine;
 
-    private History history;
-    private Turn turn;
+    private int templateTokens;
+    private Conversation answering;
     private boolean closed;
 
     private Session(Model model, Choice choice, LoadedEngine engine) {
@@ -104,48 +104,39 @@ public final class Session implements AutoCloseable {
         return choice;
     }
 
-    /** The messages that the model has seen or said, oldest first; not those that no longer fit and were dropped. */
-    public List<Message> messages() {
-        synchronized (engine) {
-            return Collections.unmodifiableList(history.messages(0));
-        }
+    /** A conversation without a system's message, sampled as the model's configuration says. */
+    public Conversation conversation() {
+        return conversation(null, Collections.emptyList(), Sampling.DEFAULT);
     }
 
     /**
-     * Sends a message; returns at once. The oldest turns are left out if they and an answer might not fit into the
-     * context window.
+     * Begins a conversation, or goes on with one of earlier.
      *
-     * @param text the message, any text
-     * @param listener hears the answer; {@code failed} with {@code CONTEXT_FULL} or {@code ENGINE_FAILED}
-     * @throws IllegalStateException an answer is still being given, or the session is closed
+     * @param system what the model is told before all messages, in place of what its own template says; null for that
+     * @param history what was said before, oldest first: {@link Conversation#messages} of another conversation
+     * @param sampling how answers are made
      */
-    public void send(String text, Listener listener) {
-        synchronized (engine) {
-            if (closed || turn != null) {
-                throw new IllegalStateException(closed ? "the session is closed" : "an answer is still being given");
-            }
-            turn = new Turn(text, listener, history.excess(text));
-            turn.start();
-        }
+    public Conversation conversation(String system, List<Message> history, Sampling sampling) {
+        int window = model.contextWindowSize();
+        History restored = new History(templateTokens, window, sampling.maxTokens(), system, history);
+        return new Conversation(this, engine, sampling, restored);
     }
 
-    /** Ends the answer that is being given, if one is. What was said stays in the conversation. Returns at once. */
-    public void stop() {
-        synchronized (engine) {
-            if (turn != null) {
-                engine.stop();
-                turn.end(Finish.STOPPED, null);
-            }
+    /** A conversation's answer begins. The caller has the engine's lock. */
+    void begin(Conversation conversation) {
+        if (closed) {
+            throw new IllegalStateException("the session is closed");
         }
+        if (answering != null) {
+            String whose = answering == conversation ? "an" : "another conversation's";
+            throw new IllegalStateException(whose + " answer is still being given: a session gives one at a time");
+        }
+        answering = conversation;
     }
 
-    /** Ends the answer that is being given, and forgets the conversation. Returns at once. */
-    public void reset() {
-        synchronized (engine) {
-            stop();
-            engine.reset();
-            history.clear();
-        }
+    /** It has ended. */
+    void end() {
+        answering = null;
     }
 
     /** Ends the answer that is being given and frees the model. Blocks until it is free. */
@@ -156,7 +147,9 @@ public final class Session implements AutoCloseable {
                 return;
             }
             closed = true;
-            stop();
+            if (answering != null) {
+                answering.stop();
+            }
         }
         engine.close();
     }
@@ -178,61 +171,9 @@ public final class Session implements AutoCloseable {
             }
         });
         try {
-            history = new History(promptTokens.get(), model.contextWindowSize());
+            templateTokens = promptTokens.get();
         } catch (ExecutionException error) {
             throw (EdgeException) error.getCause();
-        }
-    }
-
-    /** A message and its answer. */
-    private final class Turn implements LoadedEngine.Answer {
-        private final String question;
-        private final Listener listener;
-        private final StringBuilder said = new StringBuilder();
-        private int dropped;
-
-        private Turn(String question, Listener listener, int dropped) {
-            this.question = question;
-            this.listener = listener;
-            this.dropped = dropped;
-        }
-
-        private void start() {
-            List<Message> messages = history.messages(dropped);
-            messages.add(new Message("user", question));
-            engine.start(Requests.chat(messages), this);
-        }
-
-        @Override
-        public void text(String delta) {
-            said.append(delta);
-            listener.text(delta);
-        }
-
-        @Override
-        public void done(String finishReason, JSONObject counted) {
-            Usage usage = Usage.read(counted);
-            boolean refused = "length".equals(finishReason) && usage.promptTokens() == 0;
-            if (!refused) {
-                end("length".equals(finishReason) ? Finish.LENGTH : Finish.STOP, usage);
-            } else if (dropped < history.size()) {
-                dropped++;
-                start();
-            } else {
-                failed(EdgeException.of(Code.CONTEXT_FULL, ""));
-            }
-        }
-
-        @Override
-        public void failed(EdgeException error) {
-            turn = null;
-            listener.failed(error);
-        }
-
-        private void end(Finish finish, Usage usage) {
-            turn = null;
-            history.add(question, said.toString(), dropped, usage);
-            listener.done(finish, usage);
         }
     }
 }

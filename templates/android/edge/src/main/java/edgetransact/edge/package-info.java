@@ -5,7 +5,8 @@
  * Model model = Models.read(modelsJson).list().get(0);
  * Path weights = store.prepare(model, progress);                 // a WeightStore: copied once, verified once
  * Session session = Session.start(model, phone, Preference.AUTO, starts, weights, engines, progress); // GPU or CPU
- * session.send("Hello!", listener);                              // streams the answer; session.stop() ends it
+ * Conversation chat = session.conversation("Be brief.", saved, sampling);
+ * chat.send("Hello!", listener);                                 // streams the answer; chat.stop() ends it
  * }</pre>
  *
  * <p>{@code edgetransact.edge.android} has what comes from Android: the engine, the phone's facts and the app's files.

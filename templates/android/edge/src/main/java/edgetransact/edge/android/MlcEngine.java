@@ -96,11 +96,6 @@ public final class MlcEngine implements Engine {
     }
 
     @Override
-    public void reset() {
-        call("reset");
-    }
-
-    @Override
     public void unload() {
         call("unload");
     }
