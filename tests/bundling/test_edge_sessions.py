@@ -1,6 +1,7 @@
 """An app's conversations, on the JVM: the core of the edge module, with real tokens of a tiny model."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -17,6 +18,22 @@ from tests.support.edge_app import BOTH, ENOUGH, WINDOW, Core, Failed, java, sai
 from tests.support.json_ffi.engine import Engine
 
 pytestmark = pytest.mark.needs("java", "javac")
+
+QWEN_TOOLS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{"type":"function","function":{"name":"weather","description":"Tells the weather.","parameters":\
+{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
+"""As Qwen2.5's chat template writes it, but for spaces in the JSON."""
 
 
 def test_an_answer_is_the_models(app):
@@ -260,6 +277,150 @@ def test_a_conversation_of_earlier_goes_on(app):
     as_said, restored = app.core.calls("chat_completion")[-2:]
     assert restored == as_said
     assert app.core("messages", chat="second")["messages"] == said_so
+
+
+def test_a_conversation_of_earlier_is_counted_before_turns_go(app):
+    """What its texts and the template may take is more than they do, so it may fit all the same."""
+    app.load("short")
+    marks = [["user", "Hi"], ["assistant", "😀" * 4], ["user", "Ho"], ["assistant", "😀" * 20]]
+    app.core("chat", chat="restored", history=marks, sampling={"max_tokens": 4})
+    requests = len(app.core.calls("chat_completion"))
+    events = app.send("Well?", chat="restored")
+    counted, answered = app.core.calls("chat_completion")[requests:]
+    assert counted == {**answered, "max_tokens": 1}
+    assert [each["content"] for each in answered["messages"]] == [text for _, text in marks] + ["Well?"]
+    assert events[-2] == ["end", "LENGTH"] and events[-1]["completion_tokens"] == 4
+    assert said(events) and events[-1]["prompt_tokens"] == WINDOW - 6
+    # Twice as much doesn't fit, counted or not.
+    app.core("chat", chat="restored", history=marks * 2, sampling={"max_tokens": 4})
+    assert app.send("Well?", chat="restored")[-2] == ["end", "LENGTH"]
+    assert app.core("messages", chat="restored")["left_out"] > 0 and seen(app)[-1] == ["user", "Well?"]
+
+
+def test_an_answer_is_given_again(app):
+    app.load("short")
+    app.core("chat", chat="hot", sampling={"temperature": 2.0})
+    with pytest.raises(ValueError, match="no message to answer"):
+        app.core("send", chat="hot")
+    first = app.send("Hi", chat="hot")
+    others = {said(app.core("send", chat="hot")["events"]) for _ in range(3)}
+    assert others - {said(first)}
+    messages = app.core("messages", chat="hot")["messages"]
+    assert [role for role, _ in messages] == ["user", "assistant"] and messages[1][1] in others
+    assert seen(app) == [["user", "Hi"]]
+    # One that fails leaves the answer that was there.
+    with app.core.pace(die=0):
+        assert app.core("send", chat="hot")["events"][-2] == ["end", "FAILED"]
+    assert app.core("messages", chat="hot")["messages"] == messages
+    app.core("close")
+    app.load("short")
+    # The last message of a conversation that was cut off has no answer yet.
+    app.core("chat", chat="cut", history=[["user", "Hi"]])
+    assert said(app.core("send", chat="cut")["events"]) == app.answer([["user", "Hi"]], STOP_IDS)[0]
+
+
+def test_how_answers_are_made_reaches_the_engine(app):
+    app.load("short")
+    sampling = {
+        "temperature": 0.5, "top_p": 0.25, "frequency_penalty": -2.0, "presence_penalty": 1.5, "seed": 7,
+        "max_tokens": 9, "stop": ["é", "\n\n"],
+    }  # fmt: skip
+    app.core("chat", chat="all", sampling=sampling)
+    first = app.send("Hi", chat="all")
+    request = app.core.calls("chat_completion")[-1]
+    assert request.pop("messages") and request == sampling
+    assert first[-1]["ttft_s"] > 0
+    app.core("chat", chat="all", sampling=sampling)
+    assert said(app.send("Hi", chat="all")) == said(first), "a seed gives the same answer"
+    app.send("Hi")
+    assert set(app.core.calls("chat_completion")[-1]) == {"messages"}
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    app.core("chat", chat="json", sampling={"schema": json.dumps(schema)})
+    assert app.send("Hi", chat="json")[-2] == ["end", "STOP"]
+    response_format = app.core.calls("chat_completion")[-1]["response_format"]
+    assert response_format["type"] == "json_object" and json.loads(response_format["schema"]) == schema
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 or more, not -0.1"),
+        ({"top_p": 1.1}, "topP must be from 0 to 1, not 1.1"),
+        ({"top_p": "NaN"}, "topP must be from 0 to 1, not NaN"),
+        ({"frequency_penalty": 2.5}, "frequencyPenalty must be from -2 to 2, not 2.5"),
+        ({"presence_penalty": -2.5}, "presencePenalty must be from -2 to 2, not -2.5"),
+        ({"max_tokens": 0}, "maxTokens must be 1 or more, not 0"),
+        ({"stop": ["x", ""]}, "stop must have no empty text"),
+        ({"schema": "[1]"}, "jsonSchema must be a JSON object"),
+        ({"tools": [["get weather", "", "{}"]]}, "a tool's name has"),
+        ({"tools": [["weather", "", "none"]]}, "parameters of weather must be a JSON object"),
+        ({"tools": [["weather", "", "{}"]] * 2}, "two tools are called weather"),
+        ({"tools": [["weather", "", "{}"]], "tool_choice": "wether"}, "toolChoice is auto, none or a tool's name"),
+        ({"tools": [["weather", "", "{}"]], "schema": "{}"}, "set one of both"),
+    ],
+    ids=str,
+)
+def test_sampling_that_makes_no_sense(app, wrong, why):
+    app.load("short")
+    with pytest.raises(ValueError, match=re.escape(why)):
+        app.core("chat", chat="wrong", sampling=wrong)
+
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
+BONN = ["weather", '{"city":"Bonn"}']
+
+
+def talk(app, choice: str, *answers: list[str]) -> list[dict]:
+    """What is heard of answers by a model that is told of a tool."""
+    models = json.dumps({"models": [app.entry("short", context_window_size=4096)]})
+    arguments = (models, "weather", "Tells the weather.", json.dumps(PARAMETERS), choice)
+    command = java("edgetransact.edge.ToolTalk", *arguments)
+    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_model_asks_for_tools(app):
+    """Calls are found however the text is cut into pieces, and what only looks like one is text."""
+    almost = [
+        ["<tool_call", "> is a tag"],
+        [CALL.replace("weather", "wether")],
+        ["a ", CALL[:-20]],
+        [CALL, " and more"],
+        ["1 < 2 <", "t"],
+    ]
+    called, twice, after, *texts = talk(
+        app, "auto", ["Let me ", "see.\n", *CALL], [CALL + "\n" + CALL.removesuffix("</tool_call>")], ["Sun."], *almost
+    )
+    assert "".join(each for each in called["heard"][:-2]) == called["said"] == "Let me see.\n"
+    assert called["heard"][-2:] == [BONN, "TOOL_CALLS"]
+    system, question = called["request"]["messages"]
+    assert question == {"role": "user", "content": "Weather?"}
+    before, _, tools = system["content"].partition("\n\n# Tools\n")
+    assert before == "Be brief." and "# Tools\n" + tools == QWEN_TOOLS
+    assert "tools" not in called["request"] and "response_format" not in called["request"]
+
+    _, _, answer, result = twice["request"]["messages"]
+    assert answer == {"role": "assistant", "content": "Let me see.\n" + CALL.replace(": ", ":").replace(", ", ",")}
+    response = '<tool_response>\n{"of":"weather"}\n</tool_response>'
+    assert result == {"role": "tool", "content": response, "tool_call_id": called["ids"][0]}
+    assert twice["heard"] == [BONN, BONN, "TOOL_CALLS"]
+    assert [each["role"] for each in after["request"]["messages"][-2:]] == ["tool", "tool"]
+    assert after["heard"] == ["Sun.", "STOP"]
+    for pieces, heard in zip(almost, texts, strict=True):
+        assert "".join(heard["heard"][:-1]) == "".join(pieces) == heard["said"] and heard["heard"][-1] == "STOP"
+
+
+def test_a_model_has_to_ask_for_a_tool(app):
+    called, cut = talk(app, "weather", ['{"city": ', '"Bonn"}'], ['{"city": "Bo'])
+    assert called["heard"] == [BONN, "TOOL_CALLS"]
+    response_format = called["request"]["response_format"]
+    assert response_format["type"] == "json_object" and json.loads(response_format["schema"]) == PARAMETERS
+    assert cut["heard"] == ['{"city": "Bo', "STOP"]
+    (text,) = talk(app, "none", [CALL])
+    assert text["heard"] == [CALL, "STOP"] and text["request"]["messages"][0]["content"] == "Be brief."
 
 
 def test_an_engine_that_dies_while_it_answers(app):

@@ -16,6 +16,7 @@ TYPES = {"std::string": "string", "int64_t": "integer", "double": "number", "boo
 READ = {
     "ChatCompletionRequest": [("json_ffi/openai_api_protocol.cc", "ChatCompletionRequest::FromJSON")],
     "ChatCompletionMessage": [("json_ffi/openai_api_protocol.cc", "ChatCompletionMessage::FromJSON")],
+    "ResponseFormat": [("serve/config.cc", "ResponseFormat::FromJSON")],
     "Conversation": [("json_ffi/conv_template.cc", "Conversation::FromJSON")],
     "DebugConfig": [("serve/config.cc", "DebugConfig::FromJSON")],
     "EngineConfig": [

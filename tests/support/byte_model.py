@@ -47,7 +47,7 @@ def byte_model(dist: Path, directory: Path, stop_ids: Sequence[int] = STOP_IDS) 
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     config = json.loads((dist / CHAT_CONFIG).read_text())
     config["temperature"] = 0.0
-    config["conv_template"] |= {"roles": {"user": "u", "assistant": "a"}, "seps": ["\n"]}
+    config["conv_template"] |= {"roles": {"user": "u", "assistant": "a", "tool": "t"}, "seps": ["\n"]}
     config["conv_template"] |= {"role_content_sep": ":", "role_empty_sep": ":", "stop_token_ids": list(stop_ids)}
     (directory / CHAT_CONFIG).write_text(json.dumps(config))
     return directory

@@ -24,7 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edge_transact.runtime.host import HostModel
-from tests.support.json_ffi.fields import Fields
+from tests.support.json_ffi.fields import Fields, refusal
 from tests.support.json_ffi.prompt import create_prompt
 
 Heard = Callable[[str], None]
@@ -142,15 +142,11 @@ class Engine:
     def chat_completion(self, request_json: str, name: str) -> None:
         """Starts an answer."""
         request = json.loads(request_json)
-        self._fields.check_read("ChatCompletionRequest", request)
-        for message in request["messages"]:
-            self._fields.check_read("ChatCompletionMessage", message)
-        self._fields.check_read("DebugConfig", request.get("debug_config") or {})
         model = self._model
         assert model is not None
-        if request.get("temperature", 0) < 0:
-            choice = choice_of('"temperature" should be non-negative', "error")
-            self._say([response(name, [choice]), response(name, [], usage(0, 0))])
+        self._fields.check_request(request, model.template["roles"])
+        if refused := refusal(request):
+            self._say([response(name, [choice_of(refused, "error")]), response(name, [], usage(0, 0))])
             return
         self._heard.add(name)
         ids = model.encode(request["messages"])

@@ -1,7 +1,7 @@
 """The fields of MLC's JSON FFI protocol, as ``tests.mlc.record_json_ffi`` found them in its C++."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,19 @@ TYPES = {
 
 class ProtocolError(Exception):
     """A message that MLC's engine would refuse, or would read otherwise than it was meant."""
+
+
+def refusal(request: Mapping[str, Any]) -> str | None:
+    """What `GenerationConfig::Validate` says of a request, which the engine streams back."""
+    if request.get("n", 1) <= 0:
+        return '"n" should be at least 1'
+    if request.get("temperature", 0) < 0:
+        return '"temperature" should be non-negative'
+    if not 0 <= request.get("top_p", 1) <= 1:
+        return '"top_p" should be in range [0, 1]'
+    if abs(request.get("frequency_penalty", 0)) > 2:
+        return "frequency_penalty must be in [-2, 2]!"
+    return None
 
 
 class Fields:
@@ -42,6 +55,25 @@ class Fields:
         for name, field in known.items():
             if field["required"] and name not in message:
                 raise ProtocolError(f"{struct} lacks {name}")
+
+    def check_request(self, request: Mapping[str, Any], roles: Container[str]) -> None:
+        """Raise a `ProtocolError` unless the engine reads a request, whose template has these roles."""
+        self.check_read("ChatCompletionRequest", request)
+        for message in request["messages"]:
+            self.check_read("ChatCompletionMessage", message)
+            if message["role"] != "system" and message["role"] not in roles:
+                raise ProtocolError(f'Role "{message["role"]}" is not supported')
+            if message.get("tool_calls"):
+                raise ProtocolError("Cannot unwrap result on an okay value.")  # of a call's id: MLC reads none
+        if not all(isinstance(stop, str) for stop in request.get("stop") or []):
+            raise ProtocolError('One given value in field "stop" is not a string.')
+        self.check_read("DebugConfig", request.get("debug_config") or {})
+        self.check_read("ResponseFormat", request.get("response_format") or {})
+        kind, schema = ((request.get("response_format") or {}).get(name) for name in ("type", "schema"))
+        if kind not in (None, "text", "function", "json_object"):
+            raise ProtocolError(f"Uknonwn response_format type {kind}")
+        if schema is not None and not isinstance(json.loads(schema), dict):
+            raise ProtocolError(f"no JSON schema: {schema}")
 
     def check_written(self, struct: str, message: Mapping[str, Any]) -> None:
         """Raise a `ProtocolError` unless the engine writes such a message."""

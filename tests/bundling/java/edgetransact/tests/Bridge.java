@@ -15,6 +15,7 @@ import edgetransact.edge.Progress;
 import edgetransact.edge.Sampling;
 import edgetransact.edge.Session;
 import edgetransact.edge.Starts;
+import edgetransact.edge.Tool;
 import edgetransact.edge.Usage;
 import edgetransact.edge.WeightStore;
 import java.io.BufferedReader;
@@ -197,6 +198,14 @@ final class Bridge {
         for (int index = 0; set.has("stop") && index < set.getJSONArray("stop").length(); index++) {
             stop.add(set.getJSONArray("stop").getString(index));
         }
+        List<Tool> tools = new ArrayList<>();
+        for (int index = 0; set.has("tools") && index < set.getJSONArray("tools").length(); index++) {
+            JSONArray tool = set.getJSONArray("tools").getJSONArray(index);
+            tools.add(new Tool(tool.getString(0), tool.getString(1), tool.getString(2)));
+        }
+        builder.jsonSchema(set.has("schema") ? set.getString("schema") : null)
+                .tools(tools)
+                .toolChoice(set.has("tool_choice") ? set.getString("tool_choice") : null);
         return builder.stop(stop).build().change().build();
     }
 
@@ -297,7 +306,8 @@ final class Bridge {
                     counted.put("prompt_tokens", usage.promptTokens())
                             .put("completion_tokens", usage.completionTokens())
                             .put("prefill_tokens_per_s", usage.prefillTokensPerSecond())
-                            .put("decode_tokens_per_s", usage.decodeTokensPerSecond());
+                            .put("decode_tokens_per_s", usage.decodeTokensPerSecond())
+                            .put("ttft_s", usage.secondsToFirstToken());
                 }
             } catch (JSONException error) {
                 throw new AssertionError(error);

@@ -49,8 +49,17 @@ public final class Conversation {
      * @throws IllegalStateException an answer is still being given, or the session is closed
      */
     public void send(String text, Listener listener) {
+        send(Collections.singletonList(Message.user(text)), listener);
+    }
+
+    /**
+     * Sends messages, as for {@link #send(String, Listener)}: the results of tools that the model asked for.
+     *
+     * @param messages {@link Message#tool}, one for each call, or {@link Message#user}
+     */
+    public void send(List<Message> messages, Listener listener) {
         synchronized (engine) {
-            start(history.draft(Message.user(text)), listener);
+            start(history.draft(messages), listener);
         }
     }
 
@@ -98,7 +107,9 @@ public final class Conversation {
     private final class Turn implements LoadedEngine.Answer {
         private final History.Draft draft;
         private final Listener listener;
-        private final StringBuilder said = new StringBuilder();
+        private final Tools answer = new Tools(sampling);
+        private final long start = System.nanoTime();
+        private Double secondsToFirstToken;
         private boolean counting;
 
         private Turn(History.Draft draft, Listener listener) {
@@ -121,10 +132,16 @@ public final class Conversation {
         }
 
         @Override
+        public void step() {
+            if (!counting && secondsToFirstToken == null) {
+                secondsToFirstToken = (System.nanoTime() - start) / 1e9;
+            }
+        }
+
+        @Override
         public void text(String delta) {
             if (!counting) {
-                said.append(delta);
-                listener.text(delta);
+                tell(answer.add(delta));
             }
         }
 
@@ -142,7 +159,7 @@ public final class Conversation {
                 draft.fit();
                 request();
             } else {
-                end("length".equals(finishReason) ? Finish.LENGTH : Finish.STOP, usage);
+                end("length".equals(finishReason) ? Finish.LENGTH : Finish.STOP, usage.after(secondsToFirstToken));
             }
         }
 
@@ -153,9 +170,22 @@ public final class Conversation {
         }
 
         private void end(Finish finish, Usage usage) {
+            tell(answer.end());
             over();
-            draft.answered(said.toString(), usage);
-            listener.done(finish, usage);
+            String text = Reasoning.answer(answer.text());
+            draft.answered(Message.assistant(text, answer.calls()), answer.said(), usage);
+            if (answer.calls().isEmpty()) {
+                listener.done(finish, usage);
+            } else {
+                listener.toolCalls(answer.calls());
+                listener.done(finish == Finish.STOPPED ? finish : Finish.TOOL_CALLS, usage);
+            }
+        }
+
+        private void tell(String text) {
+            if (!text.isEmpty()) {
+                listener.text(text);
+            }
         }
 
         private void over() {

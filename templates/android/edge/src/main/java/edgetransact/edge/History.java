@@ -83,9 +83,18 @@ final class History {
         return messages(0, first).size();
     }
 
-    /** The next message, which an answer is wanted for. */
-    Draft draft(Message message) {
-        return new Draft(turns.size(), Collections.singletonList(message));
+    /** The next messages, which an answer is wanted for: the user's, or results of tools in the present turn. */
+    Draft draft(List<Message> messages) {
+        if (messages.isEmpty() || messages.stream().anyMatch(Message::isAssistant)) {
+            throw new IllegalArgumentException("messages of the user or of tools can be sent: " + messages);
+        }
+        int last = turns.size() - 1;
+        if (messages.get(0).isUser() || last < 0) {
+            return new Draft(turns.size(), messages);
+        }
+        List<Message> prompt = new ArrayList<>(turns.get(last).messages);
+        prompt.addAll(messages);
+        return new Draft(last, prompt);
     }
 
     /** The last message that isn't an answer, or null if there is none: what came after it will be replaced. */
@@ -161,18 +170,19 @@ final class History {
         }
 
         /**
-         * Adds the turn, without the reasoning in its answer.
+         * Adds the turn.
          *
-         * @param usage what the engine counted, or null if it didn't
+         * @param answer what will be part of prompts
+         * @param said what the engine counted
+         * @param usage its counts, or null if it didn't
          */
-        void answered(String said, Usage usage) {
-            String answer = Reasoning.answer(said);
+        void answered(Message answer, String said, Usage usage) {
             List<Message> messages = new ArrayList<>(turn.messages);
-            messages.add(Message.assistant(answer));
+            messages.add(answer);
             Turn added = new Turn(messages, most(messages));
             if (usage != null) {
-                boolean whole = answer.equals(said);
-                int answerTokens = (whole ? usage.completionTokens() : bytes(answer)) + SEPARATOR_TOKENS;
+                boolean whole = answer.content().equals(said);
+                int answerTokens = (whole ? usage.completionTokens() : bytes(answer.content())) + SEPARATOR_TOKENS;
                 spread(from, end, added, usage.promptTokens() + answerTokens);
                 added.counted = whole;
             }
@@ -230,7 +240,7 @@ final class History {
     private int most(List<Message> messages) {
         int tokens = (messages.size() + 1) / 2 * (templateTokens + SEPARATOR_TOKENS);
         for (Message message : messages) {
-            tokens += bytes(message.text());
+            tokens += bytes(message.content());
         }
         return tokens;
     }

@@ -1,5 +1,6 @@
 package edgetransact.edge;
 
+import org.json.JSONException;
 import org.json.JSONObject;
 
 /** JSON as the engine gets it. */
@@ -27,6 +28,15 @@ final class Json {
             }
         }
         return ascii.toString();
+    }
+
+    /** @throws IllegalArgumentException {@code what}, as an error calls it, is no JSON object */
+    static JSONObject object(String what, String json) {
+        try {
+            return new JSONObject(json);
+        } catch (JSONException error) {
+            throw new IllegalArgumentException(what + " must be a JSON object: " + error.getMessage(), error);
+        }
     }
 
     private static void escape(StringBuilder to, char unit) {

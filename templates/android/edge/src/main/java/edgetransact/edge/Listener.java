@@ -1,5 +1,7 @@
 package edgetransact.edge;
 
+import java.util.List;
+
 /**
  * Hears an answer. Methods are called one at a time: texts in their order, then once {@code done} or {@code failed},
  * then nothing. They run on the engine's thread, or on one that is calling a method of the conversation, and must not block.
@@ -7,6 +9,12 @@ package edgetransact.edge;
 public interface Listener {
     /** The next piece of the answer: whole characters, at least one. */
     void text(String delta);
+
+    /**
+     * The model asks for tools. {@code done} with {@code TOOL_CALLS} follows; then go on with {@link
+     * Conversation#send(java.util.List, Listener)} and a {@link Message#tool} for each call.
+     */
+    default void toolCalls(List<ToolCall> calls) {}
 
     /**
      * The answer is complete.

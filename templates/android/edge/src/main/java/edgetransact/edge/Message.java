@@ -1,5 +1,8 @@
 package edgetransact.edge;
 
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
 import java.util.Objects;
 
 /** A message of a conversation. Immutable. */
@@ -7,8 +10,17 @@ public final class Message {
     private final String role;
     private final String text;
 
+    private final List<ToolCall> toolCalls;
+    private final String toolCallId;
+
     private Message(String role, String text) {
+        this(role, text, Collections.emptyList(), null);
+    }
+
+    private Message(String role, String text, List<ToolCall> toolCalls, String toolCallId) {
         this.role = role;
+        this.toolCalls = Collections.unmodifiableList(new ArrayList<>(toolCalls));
+        this.toolCallId = toolCallId;
         this.text = Objects.requireNonNull(text, "a message needs a text, which may be empty");
     }
 
@@ -22,11 +34,26 @@ public final class Message {
         return new Message("assistant", text);
     }
 
+    /** What the model answered, and which tools it asked for. */
+    public static Message assistant(String text, List<ToolCall> toolCalls) {
+        return new Message("assistant", text, toolCalls, null);
+    }
+
+    /**
+     * What a tool said.
+     *
+     * @param toolCallId the {@link ToolCall#id} of the call
+     * @param text its result, such as JSON, or what went wrong
+     */
+    public static Message tool(String toolCallId, String text) {
+        return new Message("tool", text, Collections.emptyList(), Objects.requireNonNull(toolCallId));
+    }
+
     static Message system(String text) {
         return new Message("system", text);
     }
 
-    /** {@code user} or {@code assistant}. */
+    /** {@code user}, {@code assistant} or {@code tool}. */
     public String role() {
         return role;
     }
@@ -34,6 +61,29 @@ public final class Message {
     /** Its text. */
     public String text() {
         return text;
+    }
+
+    /** The tools that the model asks for; empty if it doesn't. */
+    public List<ToolCall> toolCalls() {
+        return toolCalls;
+    }
+
+    /** The call that this is the result of; null if it isn't one. */
+    public String toolCallId() {
+        return toolCallId;
+    }
+
+    /** Its text as the model sees it. */
+    String content() {
+        if (toolCallId != null) {
+            return "<tool_response>\n" + text + "\n</tool_response>";
+        }
+        StringBuilder content = new StringBuilder(text);
+        for (ToolCall call : toolCalls) {
+            content.append(content.length() == 0 || content.charAt(content.length() - 1) == '\n' ? "" : "\n");
+            content.append(call.text());
+        }
+        return content.toString();
     }
 
     boolean isUser() {
@@ -46,12 +96,16 @@ public final class Message {
 
     @Override
     public boolean equals(Object other) {
-        return other instanceof Message && role.equals(((Message) other).role) && text.equals(((Message) other).text);
+        return other instanceof Message
+                && role.equals(((Message) other).role)
+                && text.equals(((Message) other).text)
+                && toolCalls.equals(((Message) other).toolCalls)
+                && Objects.equals(toolCallId, ((Message) other).toolCallId);
     }
 
     @Override
     public int hashCode() {
-        return Objects.hash(role, text);
+        return Objects.hash(role, text, toolCalls, toolCallId);
     }
 
     @Override

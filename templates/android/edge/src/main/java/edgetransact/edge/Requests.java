@@ -15,7 +15,10 @@ final class Requests {
         try {
             JSONArray list = new JSONArray();
             for (Message message : messages) {
-                list.put(new JSONObject().put("role", message.role()).put("content", message.text()));
+                list.put(new JSONObject()
+                        .put("role", message.role())
+                        .put("content", message.content())
+                        .put("tool_call_id", message.toolCallId()));
             }
             // What is null isn't put, and then as the model's configuration says.
             JSONObject request = new JSONObject()
@@ -26,7 +29,16 @@ final class Requests {
                     .put("presence_penalty", sampling.presencePenalty())
                     .put("seed", sampling.seed())
                     .put("max_tokens", sampling.maxTokens());
-            return sampling.stop().isEmpty() ? request : request.put("stop", new JSONArray(sampling.stop()));
+            if (!sampling.stop().isEmpty()) {
+                request.put("stop", new JSONArray(sampling.stop()));
+            }
+            Tool tool = sampling.tool();
+            String schema = tool == null ? sampling.jsonSchema() : tool.parameters();
+            if (schema != null) {
+                JSONObject format = new JSONObject().put("type", "json_object").put("schema", schema);
+                request.put("response_format", format);
+            }
+            return request;
         } catch (JSONException error) {
             throw new AssertionError(error);
         }

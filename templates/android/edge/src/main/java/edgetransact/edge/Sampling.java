@@ -2,7 +2,9 @@ package edgetransact.edge;
 
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 
 /**
  * How the tokens of an answer are chosen, and where it ends. What isn't set is as the model's configuration says.
@@ -14,6 +16,9 @@ public final class Sampling {
     /** All as the model's configuration says. */
     public static final Sampling DEFAULT = builder().build();
 
+    private static final String AUTO = "auto";
+    private static final String NONE = "none";
+
     private final Double temperature;
     private final Double topP;
     private final Double frequencyPenalty;
@@ -21,6 +26,9 @@ public final class Sampling {
     private final Integer seed;
     private final Integer maxTokens;
     private final List<String> stop;
+    private final String jsonSchema;
+    private final List<Tool> tools;
+    private final String toolChoice;
 
     private Sampling(Builder from) {
         temperature = from.temperature;
@@ -30,6 +38,15 @@ public final class Sampling {
         seed = from.seed;
         maxTokens = from.maxTokens;
         stop = from.stop;
+        jsonSchema = from.jsonSchema;
+        tools = from.tools;
+        toolChoice = from.toolChoice;
+        if (!AUTO.equals(toolChoice) && !NONE.equals(toolChoice) && tool() == null) {
+            throw new IllegalArgumentException("toolChoice is auto, none or a tool's name, not " + toolChoice);
+        }
+        if (jsonSchema != null && !toldTools().isEmpty()) {
+            throw new IllegalArgumentException("an answer in jsonSchema can't ask for tools: set one of both");
+        }
     }
 
     /** Begins with nothing set. */
@@ -47,6 +64,9 @@ public final class Sampling {
         builder.seed = seed;
         builder.maxTokens = maxTokens;
         builder.stop = stop;
+        builder.jsonSchema = jsonSchema;
+        builder.tools = tools;
+        builder.toolChoice = toolChoice;
         return builder;
     }
 
@@ -85,6 +105,39 @@ public final class Sampling {
         return stop;
     }
 
+    /** The JSON schema that an answer has; or null. */
+    public String jsonSchema() {
+        return jsonSchema;
+    }
+
+    /** What the model may ask for; may be empty. */
+    public List<Tool> tools() {
+        return tools;
+    }
+
+    /** {@code auto}, {@code none}, or the name of the tool that the model has to ask for. */
+    public String toolChoice() {
+        return toolChoice;
+    }
+
+    /** The tool that the model has to ask for, or null. */
+    Tool tool() {
+        for (Tool tool : tools) {
+            if (tool.name().equals(toolChoice)) {
+                return tool;
+            }
+        }
+        return null;
+    }
+
+    /** The tools that the model is told of. */
+    List<Tool> toldTools() {
+        if (NONE.equals(toolChoice)) {
+            return Collections.emptyList();
+        }
+        return tool() == null ? tools : Collections.singletonList(tool());
+    }
+
     /** Makes a {@link Sampling}. Null takes back what was set. */
     public static final class Builder {
         private Double temperature;
@@ -94,6 +147,9 @@ public final class Sampling {
         private Integer seed;
         private Integer maxTokens;
         private List<String> stop = Collections.emptyList();
+        private String jsonSchema;
+        private List<Tool> tools = Collections.emptyList();
+        private String toolChoice = AUTO;
 
         private Builder() {}
 
@@ -149,7 +205,40 @@ public final class Sampling {
             return this;
         }
 
-        /** What was set so far. */
+        /**
+         * Has answers be JSON of a schema. The engine allows no token that would break it; it ends if it doesn't
+         * understand the schema. Tell the model what you want all the same.
+         *
+         * @param schema a JSON schema, an object; <code>{}</code> for any JSON
+         */
+        public Builder jsonSchema(String schema) {
+            jsonSchema = schema == null ? null : Json.object("jsonSchema", schema).toString();
+            return this;
+        }
+
+        /** @param list no two of one name */
+        public Builder tools(List<Tool> list) {
+            Set<String> names = new HashSet<>();
+            for (Tool tool : list == null ? Collections.<Tool>emptyList() : list) {
+                if (!names.add(tool.name())) {
+                    throw new IllegalArgumentException("two tools are called " + tool.name());
+                }
+            }
+            tools = list == null ? Collections.emptyList() : Collections.unmodifiableList(new ArrayList<>(list));
+            return this;
+        }
+
+        /** @param choice {@code auto}, {@code none}, or the name of the tool that the model has to ask for */
+        public Builder toolChoice(String choice) {
+            toolChoice = choice == null ? AUTO : choice;
+            return this;
+        }
+
+        /**
+         * What was set so far.
+         *
+         * @throws IllegalArgumentException it doesn't fit together
+         */
         public Sampling build() {
             return new Sampling(this);
         }

@@ -118,7 +118,8 @@ public final class Session implements AutoCloseable {
      */
     public Conversation conversation(String system, List<Message> history, Sampling sampling) {
         int window = model.contextWindowSize();
-        History restored = new History(templateTokens, window, sampling.maxTokens(), system, history);
+        String told = Tools.tell(system, sampling.toldTools());
+        History restored = new History(templateTokens, window, sampling.maxTokens(), told, history);
         return new Conversation(this, engine, sampling, restored);
     }
 

@@ -8,12 +8,14 @@ public final class Usage {
     private final int completionTokens;
     private final Double prefillTokensPerSecond;
     private final Double decodeTokensPerSecond;
+    private final Double secondsToFirstToken;
 
-    private Usage(int promptTokens, int completionTokens, Double prefill, Double decode) {
+    private Usage(int promptTokens, int completionTokens, Double prefill, Double decode, Double first) {
         this.promptTokens = promptTokens;
         this.completionTokens = completionTokens;
         this.prefillTokensPerSecond = prefill;
         this.decodeTokensPerSecond = decode;
+        this.secondsToFirstToken = first;
     }
 
     static Usage read(JSONObject usage) {
@@ -22,7 +24,13 @@ public final class Usage {
                 usage.optInt("prompt_tokens"),
                 usage.optInt("completion_tokens"),
                 number(extra, "prefill_tokens_per_s"),
-                number(extra, "decode_tokens_per_s"));
+                number(extra, "decode_tokens_per_s"),
+                number(extra, "ttft_s"));
+    }
+
+    /** The same, but for a time that was measured from the message on. */
+    Usage after(Double seconds) {
+        return new Usage(promptTokens, completionTokens, prefillTokensPerSecond, decodeTokensPerSecond, seconds);
     }
 
     /** A number of an object, or null if it isn't there. */
@@ -49,5 +57,10 @@ public final class Usage {
     /** Answer tokens per second after the first; null if there were none. */
     public Double decodeTokensPerSecond() {
         return decodeTokensPerSecond;
+    }
+
+    /** Seconds from the message to the first token of the answer. */
+    public Double secondsToFirstToken() {
+        return secondsToFirstToken;
     }
 }
