@@ -12,27 +12,9 @@ import pytest
 
 from edge_transact.bundling.project import bundle
 from tests.support.dists import make_dist
-from tests.support.edge_app import BOTH, Core, Failed, entry
+from tests.support.edge_app import BOTH, SHARD, Core, Failed, change, entry, same, wait_until
 
 pytestmark = pytest.mark.needs("java", "javac")
-
-
-def change(path: Path, offset: int = 1000) -> None:
-    """Flip bits of one byte."""
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 0xFF]))
-
-
-def same(directory: Path, other: Path) -> bool:
-    """Whether two directories hold the same files."""
-    contents = [{path.name: path.read_bytes() for path in each.iterdir()} for each in (directory, other)]
-    return contents[0] == contents[1]
-
-
-SHARD = "params_shard_0.bin"
 
 
 @pytest.fixture
@@ -147,6 +129,45 @@ def test_installed_weights(app, places):
     assert code() == "WEIGHTS_DAMAGED"
 
 
+def test_a_pack_that_is_installed_with_the_app_is_copied_like_assets(app, places):
+    app.read(app.entry("short", weights="pack"))
+    app.core("prepare", id="short", **places)
+    app.core("keep_only", **places)
+    assert same(places["internal"] / "short", app.assets / "short")
+
+
+def test_a_pack_that_comes_after_the_app_is_used_where_it_is(app, places, tmp_path):
+    app.read(app.entry("short", weights="fast-follow", pack="model_short"))
+    places["packs"] = tmp_path
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **places)
+    assert (failed.value.code, failed.value.fields["detail"]) == ("WEIGHTS_MISSING", "model_short")
+    delivered = tmp_path / "model_short" / "edge" / "short"
+    shutil.copytree(app.assets / "short", delivered)
+    result = app.core("prepare", id="short", **places)
+    assert result["path"] == str(delivered) and {stage for stage, *_ in result["progress"]} == {"VERIFY"}
+    assert not (places["internal"] / "short").exists()
+    change(delivered / SHARD)
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **places)
+    assert failed.value.code == "WEIGHTS_DAMAGED"
+
+
+@pytest.mark.parametrize("how", [{"weights": "pack"}, {"weights": "fast-follow", "pack": "model_short"}])
+def test_installed_weights_stand_for_a_pack_once_they_are_whole(app, places, how, tmp_path):
+    """As in a debug build, which has no packs."""
+    app.read(app.entry("short", **how))
+    nothing = places | {"assets": tmp_path}
+    directory = places["external"] / "short"
+    shutil.copytree(app.assets / "short", directory)
+    os.truncate(directory / SHARD, 1000)
+    with pytest.raises(Failed) as failed:
+        app.core("prepare", id="short", **nothing)
+    assert failed.value.code == "WEIGHTS_MISSING"
+    shutil.copy(app.assets / "short" / SHARD, directory)
+    assert app.core("prepare", id="short", **nothing)["path"] == str(directory)
+
+
 def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
     """The second time, the first half of the asset is wrong: nobody reads it again."""
     places["assets"] = tmp_path
@@ -175,14 +196,6 @@ def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
     shard.write_bytes(bytes(half) + content[half:])
     app.core("prepare", id="short", **places)
     assert same(places["internal"] / "short", app.assets / "short")
-
-
-def wait_until(condition) -> None:
-    """Wait for another process."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ WINDOW = 128
 """The context window of ``demo:tiny``."""
 ENOUGH = 10**9
 """More memory than these models take, in bytes."""
+SHARD = "params_shard_0.bin"
+"""The only file of weights of these models."""
 BOTH = {"android": "tiny", "android-cpu": "tiny-cpu"}
 """Names of the libraries for the GPU and the CPU of a phone."""
 
@@ -75,6 +78,29 @@ def entry(directory: Path, /, libraries: Mapping[str, str], **changes: Any) -> d
         "libraries": dict(libraries), "memory_bytes": dict.fromkeys(libraries, 1000), "tuned": {},
         **{size: config[size] for size in ("context_window_size", "prefill_chunk_size")}, **changes,
     }  # fmt: skip
+
+
+def change(path: Path, offset: int = 1000) -> None:
+    """Flip bits of one byte."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def same(directory: Path, other: Path) -> bool:
+    """Whether two directories hold the same files."""
+    contents = [{path.name: path.read_bytes() for path in each.iterdir()} for each in (directory, other)]
+    return contents[0] == contents[1]
+
+
+def wait_until(condition) -> None:
+    """Wait for another process."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Failed(Exception):

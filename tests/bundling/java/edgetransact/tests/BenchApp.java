@@ -33,6 +33,7 @@ final class BenchApp {
                 Models.read(new String(Files.readAllBytes(assets.resolve("models.json")), StandardCharsets.UTF_8));
         WeightStore store = new WeightStore(
                 asset -> new FileInputStream(assets.resolve(asset).toFile()),
+                name -> null,
                 internal.resolve("models"),
                 external.resolve("models"));
         try (PipeEngine.Factory engines =

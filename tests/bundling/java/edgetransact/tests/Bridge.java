@@ -23,11 +23,17 @@ import java.io.FileInputStream;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.net.URL;
+import java.net.URLConnection;
+import java.net.URLStreamHandler;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Timer;
+import java.util.TimerTask;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -54,6 +60,9 @@ final class Bridge {
     public static void main(String[] command) throws Exception {
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         PrintStream results = new PrintStream(System.out, true, "UTF-8");
+        if (System.getProperty("javax.net.ssl.trustStore") == null) {
+            URL.setURLStreamHandlerFactory(protocol -> protocol.equals("https") ? new Server() : null);
+        }
         try (PipeEngine.Factory engines = new PipeEngine.Factory(Arrays.asList(command))) {
             Bridge bridge = new Bridge(engines);
             for (String line = commands.readLine(); line != null; line = commands.readLine()) {
@@ -128,6 +137,16 @@ final class Bridge {
     private JSONObject prepare(JSONObject command, JSONObject result)
             throws EdgeException, InterruptedException, JSONException {
         JSONArray heard = new JSONArray();
+        if (command.has("interrupt_after_ms")) {
+            Thread caller = Thread.currentThread();
+            long delay = command.getLong("interrupt_after_ms");
+            new Timer(true).schedule(new TimerTask() {
+                @Override
+                public void run() {
+                    caller.interrupt();
+                }
+            }, delay);
+        }
         Path prepared = store(command).prepare(model(command), progress(command, heard));
         return result.put("path", prepared.toString()).put("progress", heard);
     }
@@ -256,8 +275,11 @@ final class Bridge {
 
     private static WeightStore store(JSONObject command) throws JSONException {
         Path assets = path(command, "assets");
+        Path packs = Paths.get(command.optString("packs", "/dev/null"));
+        Server.port = command.optInt("port", Server.port);
         return new WeightStore(
                 asset -> new FileInputStream(assets.resolve(asset).toFile()),
+                name -> Files.isDirectory(packs.resolve(name)) ? packs.resolve(name) : null,
                 path(command, "internal"),
                 path(command, "external"));
     }
@@ -273,6 +295,20 @@ final class Bridge {
                 .put("needed", error.needed())
                 .put("available", error.available())
                 .put("message", error.getMessage());
+    }
+
+    /** The test's own server stands for every server, which sees the name of the one that was asked in the path. */
+    private static final class Server extends URLStreamHandler {
+        private static int port;
+
+        @Override
+        protected URLConnection openConnection(URL url) throws IOException {
+            if (port < 0) {
+                throw new SecurityException("Permission denied (missing INTERNET permission?)");
+            }
+            String path = "/" + url.getHost() + url.getFile();
+            return new URL("http", "127.0.0.1", port, path).openConnection();
+        }
     }
 
     /** Writes down what it hears. */

@@ -33,15 +33,21 @@ final class Words {
                 return resources.getString(
                         R.string.error_too_little_memory, size(error.needed()), size(error.available()));
             case WEIGHTS_MISSING:
-                return model != null && model.weights() == Model.Weights.INSTALL
-                        ? resources.getString(R.string.error_weights_not_installed, error.detail())
-                        : resources.getString(R.string.error_weights_missing, error.detail());
+                if (model != null && model.weights() == Model.Weights.INSTALL) {
+                    return resources.getString(R.string.error_weights_not_installed, error.detail());
+                }
+                if (model != null && model.weights() == Model.Weights.FAST_FOLLOW) {
+                    return resources.getString(R.string.error_weights_not_delivered, error.detail());
+                }
+                return resources.getString(R.string.error_weights_missing, error.detail());
             case WEIGHTS_DAMAGED:
                 return resources.getString(R.string.error_weights_damaged, error.detail());
             case STORAGE_FULL:
                 return resources.getString(R.string.error_storage_full, size(error.needed()), size(error.available()));
             case STORAGE_FAILED:
                 return resources.getString(R.string.error_storage_failed, error.detail());
+            case DOWNLOAD_FAILED:
+                return resources.getString(R.string.error_download_failed, error.detail());
             case CONTEXT_FULL:
                 return resources.getString(R.string.error_context_full);
             case ENGINE_FAILED:
@@ -55,6 +61,8 @@ final class Words {
         switch (stage) {
             case COPY:
                 return resources.getString(R.string.stage_copy);
+            case DOWNLOAD:
+                return resources.getString(R.string.stage_download);
             case VERIFY:
                 return resources.getString(R.string.stage_verify);
             case LOAD:
@@ -67,9 +75,9 @@ final class Words {
 
     /** How far that is: bytes, or seconds for what doesn't tell. */
     String detail(ModelHolder.Step step) {
-        return step.stage() == Stage.COPY || step.stage() == Stage.VERIFY
-                ? resources.getString(R.string.progress_bytes, size(step.done()), size(step.total()))
-                : resources.getString(R.string.progress_seconds, step.seconds());
+        return step.stage() == Stage.LOAD || step.stage() == Stage.KERNELS
+                ? resources.getString(R.string.progress_seconds, step.seconds())
+                : resources.getString(R.string.progress_bytes, size(step.done()), size(step.total()));
     }
 
     /** What the model runs on, and why. */

@@ -23,6 +23,8 @@ public final class EdgeException extends Exception {
         STORAGE_FULL,
         /** A file can't be read or written, for another reason than space. Detail: the reason. */
         STORAGE_FAILED,
+        /** A file can't be downloaded. What there is of it stays. Detail: the reason. */
+        DOWNLOAD_FAILED,
         /** A message is too long for the model's context window, even without the turns before it. */
         CONTEXT_FULL,
         /** The engine refused something, or ended. Detail: what it said. */

@@ -6,6 +6,7 @@ import java.util.EnumMap;
 import java.util.HashMap;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
@@ -19,8 +20,23 @@ public final class Model {
     public enum Weights {
         /** They travel in the app, and are copied out of it once. */
         ASSETS,
+        /** They travel in an asset pack that is installed with the app, and are copied out of it once. */
+        PACK,
+        /** They travel in an asset pack that Google Play brings after the app, and are used where they are. */
+        FAST_FOLLOW,
+        /** They are downloaded once. */
+        DOWNLOAD,
         /** {@code edge-transact install} puts them on the phone. */
-        INSTALL
+        INSTALL;
+
+        static Weights of(String word) throws JSONException {
+            for (Weights each : values()) {
+                if (each.name().toLowerCase(Locale.ROOT).replace('_', '-').equals(word)) {
+                    return each;
+                }
+            }
+            throw new JSONException("weights come from nowhere that this version knows: " + word);
+        }
     }
 
     /** A file of a model. */
@@ -80,6 +96,8 @@ public final class Model {
 
     private static final Pattern ID = Pattern.compile("[A-Za-z0-9][A-Za-z0-9._-]*");
     private static final Pattern LIBRARY = Pattern.compile("[A-Za-z_][A-Za-z0-9_-]*");
+    private static final Pattern PACK = Pattern.compile("[A-Za-z][A-Za-z0-9_]*");
+    private static final Pattern URL = Pattern.compile("https://[^\\s?#]+");
     private static final Pattern SHA256 = Pattern.compile("[0-9a-f]{64}");
 
     private final String id;
@@ -90,6 +108,8 @@ public final class Model {
     private final Map<String, Tuned> tuned = new HashMap<>();
     private final int contextWindowSize;
     private final Weights weights;
+    private final String pack;
+    private final String url;
     private final List<File> files = new ArrayList<>();
 
     Model(JSONObject entry) throws JSONException {
@@ -97,7 +117,9 @@ public final class Model {
         name = entry.getString("name");
         digest = matching(SHA256, entry.getString("digest"));
         contextWindowSize = entry.getInt("context_window_size");
-        weights = weights(entry.getString("weights"));
+        weights = Weights.of(entry.getString("weights"));
+        pack = weights == Weights.FAST_FOLLOW ? matching(PACK, entry.getString("pack")) : null;
+        url = weights == Weights.DOWNLOAD ? matching(URL, entry.getString("url")) : null;
         JSONObject names = entry.getJSONObject("libraries");
         for (Device device : Device.values()) {
             if (names.has(device.target())) {
@@ -163,6 +185,16 @@ public final class Model {
         return weights;
     }
 
+    /** The asset pack that Google Play brings after the app; null unless the weights are {@code FAST_FOLLOW}. */
+    public String pack() {
+        return pack;
+    }
+
+    /** The folder below which its files are downloaded; null unless the weights are {@code DOWNLOAD}. */
+    public String url() {
+        return url;
+    }
+
     /** Its files: weights, configuration and tokenizer. */
     public List<File> files() {
         return Collections.unmodifiableList(files);
@@ -175,17 +207,6 @@ public final class Model {
             total += file.bytes();
         }
         return total;
-    }
-
-    private static Weights weights(String word) throws JSONException {
-        switch (word) {
-            case "assets":
-                return Weights.ASSETS;
-            case "install":
-                return Weights.INSTALL;
-            default:
-                throw new JSONException("weights is neither assets nor install: " + word);
-        }
     }
 
     private static String matching(Pattern pattern, String value) throws JSONException {

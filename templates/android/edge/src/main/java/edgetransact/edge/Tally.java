@@ -14,6 +14,11 @@ final class Tally implements Sha256.Counter {
         progress.at(stage, 0, total);
     }
 
+    /** How many bytes there are so far. */
+    long done() {
+        return done;
+    }
+
     @Override
     public void add(long bytes) {
         done += bytes;

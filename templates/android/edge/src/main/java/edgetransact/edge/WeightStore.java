@@ -17,62 +17,102 @@ import java.util.stream.Stream;
  * <p>Thread-safe as long as no two threads prepare the same model at once.
  */
 public final class WeightStore {
+    /** Opens a file of a model at an offset. */
+    @FunctionalInterface
+    private interface Origin {
+        InputStream open(Model.File file, long offset) throws IOException, EdgeException;
+    }
+
     private final Source assets;
+    private final Packs packs;
     private final Path internal;
     private final Path external;
 
     /**
-     * @param assets the files that travel in the app
+     * @param assets the files that travel in the app, and in the asset packs that are installed with it
+     * @param packs the asset packs that come after it
      * @param internal where models are copied to, and where it is remembered what was verified: {@code
      *     getFilesDir()/models}
      * @param external where {@code edge-transact install} puts models: {@code getExternalFilesDir(null)/models}
      */
-    public WeightStore(Source assets, Path internal, Path external) {
+    public WeightStore(Source assets, Packs packs, Path internal, Path external) {
         this.assets = assets;
+        this.packs = packs;
         this.internal = internal;
         this.external = external;
     }
 
     /**
-     * Copies a model out of the app if need be, and compares it with its sha256 unless that was done before and no file
-     * has changed since. A copy that was interrupted goes on where it was. Blocks; interrupting the thread ends it.
+     * Copies a model out of the app or downloads it if need be, and compares it with its sha256 unless that was done
+     * before and no file has changed since. A copy or download that was interrupted goes on where it was. Blocks;
+     * interrupting the thread ends it.
+     *
+     * <p>Whatever a model's weights come from but the app itself, those that were installed over adb stand for them.
      *
      * @return the directory of the model, for {@link Session#load}
      * @throws EdgeException {@code WEIGHTS_MISSING}, {@code WEIGHTS_DAMAGED}, {@code STORAGE_FULL}, {@code
-     *     STORAGE_FAILED}
+     *     STORAGE_FAILED}, {@code DOWNLOAD_FAILED}
      */
     public Path prepare(Model model, Progress progress) throws EdgeException, InterruptedException {
-        boolean travels = model.weights() == Model.Weights.ASSETS;
-        Path directory = (travels ? internal : external).resolve(model.id());
         // No model can have a name that begins with a dot.
         Path part = internal.resolve("." + model.id() + ".part");
         try {
             Files.createDirectories(internal);
+            boolean own = isOwn(model) && !isInstalled(model);
+            Path directory = own ? internal.resolve(model.id()) : where(model);
             Verified verified = new Verified(internal.resolve("." + model.id() + ".verified"));
             if (!verified.holds(model, directory)) {
                 long begun = System.currentTimeMillis();
-                if (travels) {
+                if (own) {
                     takeBack(model, directory, part);
-                    copy(model, part, progress);
+                    fill(model, part, progress);
                     Files.move(part, directory);
                 } else {
                     verify(model, directory, progress);
                 }
                 // Others can write where models are installed, and may be doing so; a copy is the app's own.
-                if (travels || Verified.settled(model, directory, begun)) {
+                if (own || Verified.settled(model, directory, begun)) {
                     verified.remember(model, directory);
                 }
             }
             return directory;
+        } catch (Download.Failed error) {
+            throw EdgeException.of(Code.DOWNLOAD_FAILED, error.getMessage(), error);
         } catch (IOException error) {
             throw EdgeException.of(Code.STORAGE_FAILED, String.valueOf(error.getMessage()), error);
         }
     }
 
-    /** Deletes copies of models that are no longer in the app, or are installed now, as after an update of it. */
+    /** Whether the app makes files of its own for a model. */
+    private static boolean isOwn(Model model) {
+        return model.weights() != Model.Weights.INSTALL && model.weights() != Model.Weights.FAST_FOLLOW;
+    }
+
+    /** Whether all files of a model that isn't in the app itself were put on the phone over adb. */
+    private boolean isInstalled(Model model) throws IOException {
+        boolean installed = model.weights() != Model.Weights.ASSETS;
+        for (Model.File file : model.files()) {
+            installed = installed && size(external.resolve(model.id()).resolve(file.path())) == file.bytes();
+        }
+        return installed;
+    }
+
+    /** Where the files of a model are that aren't the app's own. */
+    private Path where(Model model) throws IOException, EdgeException {
+        if (model.weights() != Model.Weights.FAST_FOLLOW || isInstalled(model)) {
+            return external.resolve(model.id());
+        }
+        Path pack = packs.find(model.pack());
+        if (pack == null) {
+            throw EdgeException.of(Code.WEIGHTS_MISSING, model.pack());
+        }
+        return pack.resolve("edge").resolve(model.id());
+    }
+
+    /** Deletes copies of models that are no longer in the app, or are elsewhere now, as after an update of it. */
     public void keepOnly(Models models) throws EdgeException {
         List<String> names = models.list().stream()
-                .flatMap(model -> model.weights() == Model.Weights.ASSETS
+                .flatMap(model -> isOwn(model)
                         ? Stream.of(model.id(), "." + model.id() + ".part", "." + model.id() + ".verified")
                         : Stream.of("." + model.id() + ".verified"))
                 .collect(Collectors.toList());
@@ -104,22 +144,35 @@ public final class WeightStore {
         }
     }
 
-    private void copy(Model model, Path part, Progress progress)
+    private void fill(Model model, Path part, Progress progress)
+            throws IOException, EdgeException, InterruptedException {
+        if (model.weights() == Model.Weights.DOWNLOAD) {
+            try (Download download = new Download(model.url())) {
+                copy(model, download::open, part, new Tally(progress, Stage.DOWNLOAD, model.bytes()));
+            }
+        } else {
+            Origin origin = (file, offset) -> open(model.id() + "/" + file.path(), offset);
+            copy(model, origin, part, new Tally(progress, Stage.COPY, model.bytes()));
+        }
+    }
+
+    private void copy(Model model, Origin origin, Path part, Tally tally)
             throws IOException, EdgeException, InterruptedException {
         long needed = 0;
         for (Model.File file : model.files()) {
             needed += file.bytes() - Math.min(size(part.resolve(file.path())), file.bytes());
         }
         requireSpace(needed);
-        Tally tally = new Tally(progress, Stage.COPY, model.bytes());
         for (Model.File file : model.files()) {
-            String asset = model.id() + "/" + file.path();
             Path to = part.resolve(file.path());
             boolean resumed = size(to) > 0;
-            if (!copy(asset, file, to, tally)) {
+            long before = tally.done();
+            if (!copy(origin, file, to, tally)) {
                 Files.delete(to);
+                tally.add(before - tally.done());
                 // What was there may have been another version's.
-                if (!resumed || !copy(asset, file, to, bytes -> {})) {
+                if (!resumed || !copy(origin, file, to, tally)) {
+                    Files.deleteIfExists(to);
                     throw EdgeException.of(Code.WEIGHTS_DAMAGED, file.path());
                 }
             }
@@ -127,7 +180,7 @@ public final class WeightStore {
     }
 
     /** Copies what a file still lacks; returns whether it then is what it should be. */
-    private boolean copy(String asset, Model.File file, Path to, Sha256.Counter counter)
+    private boolean copy(Origin origin, Model.File file, Path to, Sha256.Counter counter)
             throws IOException, EdgeException, InterruptedException {
         if (size(to) > file.bytes()) {
             Files.delete(to);
@@ -139,14 +192,15 @@ public final class WeightStore {
                 sha256.read(begun);
             }
         }
-        try (InputStream from = open(asset)) {
-            skip(from, there);
-            try (FileOutputStream end = new FileOutputStream(to.toFile(), true)) {
-                sha256.copy(from, end);
-                // Before the copy is renamed and remembered, it has to survive a battery that is pulled.
-                end.getFD().sync();
-            }
+        try (InputStream from = origin.open(file, there);
+                FileOutputStream end = new FileOutputStream(to.toFile(), true)) {
+            sha256.copy(from, end);
+            // Before the copy is renamed and remembered, it has to survive a battery that is pulled.
+            end.getFD().sync();
         } catch (IOException error) {
+            if (Thread.interrupted()) {
+                throw new InterruptedException();
+            }
             requireSpace(file.bytes() - size(to));
             throw error;
         }
@@ -172,9 +226,11 @@ public final class WeightStore {
         }
     }
 
-    private InputStream open(String asset) throws IOException, EdgeException {
+    private InputStream open(String asset, long offset) throws IOException, EdgeException {
         try {
-            return assets.open(asset);
+            InputStream opened = assets.open(asset);
+            skip(opened, offset);
+            return opened;
         } catch (FileNotFoundException error) {
             throw EdgeException.of(Code.WEIGHTS_MISSING, asset, error);
         }

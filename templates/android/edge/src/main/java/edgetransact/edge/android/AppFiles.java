@@ -14,10 +14,14 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.util.Collections;
+import java.util.List;
 
 /** Where the app has its models, and where {@code edge-transact} puts and finds files. */
 public final class AppFiles {
     private static final String ASSETS = "edge/";
+    private static final String PLAY = "com.google.android.play.core.assetpacks.";
 
     private final Context context;
 
@@ -45,9 +49,9 @@ public final class AppFiles {
         return Models.read(json);
     }
 
-    /** The weights: copied from the assets into the app's own files, or put into its external files over adb. */
+    /** The weights: in the app's own files, in Play's, or put into the app's external files over adb. */
     public WeightStore weights() {
-        return new WeightStore(assets(), context.getFilesDir().toPath().resolve("models"), external("models"));
+        return new WeightStore(assets(), this::pack, context.getFilesDir().toPath().resolve("models"), external("models"));
     }
 
     /** Which of the models' libraries the GPU's driver failed with. Android's build stands for the driver's. */
@@ -63,6 +67,28 @@ public final class AppFiles {
     /** Files of a benchmark run, which may go when it is over. */
     public Path scratch() {
         return context.getCacheDir().toPath().resolve("bench");
+    }
+
+    /**
+     * The assets of a pack that Google Play brings after the app; null if it isn't there, and then Play is asked for it.
+     * By reflection: only an app with such a pack has Play's library.
+     */
+    private Path pack(String name) {
+        try {
+            Class<?> managers = Class.forName(PLAY + "AssetPackManager");
+            Object manager = Class.forName(PLAY + "AssetPackManagerFactory")
+                    .getMethod("getInstance", Context.class)
+                    .invoke(null, context);
+            Object location = managers.getMethod("getPackLocation", String.class).invoke(manager, name);
+            if (location == null) {
+                managers.getMethod("fetch", List.class).invoke(manager, Collections.singletonList(name));
+                return null;
+            }
+            Object path = Class.forName(PLAY + "AssetPackLocation").getMethod("assetsPath").invoke(location);
+            return path == null ? null : Paths.get((String) path);
+        } catch (ReflectiveOperationException error) {
+            return null;
+        }
     }
 
     private Source assets() {
