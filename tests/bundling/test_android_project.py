@@ -311,6 +311,7 @@ def told(classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dic
 
 TOLD = {
     "the app loads a model": ("loaded", "good CPU"),
+    "the library that a module brings is loaded first": ("library", "true"),
     "it shows the answer": ("answered", "one-two-three STOP 3"),
     "another screen goes on with the answer and loads nothing": ("turned", "4 true loads 1"),
     "a stopped answer stays": ("stopped", "true STOPPED"),

@@ -56,6 +56,15 @@ def test_two_models_of_one_name(app):
         app.read(app.entry("short", id="Tiny"), app.entry("long", id="tiny"))
 
 
+def test_models_of_several_files(app):
+    """As modules bring them, each with its own."""
+    texts = [json.dumps({"models": [app.entry(name)]}) for name in ("short", "long")]
+    read = app.core("models", json=texts[0], modules=texts[1:])["models"]
+    assert read == [{"id": "short", "name": "short"}, {"id": "long", "name": "long"}]
+    with pytest.raises(Failed, match="two models are called short"):
+        app.core("models", json=texts[0], modules=[texts[1], texts[0]])
+
+
 def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int, chip="", **changes) -> dict[str, object]:
     """What the app runs a model with on a phone."""
     memory_bytes = {target: {"android": 1000, "android-cpu": 900}[target] for target in libraries}

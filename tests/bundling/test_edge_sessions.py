@@ -504,6 +504,8 @@ def test_engines_that_hang_or_throw_errors(app):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == [
         "unload hangs | true",
+        "reload hangs | ENGINE_FAILED | it wasn't ready after 0 seconds | true",
+        "answer hangs | ENGINE_FAILED | it wasn't ready after 0 seconds | true",
         "reload throws | ENGINE_FAILED | reload | true",
         "open throws | ENGINE_FAILED | open",
         "stopped | STOPPED",

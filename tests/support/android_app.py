@@ -30,6 +30,8 @@ def compile_fakes(compiled: Compiled, directory: Path) -> list[Path]:
 def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
     """Runs ``AppMain`` on a phone without OpenCL that has the models ``good``, ``other`` and ``broken``.
 
+    ``broken`` is a module's, and the library of ``good`` too.
+
     Returns:
         The words of each line by the first of them.
     """
@@ -40,13 +42,18 @@ def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
         (assets / name / "params_shard_0.bin").write_bytes(name.encode() * 100)
         (assets / name / "mlc-chat-config.json").write_text('{"context_window_size": 256, "prefill_chunk_size": 64}')
         models.append(entry(assets / name, {"android-cpu": f"{name}_cpu"}, memory_bytes={"android-cpu": 2 << 30}))
-    (assets / "models.json").write_text(json.dumps({"models": models}))
+    (assets / "models.json").write_text(json.dumps({"models": models[:2]}))
+    (assets / "broken" / "models.json").write_text(json.dumps({"models": models[2:]}))
+    made = directory / "library.c"
+    mark = json.dumps(str(directory / "good_cpu was loaded"))
+    made.write_text(f"#include <fcntl.h>\n__attribute__((constructor)) void load(void) {{ creat({mark}, 0600); }}\n")
+    _run("gcc", "-shared", "-fPIC", str(made), "-o", str(directory / "libgood_cpu.so"))
     request = AppRequest(
         run="run-1", model_lib="good_cpu", prompt=[1, 2], decode_tokens=9, repetitions=2, warmups=0, check=None,
         timeout_s=99.0,
     )  # fmt: skip
     arguments = [str(directory), json.dumps(asdict(request))]
-    done = _start(classpath, Path("/nowhere"), "edgetransact.app.AppMain", *arguments)
+    done = _start(classpath, directory, "edgetransact.app.AppMain", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split(" | ") for line in done.stdout.splitlines()]
     return {words[0]: words[1:] for words in lines}

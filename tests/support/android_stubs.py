@@ -30,6 +30,7 @@ PROTECTED = {"android.app.Activity": {"onCreate", "onNewIntent", "onStart", "onS
 THROWS = {
     "android.content.pm.PackageManager.getPackageInfo": "android.content.pm.PackageManager.NameNotFoundException",
     "android.content.res.AssetManager.open": "java.io.IOException",
+    "android.content.res.AssetManager.list": "java.io.IOException",
 }
 GENERIC = {("findViewById", 1): "<T extends android.view.View> T", ("getSystemService", 1): "<T> T"}
 LONG = {"availMem", "elapsedRealtime", "getItemId", "lastUpdateTime", "threshold"}

@@ -41,6 +41,7 @@ public final class AppMain {
         holder.load(good);
         Looper.runUntil(() -> holder.session() != null);
         say("loaded", holder.model().id(), holder.session().choice().device());
+        say("library", Files.exists(Paths.get(arguments[0], "good_cpu was loaded")));
 
         chat.send("one two three");
         Looper.runUntil(() -> !chat.answering());
@@ -133,7 +134,9 @@ public final class AppMain {
         ended = bench(holder, "full");
         Looper.runUntil(ended::get);
         say("full", "killed", Process.KILLED);
-        Files.delete(Paths.get(arguments[0], "assets", "edge", "models.json"));
+        for (String text : new String[] {"models.json", "broken/models.json"}) {
+            Files.delete(Paths.get(arguments[0], "assets", "edge", text));
+        }
         ended = bench(holder, "run-1");
         Looper.runUntil(ended::get);
         say("no models", "killed", Process.KILLED);
@@ -212,6 +215,11 @@ public final class AppMain {
                 @Override
                 public InputStream open(String path, int mode) throws IOException {
                     return Files.newInputStream(root.resolve("assets").resolve(path));
+                }
+
+                @Override
+                public String[] list(String path) throws IOException {
+                    return root.resolve("assets").resolve(path).toFile().list();
                 }
             };
         }

@@ -16,8 +16,18 @@ public final class HostileEngines {
         Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(false, Long.MAX_VALUE, ""));
 
         Hostile slow = new Hostile("unload hangs");
-        new LoadedEngine(choice, slow, 50).close();
+        new LoadedEngine(choice, slow, 50, 50).close();
         say("unload hangs", slow.closed);
+
+        for (String fault : new String[] {"reload hangs", "answer hangs"}) {
+            Hostile stuck = new Hostile(fault);
+            try {
+                LoadedEngine engine = new LoadedEngine(choice, stuck, 50, 50);
+                Session.load(model, choice, Paths.get("/"), engine, (stage, done, total) -> {});
+            } catch (EdgeException error) {
+                say(fault, error.code(), error.detail(), stuck.closed);
+            }
+        }
 
         Hostile bad = new Hostile("reload throws");
         try {
@@ -92,11 +102,12 @@ public final class HostileEngines {
         @Override
         public void reload(String engineConfigJson) {
             fail("reload");
+            hang("reload");
         }
 
         @Override
         public void chatCompletion(String requestJson, String requestId) {
-            if (!answered) {
+            if (!answered && !faults.contains("answer hangs")) {
                 answered = true;
                 String usage = "{\"prompt_tokens\": 1, \"completion_tokens\": 1, \"extra\": {}}";
                 callbacks.responses("[{\"id\": \"" + requestId + "\", \"choices\": [], \"usage\": " + usage + "}]");
@@ -110,7 +121,11 @@ public final class HostileEngines {
 
         @Override
         public void unload() {
-            if (faults.contains("unload hangs")) {
+            hang("unload");
+        }
+
+        private void hang(String function) {
+            if (faults.contains(function + " hangs")) {
                 try {
                     new CountDownLatch(1).await();
                 } catch (InterruptedException error) {

@@ -86,7 +86,12 @@ final class Bridge {
         JSONObject result = new JSONObject();
         switch (command.getString("command")) {
             case "models":
-                models = Models.read(command.getString("json"));
+                JSONArray modules = command.optJSONArray("modules");
+                List<String> texts = new ArrayList<>(Arrays.asList(command.getString("json")));
+                for (int index = 0; modules != null && index < modules.length(); index++) {
+                    texts.add(modules.getString(index));
+                }
+                models = Models.read(texts);
                 return result.put("models", names());
             case "choose":
                 Choice choice = Choice.of(model(command), phone(command), preference(command), starts(command));

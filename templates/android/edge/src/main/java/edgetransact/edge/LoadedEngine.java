@@ -33,8 +33,11 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     }
 
     private static final long FREE_MILLIS = 20_000;
+    /** Ten times what the slowest phone is known to take. */
+    private static final long LOAD_MILLIS = 600_000;
 
     private final Engine engine;
+    private final long loadMillis;
     private final long freeMillis;
     /** The last call that blocks; see {@link #begin}. */
     private CompletableFuture<String> blocking = CompletableFuture.completedFuture(null);
@@ -47,11 +50,15 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     private String stopped;
 
     LoadedEngine(Choice choice, Engine.Factory engines) throws EdgeException {
-        this(choice, engines, FREE_MILLIS);
+        this(choice, engines, LOAD_MILLIS, FREE_MILLIS);
     }
 
-    /** @param freeMillis how long {@link #close} waits for the model to be freed */
-    LoadedEngine(Choice choice, Engine.Factory engines, long freeMillis) throws EdgeException {
+    /**
+     * @param loadMillis how long {@link #load} waits for the model, and {@link #ready} for its first answer
+     * @param freeMillis how long {@link #close} waits for the model to be freed
+     */
+    LoadedEngine(Choice choice, Engine.Factory engines, long loadMillis, long freeMillis) throws EdgeException {
+        this.loadMillis = loadMillis;
         this.freeMillis = freeMillis;
         try {
             engine = engines.open(choice, this);
@@ -60,15 +67,28 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         }
     }
 
-    /** Loads a model in place of the one before. Blocks. */
+    /** Loads a model in place of the one before. Blocks. A driver that hangs meanwhile is given up. */
     void load(String config) throws EdgeException, InterruptedException {
+        ready(begin(() -> engine.reload(config)));
+    }
+
+    /**
+     * Waits for a step of loading as long as any phone takes. After that, the engine answers nothing any more.
+     *
+     * @param step completed with null, or with what went wrong
+     */
+    void ready(CompletableFuture<String> step) throws EdgeException, InterruptedException {
+        String failure;
         try {
-            String failure = begin(() -> engine.reload(config)).get();
-            if (failure != null) {
-                throw EdgeException.of(Code.ENGINE_FAILED, failure);
-            }
+            failure = step.get(loadMillis, TimeUnit.MILLISECONDS);
+        } catch (TimeoutException hangs) {
+            failure = "it wasn't ready after " + loadMillis / 1000 + " seconds";
+            died(failure);
         } catch (ExecutionException error) {
             throw new AssertionError(error);
+        }
+        if (failure != null) {
+            throw EdgeException.of(Code.ENGINE_FAILED, failure);
         }
     }
 
@@ -154,13 +174,22 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
             stop();
             loading = blocking;
         }
-        loading.join();
         boolean interrupted = Thread.interrupted();
-        CompletableFuture<String> freed = begin(engine::unload);
-        long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(freeMillis);
-        while (!freed.isDone()) {
+        interrupted |= await(loading, loadMillis);
+        interrupted |= await(begin(engine::unload), freeMillis);
+        engine.close();
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    /** Returns whether the thread was interrupted meanwhile. */
+    private static boolean await(CompletableFuture<String> call, long millis) {
+        boolean interrupted = false;
+        long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(millis);
+        while (!call.isDone()) {
             try {
-                freed.get(end - System.nanoTime(), TimeUnit.NANOSECONDS);
+                call.get(end - System.nanoTime(), TimeUnit.NANOSECONDS);
             } catch (InterruptedException superseded) {
                 interrupted = true;
             } catch (ExecutionException impossible) {
@@ -169,10 +198,7 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
                 break;
             }
         }
-        engine.close();
-        if (interrupted) {
-            Thread.currentThread().interrupt();
-        }
+        return interrupted;
     }
 
     private void hear(JSONObject response) throws JSONException {

@@ -10,7 +10,7 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** The app's models, from the asset {@code edge/models.json}. Immutable. */
+/** The app's models, from its assets {@code edge/models.json} and {@code edge/ID/models.json}. Immutable. */
 public final class Models {
     private final List<Model> models;
 
@@ -24,16 +24,30 @@ public final class Models {
      * @throws EdgeException {@code MODELS_INVALID}
      */
     public static Models read(String json) throws EdgeException {
+        return read(Collections.singletonList(json));
+    }
+
+    /**
+     * Reads the {@code models.json} of the app and those of modules that bring a model.
+     *
+     * @throws EdgeException {@code MODELS_INVALID}; there is none, for example, or two models have one id
+     */
+    public static Models read(List<String> texts) throws EdgeException {
         List<Model> models = new ArrayList<>();
         Set<String> ids = new HashSet<>();
         try {
-            JSONArray entries = new JSONObject(json).getJSONArray("models");
-            for (int index = 0; index < entries.length(); index++) {
-                Model model = new Model(entries.getJSONObject(index));
-                if (!ids.add(model.id().toLowerCase(Locale.ROOT))) {
-                    throw new JSONException("two models are called " + model.id());
+            if (texts.isEmpty()) {
+                throw new JSONException("the app's assets have no edge/models.json and no edge/ID/models.json");
+            }
+            for (String json : texts) {
+                JSONArray entries = new JSONObject(json).getJSONArray("models");
+                for (int index = 0; index < entries.length(); index++) {
+                    Model model = new Model(entries.getJSONObject(index));
+                    if (!ids.add(model.id().toLowerCase(Locale.ROOT))) {
+                        throw new JSONException("two models are called " + model.id());
+                    }
+                    models.add(model);
                 }
-                models.add(model);
             }
         } catch (JSONException error) {
             throw EdgeException.of(EdgeException.Code.MODELS_INVALID, String.valueOf(error.getMessage()), error);
@@ -41,7 +55,7 @@ public final class Models {
         return new Models(models);
     }
 
-    /** All models, in the order of the file. */
+    /** All models, in the order of the files. */
     public List<Model> list() {
         return models;
     }

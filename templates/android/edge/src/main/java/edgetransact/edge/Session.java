@@ -5,7 +5,6 @@ import java.nio.file.Path;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
 import org.json.JSONObject;
 
 /**
@@ -42,7 +41,11 @@ public final class Session implements AutoCloseable {
      */
     public static Session load(Model model, Choice choice, Path weights, Engine.Factory engines, Progress progress)
             throws EdgeException, InterruptedException {
-        LoadedEngine engine = new LoadedEngine(choice, engines);
+        return load(model, choice, weights, new LoadedEngine(choice, engines), progress);
+    }
+
+    static Session load(Model model, Choice choice, Path weights, LoadedEngine engine, Progress progress)
+            throws EdgeException, InterruptedException {
         Session session = new Session(model, choice, engine);
         boolean ready = false;
         try {
@@ -156,25 +159,22 @@ public final class Session implements AutoCloseable {
     }
 
     private void warmUp() throws EdgeException, InterruptedException {
-        CompletableFuture<Integer> promptTokens = new CompletableFuture<>();
+        CompletableFuture<String> answered = new CompletableFuture<>();
         engine.start(Requests.shortest(), new LoadedEngine.Answer() {
             @Override
             public void text(String delta) {}
 
             @Override
             public void done(String finishReason, JSONObject usage) {
-                promptTokens.complete(Usage.read(usage).promptTokens());
+                templateTokens = Usage.read(usage).promptTokens();
+                answered.complete(null);
             }
 
             @Override
             public void failed(EdgeException error) {
-                promptTokens.completeExceptionally(error);
+                answered.complete(error.detail());
             }
         });
-        try {
-            templateTokens = promptTokens.get();
-        } catch (ExecutionException error) {
-            throw (EdgeException) error.getCause();
-        }
+        engine.ready(answered);
     }
 }

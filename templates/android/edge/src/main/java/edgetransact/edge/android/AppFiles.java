@@ -15,6 +15,7 @@ import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
@@ -30,23 +31,36 @@ public final class AppFiles {
     }
 
     /**
-     * The app's models, from its assets.
+     * The app's models, from its assets: those of {@code edge/models.json}, and of each {@code edge/ID/models.json} that
+     * a module with a model brings.
      *
      * @throws EdgeException {@code MODELS_INVALID}
      */
     public Models models() throws EdgeException {
-        String json;
-        try (InputStream file = assets().open("models.json")) {
+        List<String> texts = new ArrayList<>();
+        addModels("", texts);
+        try {
+            String[] names = context.getAssets().list("edge");
+            for (String name : names == null ? new String[0] : names) {
+                addModels(name + "/", texts);
+            }
+        } catch (IOException error) {
+            throw EdgeException.unexpected(error);
+        }
+        return Models.read(texts);
+    }
+
+    private void addModels(String folder, List<String> texts) {
+        try (InputStream file = assets().open(folder + "models.json")) {
             ByteArrayOutputStream bytes = new ByteArrayOutputStream();
             byte[] buffer = new byte[8192];
             for (int read = file.read(buffer); read >= 0; read = file.read(buffer)) {
                 bytes.write(buffer, 0, read);
             }
-            json = new String(bytes.toByteArray(), StandardCharsets.UTF_8);
-        } catch (IOException error) {
-            json = "";
+            texts.add(new String(bytes.toByteArray(), StandardCharsets.UTF_8));
+        } catch (IOException none) {
+            // Each of them may be missing, but not all.
         }
-        return Models.read(json);
     }
 
     /** The weights: in the app's own files, in Play's, or put into the app's external files over adb. */

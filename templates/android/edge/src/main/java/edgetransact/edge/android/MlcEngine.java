@@ -73,9 +73,15 @@ public final class MlcEngine implements Engine {
 
     @Override
     public void reload(String engineConfigJson) {
+        String library = library(engineConfigJson);
+        try {
+            System.loadLibrary(library); // of a module that brings the model; registers itself with TVM
+        } catch (UnsatisfiedLinkError linked) {
+            Log.i(TAG, library + " is linked into the engine, or isn't there", linked);
+        }
         if (programs != null) {
             progress.at(Stage.KERNELS, 0, 1);
-            programs.ready(library(engineConfigJson));
+            programs.ready(library);
             progress.at(Stage.KERNELS, 1, 1);
         }
         if (closed) {
