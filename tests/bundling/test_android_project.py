@@ -14,7 +14,7 @@ from edge_transact.benchmarking.drivers.app import ACTION
 from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
-from tests.support.android_app import TVM_FFI, Programs, compile_fakes, jni_headers, run_app
+from tests.support.android_app import TVM_FFI, Programs, compile_fakes, endings, jni_headers, run_app
 from tests.support.android_project import JSON, ROOT, Compiled, java, javac, link_resources, merged_manifest, render
 from tests.support.android_stubs import compile_stubs
 from tests.support.app_picture import CONVERSATION, Renderer, screens
@@ -128,7 +128,8 @@ def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled
                 assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
                 newer |= {owner} if since > minimum else set()
     views = {"android.graphics.Insets", "android.view.WindowInsets", "android.view.WindowInsets.Type"}
-    assert newer == {*views, "android.os.Build"}
+    ends = {"android.app.ActivityManager", "android.app.ApplicationExitInfo"}
+    assert newer == {*views, *ends, "android.os.Build"}
 
 
 @pytest.mark.parametrize(
@@ -346,6 +347,24 @@ def test_a_benchmark_that_opening_the_app_interrupts_says_so_in_its_last_line(to
     assert json.loads(loaded)["kind"] == "load" and empty == ""
     why = "interrupted: the app was opened, or its benchmark was left"
     assert json.loads(last) == {"run": "run-1", "kind": "error", "message": why}
+
+
+@pytest.mark.parametrize("level", [29, 30])
+def test_android_says_how_an_earlier_process_ended(classpath, level):
+    ends = {
+        "5,11,100": "CRASHED",  # natively, in front
+        "4,0,100": "CRASHED",
+        "6,0,100": "CRASHED",
+        "1,0,100": "CRASHED",
+        "2,11,100": "CRASHED",
+        "3,0,100": "LACKED_MEMORY",
+        "2,9,200": "LACKED_MEMORY",  # where Android can't tell memory from other reasons
+        "3,0,400": "OTHERWISE",  # nobody saw it
+        "10,0,100": "OTHERWISE",  # its user ended it
+        "16,0,100": "OTHERWISE",  # it was updated
+    }
+    known = list(ends.values()) if level >= 30 else ["CRASHED"] * len(ends)
+    assert endings(classpath, level, *ends) == [*known, "CRASHED"]
 
 
 @pytest.fixture(scope="module")

@@ -73,17 +73,18 @@ def choose(app: App, libraries: dict[str, str], open_cl: bool, memory: int, chip
 
 
 @pytest.mark.parametrize(
-    ("libraries", "open_cl", "memory", "device"),
+    ("libraries", "open_cl", "memory", "device", "reason"),
     [
-        (BOTH, True, 1000, "android"),
-        (BOTH, False, 1000, "android-cpu"),
-        (BOTH, False, 900, "android-cpu"),
-        ({"android-cpu": "tiny-cpu"}, True, 900, "android-cpu"),
-        ({"android": "tiny"}, True, 1000, "android"),
+        (BOTH, True, 1000, "android", "USUAL"),
+        (BOTH, False, 1000, "android-cpu", "NO_OPENCL"),
+        (BOTH, False, 900, "android-cpu", "NO_OPENCL"),
+        ({"android-cpu": "tiny-cpu"}, True, 900, "android-cpu", "NO_LIBRARY"),
+        ({"android-cpu": "tiny-cpu"}, False, 900, "android-cpu", "NO_LIBRARY"),
+        ({"android": "tiny"}, True, 1000, "android", "USUAL"),
     ],
 )
-def test_the_choice_of_a_library(app, libraries, open_cl, memory, device):
-    chosen = {"device": device, "library": libraries[device], "cores": []}
+def test_the_choice_of_a_library(app, libraries, open_cl, memory, device, reason):
+    chosen = {"device": device, "reason": reason, "library": libraries[device], "cores": []}
     assert choose(app, libraries, open_cl, memory) == chosen
     # What is known of another chip says nothing of this one.
     tuned = {"SM8650": {"target": next(iter(libraries)), "cores": [7]}}
@@ -91,18 +92,28 @@ def test_the_choice_of_a_library(app, libraries, open_cl, memory, device):
 
 
 @pytest.mark.parametrize(
-    ("tuned", "open_cl", "device", "cores"),
+    ("tuned", "open_cl", "device", "reason", "cores"),
     [
-        ({"target": "android-cpu", "cores": [4, 5, 6, 7]}, True, "android-cpu", [4, 5, 6, 7]),
-        ({"target": "android-cpu", "cores": []}, True, "android-cpu", []),
-        ({"target": "android", "cores": []}, True, "android", []),
+        ({"target": "android-cpu", "cores": [4, 5, 6, 7]}, True, "android-cpu", "TUNED", [4, 5, 6, 7]),
+        ({"target": "android-cpu", "cores": []}, True, "android-cpu", "TUNED", []),
+        ({"target": "android", "cores": []}, True, "android", "TUNED", []),
         # Another phone of this chip, or its build of Android, may lack OpenCL.
-        ({"target": "android", "cores": []}, False, "android-cpu", []),
+        ({"target": "android", "cores": []}, False, "android-cpu", "NO_OPENCL", []),
     ],
 )
-def test_a_chip_that_was_tuned(app, tuned, open_cl, device, cores):
+def test_a_chip_that_was_tuned(app, tuned, open_cl, device, reason, cores):
     chosen = choose(app, BOTH, open_cl, 1000, "SM8650", tuned={"SM8650": tuned})
-    assert chosen == {"device": device, "library": BOTH[device], "cores": cores}
+    assert chosen == {"device": device, "reason": reason, "library": BOTH[device], "cores": cores}
+
+
+def test_a_chip_whose_opencl_is_known_to_give_wrong_answers(app):
+    """Unless this model was measured on it, or has no other library."""
+    for chip in ("s5e8845", "S5E8845"):
+        assert choose(app, BOTH, True, 1000, chip)["reason"] == "GPU_WRONG"
+    assert choose(app, {"android": "tiny"}, True, 1000, "s5e8845")["reason"] == "USUAL"
+    tuned = {"s5e8845": {"target": "android", "cores": []}}
+    chosen = choose(app, BOTH, True, 1000, "s5e8845", tuned=tuned)
+    assert (chosen["device"], chosen["reason"]) == ("android", "TUNED")
 
 
 def test_the_engine_is_opened_on_the_cores_that_were_found_best(app):

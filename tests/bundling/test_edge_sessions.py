@@ -459,44 +459,83 @@ def test_weights_that_the_library_does_not_fit(app, tmp_path):
 
 @pytest.fixture
 def gpu(app, tmp_path):
-    """Loads a model, on a phone with OpenCL that remembers its starts, and closes it: what it ran on."""
+    """Loads a model, on a phone with OpenCL that remembers its starts, and closes it: what it ran on, and why."""
 
-    def load(core=None, **how) -> tuple[str, bool]:
+    def load(core=None, **how) -> tuple[str, str]:
         core = core or app.core
         core("models", json=json.dumps({"models": [app.entry("short", libraries=how.pop("libraries", BOTH))]}))
         usual = {"open_cl": True, "memory": ENOUGH, "weights": app.assets / "short", "starts": tmp_path / "starts"}
         loaded = core("load", id="short", **usual | how)
         core("close")
-        return loaded["device"], loaded["gave_way"]
+        return loaded["device"], loaded["reason"]
 
     return load
 
 
+@pytest.fixture
+def ended(app, gpu, tmp_path):
+    """A start that ended the app at a stage of it."""
+
+    def start(stage: str, **how) -> None:
+        first = Core({"tiny": app.library, "tiny-cpu": app.library}, tmp_path / "calls.jsonl")
+        with pytest.raises(json.JSONDecodeError):
+            gpu(first, crash=stage, **how)
+        first.kill()
+
+    return start
+
+
+GPU, GAVE_WAY = ("android", "USUAL"), ("android-cpu", "GPU_FAILED")
+
+
 @pytest.mark.parametrize("stage", ["LOAD", "KERNELS"])
-def test_a_gpu_that_ends_the_app_gives_way_to_the_cpu(app, gpu, tmp_path, stage):
-    assert gpu() == ("android", False)
-    first = Core({"tiny": app.library}, tmp_path / "calls.jsonl")
-    with pytest.raises(json.JSONDecodeError):
-        gpu(first, crash=stage)
-    first.kill()
-    assert gpu(driver="newer") == ("android", False)
-    assert [gpu(), gpu()] == [("android-cpu", True)] * 2
-    assert gpu(preference="CPU") == ("android-cpu", False)
-    assert [gpu(forget=True), gpu()] == [("android", False)] * 2
+def test_a_gpu_that_ends_the_app_gives_way_to_the_cpu(gpu, ended, stage):
+    assert gpu() == GPU
+    ended(stage)
+    assert gpu(driver="newer") == GPU
+    assert [gpu(), gpu(ending="OTHERWISE")] == [GAVE_WAY] * 2
+    assert gpu(preference="CPU") == ("android-cpu", "PREFERRED")
+    assert [gpu(forget=True), gpu()] == [GPU] * 2
+
+
+def test_an_app_that_its_user_ends_says_nothing_of_the_gpu(gpu, ended):
+    ended("KERNELS")
+    assert [gpu(ending="OTHERWISE"), gpu()] == [GPU] * 2
+
+
+@pytest.mark.parametrize("preference", ["AUTO", "CPU"])
+def test_an_app_that_is_ended_for_want_of_memory_says_so_until_the_model_is_loaded(gpu, ended, preference):
+    ended("LOAD", preference=preference)
+    for ending in ("LACKED_MEMORY", "OTHERWISE"):
+        with pytest.raises(Failed) as failed:
+            gpu(ending=ending, preference=preference)
+        assert failed.value.code == "LACKED_MEMORY" and failed.value.fields["needed"] == 1000
+    anyway = 2**63 - 1
+    device = {"AUTO": GPU, "CPU": ("android-cpu", "PREFERRED")}[preference]
+    assert gpu(memory=anyway, preference=preference) == device
+    assert gpu(preference=preference) == device
 
 
 def test_a_gpu_whose_engine_fails_gives_way_at_once(app, gpu):
     broken = {"android": "not_there", "android-cpu": "tiny-cpu"}
-    assert gpu(libraries=broken) == ("android-cpu", True)
+    assert gpu(libraries=broken) == GAVE_WAY
     reloads = len(app.core.calls("reload"))
-    assert gpu(libraries=broken) == ("android-cpu", True) and len(app.core.calls("reload")) == reloads + 1
+    assert gpu(libraries=broken) == GAVE_WAY and len(app.core.calls("reload")) == reloads + 1
     with pytest.raises(Failed, match="Cannot find system lib with not_there"):
         gpu(libraries=broken, preference="GPU")
-    with pytest.raises(Failed, match="Cannot find system lib with not_there"):
-        gpu(libraries={"android": "not_there"})
     with pytest.raises(ValueError, match="interrupted"), app.core.pace(hold=0):
         gpu(interrupt="KERNELS")
-    assert gpu() == ("android", False)
+    assert gpu() == GPU
+
+
+def test_a_gpu_that_fails_is_not_tried_for_ever_without_a_cpu_to_give_way_to(gpu):
+    alone = {"android": "not_there"}
+    for how in ({}, {"forget": True}, {"preference": "GPU"}):
+        with pytest.raises(Failed, match="Cannot find system lib with not_there"):
+            gpu(libraries=alone, **how)
+        with pytest.raises(Failed, match="gpu failed: short") as failed:
+            gpu(libraries=alone)
+        assert failed.value.code == "GPU_FAILED"
 
 
 def test_engines_that_hang_or_throw_errors(app):

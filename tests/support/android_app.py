@@ -111,6 +111,13 @@ class Programs:
         return _start(self.classpath, self.library.parent, main, *words, TVM_BIND_THREADS="1")
 
 
+def endings(classpath: list[Path], level: int, *processes: str) -> list[str]:
+    """What Android's reasons, statuses and importances say of processes, and what it says of one that it forgot."""
+    done = _start(classpath, Path("/nowhere"), "edgetransact.edge.android.PastProcessesMain", str(level), *processes)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 def jni_headers() -> list[Path]:
     """Directories of ``jni.h``."""
     include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"

@@ -4,6 +4,7 @@ import edgetransact.edge.BenchRun;
 import edgetransact.edge.Choice;
 import edgetransact.edge.Conversation;
 import edgetransact.edge.EdgeException;
+import edgetransact.edge.Ending;
 import edgetransact.edge.Finish;
 import edgetransact.edge.Listener;
 import edgetransact.edge.Message;
@@ -19,6 +20,7 @@ import edgetransact.edge.Tool;
 import edgetransact.edge.Usage;
 import edgetransact.edge.WeightStore;
 import java.io.BufferedReader;
+import java.io.File;
 import java.io.FileInputStream;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -96,6 +98,7 @@ final class Bridge {
             case "choose":
                 Choice choice = Choice.of(model(command), phone(command), preference(command), starts(command));
                 return result.put("device", choice.device().target())
+                        .put("reason", choice.reason().name())
                         .put("library", choice.library())
                         .put("cores", new JSONArray(choice.cores()));
             case "prepare":
@@ -157,7 +160,7 @@ final class Bridge {
     }
 
     private JSONObject load(JSONObject command, JSONObject result)
-            throws EdgeException, InterruptedException, JSONException {
+            throws EdgeException, InterruptedException, IOException, JSONException {
         Model model = model(command);
         JSONArray heard = new JSONArray();
         Progress progress = progress(command, heard);
@@ -171,15 +174,18 @@ final class Bridge {
         chats.put("", session.conversation());
         return result.put("progress", heard)
                 .put("device", session.choice().device().target())
-                .put("gave_way", session.choice().gaveWay());
+                .put("reason", session.choice().reason().name());
     }
 
     private static Preference preference(JSONObject command) {
         return Preference.valueOf(command.optString("preference", "AUTO"));
     }
 
-    private static Starts starts(JSONObject command) {
-        return new Starts(Paths.get(command.optString("starts", "/dev/null/starts")), command.optString("driver"));
+    private static Starts starts(JSONObject command) throws IOException {
+        Path directory = Paths.get(command.optString("starts", "/dev/null/starts"));
+        Ending ending = Ending.valueOf(command.optString("ending", "CRASHED"));
+        int process = Integer.parseInt(new File("/proc/self").getCanonicalFile().getName());
+        return new Starts(directory, command.optString("driver"), process, earlier -> ending);
     }
 
     /** Writes progress down; interrupts the thread, or ends the process, at a stage that the command names. */

@@ -14,6 +14,7 @@ import android.widget.ListView;
 import android.widget.ProgressBar;
 import android.widget.Spinner;
 import android.widget.TextView;
+import edgetransact.edge.Choice;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Model;
 import edgetransact.edge.Stage;
@@ -180,9 +181,11 @@ public final class ChatActivity extends Activity {
             progress.setProgress((int) (PERMILLE * step.done() / Math.max(1, step.total())));
         }
         retry.setVisibility(error != null && holder.model() != null ? View.VISIBLE : View.GONE);
-        boolean small = error != null && error.code() == EdgeException.Code.TOO_LITTLE_MEMORY;
+        EdgeException.Code code = error == null ? null : error.code();
+        boolean small = code == EdgeException.Code.TOO_LITTLE_MEMORY || code == EdgeException.Code.LACKED_MEMORY;
         anyway.setVisibility(small ? View.VISIBLE : View.GONE);
-        gpu.setVisibility(loaded && holder.session().choice().gaveWay() ? View.VISIBLE : View.GONE);
+        boolean gaveWay = loaded && holder.session().choice().reason() == Choice.Reason.GPU_FAILED;
+        gpu.setVisibility(gaveWay || code == EdgeException.Code.GPU_FAILED ? View.VISIBLE : View.GONE);
         empty.setText(loaded ? R.string.empty_ready : R.string.empty_not_ready);
         send.setVisibility(chat.answering() ? View.GONE : View.VISIBLE);
         send.setEnabled(loaded);

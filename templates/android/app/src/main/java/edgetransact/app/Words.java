@@ -29,6 +29,10 @@ final class Words {
                 return resources.getString(R.string.error_models_invalid, error.detail());
             case NO_LIBRARY:
                 return resources.getString(R.string.error_no_library, error.detail());
+            case GPU_FAILED:
+                return resources.getString(R.string.error_gpu_failed);
+            case LACKED_MEMORY:
+                return resources.getString(R.string.error_lacked_memory, size(error.needed()));
             case TOO_LITTLE_MEMORY:
                 return resources.getString(
                         R.string.error_too_little_memory, size(error.needed()), size(error.available()));
@@ -85,11 +89,18 @@ final class Words {
         if (session.choice().device() == Device.OPENCL) {
             return resources.getString(R.string.runs_on_gpu);
         }
-        if (session.choice().gaveWay()) {
-            return resources.getString(R.string.runs_on_cpu_gpu_failed);
+        switch (session.choice().reason()) {
+            case GPU_FAILED:
+                return resources.getString(R.string.runs_on_cpu_gpu_failed);
+            case GPU_WRONG:
+                return resources.getString(R.string.runs_on_cpu_gpu_wrong);
+            case NO_OPENCL:
+                return resources.getString(R.string.runs_on_cpu_no_opencl);
+            case NO_LIBRARY:
+                return resources.getString(R.string.runs_on_cpu_no_library);
+            default:
+                return resources.getString(R.string.runs_on_cpu);
         }
-        boolean builtForGpu = session.model().library(Device.OPENCL) != null;
-        return resources.getString(builtForGpu ? R.string.runs_on_cpu_no_opencl : R.string.runs_on_cpu_no_library);
     }
 
     /** What stands under an answer: why it ended, if that is worth saying, and how fast it was; or why there is none. */

@@ -1,17 +1,37 @@
 package edgetransact.edge;
 
+import edgetransact.edge.EdgeException.Code;
 import java.util.Collections;
 import java.util.List;
 
 /** The library that a model runs with on this phone, and where it runs. Immutable. */
 public final class Choice {
+    /** Why it is this one. */
+    public enum Reason {
+        /** The GPU is used where that can be. */
+        USUAL,
+        /** The app or its user wants it. */
+        PREFERRED,
+        /** {@code edge-transact bench --tune} found it best on this chip. */
+        TUNED,
+        /** The CPU, since the GPU failed at an earlier start. {@link Starts#forget} takes that back. */
+        GPU_FAILED,
+        /** The CPU, since this chip's OpenCL is known to give wrong answers. */
+        GPU_WRONG,
+        /** The CPU, since the phone has no OpenCL. */
+        NO_OPENCL,
+        /** The CPU, since the model isn't built for GPUs. */
+        NO_LIBRARY
+    }
+
     private final Device device;
+    private final Reason reason;
     private final String library;
     private final List<Integer> cores;
-    private boolean gaveWay;
 
-    private Choice(Device device, String library, List<Integer> cores) {
+    private Choice(Device device, Reason reason, String library, List<Integer> cores) {
         this.device = device;
+        this.reason = reason;
         this.library = library;
         this.cores = cores;
     }
@@ -22,56 +42,66 @@ public final class Choice {
      *
      * @param preference {@code GPU} and {@code CPU} leave no other choice; with {@code AUTO}, a GPU's library that
      *     failed gives way to the CPU's, if the model has one
-     * @throws EdgeException {@code NO_LIBRARY}, or {@code TOO_LITTLE_MEMORY} for the one that was chosen
+     * @throws EdgeException {@code NO_LIBRARY}, {@code GPU_FAILED}, or {@code TOO_LITTLE_MEMORY} and {@code
+     *     LACKED_MEMORY} for the one that was chosen
      */
     public static Choice of(Model model, Phone phone, Preference preference, Starts starts) throws EdgeException {
-        if (preference != Preference.AUTO) {
-            Device wanted = preference == Preference.GPU ? Device.OPENCL : Device.CPU;
-            if (model.library(wanted) == null) {
-                throw EdgeException.of(EdgeException.Code.NO_LIBRARY, model.name());
-            }
-            return byLibrary(model.library(wanted), model, phone);
+        Choice choice = preference == Preference.AUTO
+                ? best(model, phone, starts)
+                : on(preference == Preference.GPU ? Device.OPENCL : Device.CPU, Reason.PREFERRED, model, phone);
+        if (starts.lackedMemory(model) && !phone.ignoresMemory()) {
+            long needed = model.memoryBytes(choice.device);
+            throw EdgeException.tooLittle(Code.LACKED_MEMORY, needed, phone.availableMemoryBytes());
         }
-        if (phone.openCl() && model.library(Device.CPU) != null && starts.failed(model, Device.OPENCL)) {
-            Choice choice = on(Device.CPU, model, phone);
-            choice.gaveWay = true;
-            return choice;
-        }
-        return of(model, phone);
+        return choice;
     }
 
-    private static Choice of(Model model, Phone phone) throws EdgeException {
+    private static Choice best(Model model, Phone phone, Starts starts) throws EdgeException {
+        boolean gpu = phone.openCl() && model.library(Device.OPENCL) != null;
+        boolean cpu = model.library(Device.CPU) != null;
+        boolean failed = gpu && starts.failed(model, Device.OPENCL);
+        if (failed && !cpu) {
+            throw EdgeException.of(Code.GPU_FAILED, model.name());
+        }
         Model.Tuned tuned = model.tuned(phone.chip());
-        if (tuned != null && (tuned.device() == Device.CPU || phone.openCl())) {
-            return on(tuned.device(), model, phone);
+        if (tuned != null && (tuned.device() == Device.CPU || (gpu && !failed))) {
+            return on(tuned.device(), Reason.TUNED, model, phone);
         }
-        for (Device device : Device.values()) {
-            if (model.library(device) != null && (device == Device.CPU || phone.openCl())) {
-                return on(device, model, phone);
-            }
+        if (failed) {
+            return on(Device.CPU, Reason.GPU_FAILED, model, phone);
         }
-        throw EdgeException.of(EdgeException.Code.NO_LIBRARY, model.name());
+        if (gpu && cpu && Drivers.wrong(phone.chip())) {
+            return on(Device.CPU, Reason.GPU_WRONG, model, phone);
+        }
+        if (gpu) {
+            return on(Device.OPENCL, Reason.USUAL, model, phone);
+        }
+        boolean built = model.library(Device.OPENCL) != null;
+        return on(Device.CPU, built ? Reason.NO_OPENCL : Reason.NO_LIBRARY, model, phone);
     }
 
     /** The library with this name, which the model has. */
     static Choice byLibrary(String library, Model model, Phone phone) throws EdgeException {
         if (library.equals(model.library(Device.CPU))) {
-            return on(Device.CPU, model, phone);
+            return on(Device.CPU, Reason.PREFERRED, model, phone);
         }
         if (!phone.openCl()) {
-            throw EdgeException.of(EdgeException.Code.NO_LIBRARY, library);
+            throw EdgeException.of(Code.NO_LIBRARY, library);
         }
-        return on(Device.OPENCL, model, phone);
+        return on(Device.OPENCL, Reason.PREFERRED, model, phone);
     }
 
-    private static Choice on(Device device, Model model, Phone phone) throws EdgeException {
+    private static Choice on(Device device, Reason reason, Model model, Phone phone) throws EdgeException {
+        if (model.library(device) == null) {
+            throw EdgeException.of(Code.NO_LIBRARY, model.name());
+        }
         long needed = model.memoryBytes(device);
         if (needed > phone.availableMemoryBytes()) {
-            throw EdgeException.tooLittle(EdgeException.Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
+            throw EdgeException.tooLittle(Code.TOO_LITTLE_MEMORY, needed, phone.availableMemoryBytes());
         }
         Model.Tuned tuned = model.tuned(phone.chip());
         boolean known = tuned != null && tuned.device() == device;
-        return new Choice(device, model.library(device), known ? tuned.cores() : Collections.emptyList());
+        return new Choice(device, reason, model.library(device), known ? tuned.cores() : Collections.emptyList());
     }
 
     /** What it runs on. */
@@ -79,9 +109,9 @@ public final class Choice {
         return device;
     }
 
-    /** Whether this is the CPU because the GPU failed at an earlier start. {@link Starts#forget} takes that back. */
-    public boolean gaveWay() {
-        return gaveWay;
+    /** Why. */
+    public Reason reason() {
+        return reason;
     }
 
     /** The library's name, as in {@code system://NAME}. */

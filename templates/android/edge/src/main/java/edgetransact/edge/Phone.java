@@ -35,6 +35,11 @@ public final class Phone {
         return new Phone(openCl, Long.MAX_VALUE, chip);
     }
 
+    /** Whether it is {@link #ignoringMemory}. */
+    boolean ignoresMemory() {
+        return availableMemoryBytes == Long.MAX_VALUE;
+    }
+
     /** The model of its chip. */
     public String chip() {
         return chip;

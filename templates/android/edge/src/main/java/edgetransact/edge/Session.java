@@ -79,19 +79,32 @@ public final class Session implements AutoCloseable {
             Progress progress)
             throws EdgeException, InterruptedException {
         Choice choice = Choice.of(model, phone, preference, starts);
+        try {
+            return load(model, choice, starts, weights, engines, progress);
+        } catch (EdgeException error) {
+            boolean gaveUp = error.code() == Code.ENGINE_FAILED && choice.device() == Device.OPENCL;
+            if (!gaveUp || preference != Preference.AUTO || model.library(Device.CPU) == null) {
+                throw error;
+            }
+        }
+        Choice other = Choice.of(model, phone, preference, starts);
+        return load(model, other, starts, weights, engines, progress);
+    }
+
+    private static Session load(
+            Model model, Choice choice, Starts starts, Path weights, Engine.Factory engines, Progress progress)
+            throws EdgeException, InterruptedException {
         boolean failed = false;
         starts.mark(choice);
         try {
             return load(model, choice, weights, engines, progress);
         } catch (EdgeException error) {
             failed = error.code() == Code.ENGINE_FAILED;
-            Choice other = Choice.of(model, phone, preference, starts);
-            if (!failed || other.device() == choice.device()) {
-                throw error;
-            }
-            return load(model, other, weights, engines, progress);
+            throw error;
         } finally {
-            if (!failed) {
+            if (failed) {
+                starts.fail(choice);
+            } else {
                 starts.clear(choice);
             }
         }

@@ -3,6 +3,7 @@ package edgetransact.edge.android;
 import android.content.Context;
 import android.content.res.AssetManager;
 import android.os.Build;
+import android.os.Process;
 import edgetransact.edge.EdgeException;
 import edgetransact.edge.Models;
 import edgetransact.edge.Source;
@@ -68,9 +69,11 @@ public final class AppFiles {
         return new WeightStore(assets(), this::pack, context.getFilesDir().toPath().resolve("models"), external("models"));
     }
 
-    /** Which of the models' libraries the GPU's driver failed with. Android's build stands for the driver's. */
+    /** Starts that failed. Android's build stands for the GPU's driver's. */
     public Starts starts() {
-        return new Starts(context.getNoBackupFilesDir().toPath().resolve("starts"), String.valueOf(Build.FINGERPRINT));
+        Path directory = context.getNoBackupFilesDir().toPath().resolve("starts");
+        String build = String.valueOf(Build.FINGERPRINT);
+        return new Starts(directory, build, Process.myPid(), process -> PastProcesses.ending(context, process));
     }
 
     /** Requests and records of {@code edge-transact bench --app}. */

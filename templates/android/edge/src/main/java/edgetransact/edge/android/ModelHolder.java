@@ -129,7 +129,7 @@ public final class ModelHolder {
         load(wanted, Preference.AUTO);
     }
 
-    /** Tries the GPU again after it gave way to the CPU. */
+    /** Tries the GPU again after it failed. */
     public void retryGpu() {
         Model wanted = model;
         worker.execute(() -> files.starts().forget(wanted));
@@ -141,7 +141,7 @@ public final class ModelHolder {
         load(wanted, preference, false);
     }
 
-    /** Loads the chosen model although the phone may have too little memory: the way on from that error. */
+    /** Loads the chosen model although memory may not suffice, or didn't once: the way on from these errors. */
     public void loadAnyway() {
         load(model, Preference.AUTO, true);
     }
@@ -163,7 +163,7 @@ public final class ModelHolder {
     public void fail(EdgeException reason) {
         if (session != null) {
             Choice choice = session.choice();
-            worker.execute(() -> files.starts().mark(choice));
+            worker.execute(() -> files.starts().fail(choice));
         }
         finish(null, reason);
     }
