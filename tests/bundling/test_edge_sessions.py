@@ -423,6 +423,15 @@ def test_a_model_has_to_ask_for_a_tool(app):
     assert text["heard"] == [CALL, "STOP"] and text["request"]["messages"][0]["content"] == "Be brief."
 
 
+@pytest.mark.parametrize(
+    "written", ["", "{}", '[{"role": "system", "text": "", "tool_calls": []}]', '[{"role": "user"}]']
+)
+def test_messages_that_were_not_kept_are_refused(app, written):
+    app.load("short")
+    with pytest.raises(ValueError, match="not written by"):
+        app.core("chat", chat="wrong", written=written)
+
+
 def test_an_engine_that_dies_while_it_answers(app):
     app.load("long")
     whole = said(app.send("Hi"))

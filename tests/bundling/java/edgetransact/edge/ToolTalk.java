@@ -35,7 +35,10 @@ public final class ToolTalk {
             engine.answer = new JSONArray(line);
             JSONArray heard = new JSONArray();
             chat.send(next, listener(heard));
-            List<Message> messages = chat.messages();
+            List<Message> messages = Message.read(Message.write(chat.messages()));
+            if (!messages.equals(chat.messages())) {
+                throw new AssertionError(messages + " instead of " + chat.messages());
+            }
             List<ToolCall> calls = messages.get(messages.size() - 1).toolCalls();
             next = calls.isEmpty()
                     ? Collections.singletonList(Message.user("And?"))

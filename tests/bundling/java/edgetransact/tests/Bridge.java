@@ -209,6 +209,7 @@ final class Bridge {
             boolean user = said.getJSONArray(index).getString(0).equals("user");
             history.add(user ? Message.user(text) : Message.assistant(text));
         }
+        history.addAll(Message.read(command.optString("written", "[]")));
         String system = command.has("system") ? command.getString("system") : null;
         return session.conversation(system, history, sampling(command.optJSONObject("sampling")));
     }

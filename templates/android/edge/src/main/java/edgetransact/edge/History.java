@@ -153,7 +153,9 @@ final class History {
 
         /** Leaves out one more of the oldest turns, if there is one. */
         boolean shorten() {
-            return from < end && from++ < end;
+            boolean some = from < end;
+            from += some ? 1 : 0;
+            return some;
         }
 
         /** Its messages, the system's first. */

@@ -4,6 +4,9 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
 
 /** A message of a conversation. Immutable. */
 public final class Message {
@@ -47,6 +50,57 @@ public final class Message {
      */
     public static Message tool(String toolCallId, String text) {
         return new Message("tool", text, Collections.emptyList(), Objects.requireNonNull(toolCallId));
+    }
+
+    /** Messages as JSON, to keep them: {@link #read} reads it. */
+    public static String write(List<Message> messages) {
+        try {
+            JSONArray list = new JSONArray();
+            for (Message message : messages) {
+                JSONArray calls = new JSONArray();
+                for (ToolCall call : message.toolCalls) {
+                    JSONObject of = new JSONObject().put("id", call.id()).put("name", call.name());
+                    calls.put(of.put("arguments", call.arguments()));
+                }
+                list.put(new JSONObject()
+                        .put("role", message.role)
+                        .put("text", message.text)
+                        .put("tool_calls", calls)
+                        .put("tool_call_id", message.toolCallId));
+            }
+            return list.toString();
+        } catch (JSONException error) {
+            throw new AssertionError(error);
+        }
+    }
+
+    /**
+     * Messages that {@link #write} wrote.
+     *
+     * @throws IllegalArgumentException it didn't write these
+     */
+    public static List<Message> read(String json) {
+        List<Message> messages = new ArrayList<>();
+        try {
+            JSONArray list = new JSONArray(json);
+            for (int index = 0; index < list.length(); index++) {
+                JSONObject message = list.getJSONObject(index);
+                List<ToolCall> calls = new ArrayList<>();
+                for (int call = 0; call < message.getJSONArray("tool_calls").length(); call++) {
+                    JSONObject of = message.getJSONArray("tool_calls").getJSONObject(call);
+                    calls.add(new ToolCall(of.getString("id"), of.getString("name"), of.getString("arguments")));
+                }
+                String role = message.getString("role");
+                if (!role.equals("user") && !role.equals("assistant") && !role.equals("tool")) {
+                    throw new JSONException("no role of a message: " + role);
+                }
+                String toolCallId = role.equals("tool") ? message.getString("tool_call_id") : null;
+                messages.add(new Message(role, message.getString("text"), calls, toolCallId));
+            }
+        } catch (JSONException error) {
+            throw new IllegalArgumentException("not written by Message.write: " + error.getMessage(), error);
+        }
+        return messages;
     }
 
     static Message system(String text) {
