@@ -537,6 +537,23 @@ def test_a_gpu_whose_engine_fails_gives_way_at_once(app, gpu):
     assert gpu() == GPU
 
 
+@pytest.mark.parametrize(
+    ("sampling", "tokens", "then"),
+    [({}, 0, GAVE_WAY), ({"schema": "{}"}, 3, GAVE_WAY), ({"schema": "{}"}, 0, GPU)],
+    ids=["at an answer", "in JSON too", "but not at a schema that it does not understand"],
+)
+def test_a_gpu_whose_engine_fails_later_gives_way_at_the_next_start(app, gpu, tmp_path, sampling, tokens, then):
+    how = {"open_cl": True, "memory": ENOUGH, "weights": app.assets / "long", "starts": tmp_path / "starts"}
+    app.read(app.entry("long"))
+    app.core("load", id="long", **how)
+    app.core("chat", chat="last", sampling=sampling)
+    with app.core.pace(die=tokens):
+        assert app.send("Hi", chat="last")[-1]["code"] == "ENGINE_FAILED"
+    assert app.send("Hi")[-1]["code"] == "ENGINE_FAILED"
+    app.core("close")
+    assert gpu() == then
+
+
 def test_a_gpu_that_fails_is_not_tried_for_ever_without_a_cpu_to_give_way_to(gpu):
     alone = {"android": "not_there"}
     for how in ({}, {"forget": True}, {"preference": "GPU"}):

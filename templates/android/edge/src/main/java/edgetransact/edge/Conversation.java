@@ -110,7 +110,9 @@ public final class Conversation {
         private final Tools answer = new Tools(sampling);
         private final long start = System.nanoTime();
         private Double secondsToFirstToken;
+        private final boolean alive = !engine.isDead();
         private boolean counting;
+        private boolean made;
 
         private Turn(History.Draft draft, Listener listener) {
             this.draft = draft;
@@ -133,6 +135,7 @@ public final class Conversation {
 
         @Override
         public void step() {
+            made = true;
             if (!counting && secondsToFirstToken == null) {
                 secondsToFirstToken = (System.nanoTime() - start) / 1e9;
             }
@@ -165,6 +168,11 @@ public final class Conversation {
 
         @Override
         public void failed(EdgeException error) {
+            boolean grammar = sampling.jsonSchema() != null || sampling.tool() != null;
+            // The engine ends at a schema that it doesn't understand, before it has made a token.
+            if (alive && engine.isDead() && (made || !grammar)) {
+                session.fail();
+            }
             over();
             listener.failed(error);
         }

@@ -92,6 +92,11 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         }
     }
 
+    /** Whether it answers nothing any more. */
+    synchronized boolean isDead() {
+        return dead != null;
+    }
+
     /** Starts an answer; the engine must not be answering. */
     synchronized void start(JSONObject request, Answer to) {
         if (answer != null) {

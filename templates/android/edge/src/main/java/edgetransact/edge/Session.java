@@ -20,6 +20,7 @@ public final class Session implements AutoCloseable {
 
     private int templateTokens;
     private Conversation answering;
+    private Runnable failure = () -> {};
     private boolean closed;
 
     private Session(Model model, Choice choice, LoadedEngine engine) {
@@ -67,7 +68,7 @@ public final class Session implements AutoCloseable {
     /**
      * Chooses a library and loads it, as {@link Choice#of} and {@link #load} do. Where the GPU's engine fails, and the
      * preference is {@code AUTO}, the CPU's library is loaded at once, if there is one; where the driver ends the app,
-     * the next start does so.
+     * the next start does so, as after an engine that fails at an answer.
      */
     public static Session start(
             Model model,
@@ -97,7 +98,9 @@ public final class Session implements AutoCloseable {
         boolean failed = false;
         starts.mark(choice);
         try {
-            return load(model, choice, weights, engines, progress);
+            Session session = load(model, choice, weights, engines, progress);
+            session.failure = () -> starts.fail(choice);
+            return session;
         } catch (EdgeException error) {
             failed = error.code() == Code.ENGINE_FAILED;
             throw error;
@@ -154,6 +157,11 @@ public final class Session implements AutoCloseable {
     /** It has ended. */
     void end() {
         answering = null;
+    }
+
+    /** The engine has ended at an answer, and that wasn't the request's fault: the next start should know. */
+    void fail() {
+        failure.run();
     }
 
     /** Ends the answer that is being given and frees the model. Blocks until it is free. */

@@ -62,7 +62,7 @@ public final class Starts {
     }
 
     /** Remembers that the engine failed. The CPU needs no driver, and nothing to give way to. */
-    public void fail(Choice choice) {
+    void fail(Choice choice) {
         if (choice.device() == Device.OPENCL) {
             write(mark(choice.library(), choice.device()), FAILED);
         } else {

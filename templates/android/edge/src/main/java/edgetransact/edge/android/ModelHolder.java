@@ -161,10 +161,6 @@ public final class ModelHolder {
 
     /** Reports that the session's engine has failed. {@link #load} starts again. */
     public void fail(EdgeException reason) {
-        if (session != null) {
-            Choice choice = session.choice();
-            worker.execute(() -> files.starts().fail(choice));
-        }
         finish(null, reason);
     }
 
