@@ -109,8 +109,8 @@ public final class Conversation {
         private final Listener listener;
         private final Tools answer = new Tools(sampling);
         private final long start = System.nanoTime();
-        private Double secondsToFirstToken;
         private final boolean alive = !engine.isDead();
+        private Double secondsToFirstToken;
         private boolean counting;
         private boolean made;
 
@@ -129,6 +129,7 @@ public final class Conversation {
 
         /** Counting costs little: the engine's prefix cache keeps the prompt for the answer. */
         private void request() {
+            secondsToFirstToken = null;
             Sampling how = counting ? sampling.change().maxTokens(1).build() : sampling;
             engine.start(Requests.chat(draft.messages(), how), this);
         }
