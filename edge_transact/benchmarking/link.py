@@ -25,12 +25,7 @@ def link_archive(archive: Path) -> Path:
     Raises:
         EdgeTransactError: No linker was found, or it failed.
     """
-    linker = find_linker()
-    if linker is None:
-        raise EdgeTransactError(
-            "no linker for Android's libraries was found",
-            fix=f"Install one: {INSTALL}; or clang and lld; or set ANDROID_NDK to an NDK.",
-        )
+    linker = require_linker()
     recipe = Recipe(
         kind="libraries",
         what=f"link {archive.name} for the runner",
@@ -38,6 +33,16 @@ def link_archive(archive: Path) -> Path:
         make=lambda directory: link_android(archive, directory / "library.so", linker),
     )
     return made(recipe) / "library.so"
+
+
+def require_linker() -> list[str]:
+    """`find_linker`, or an `EdgeTransactError` that says how to get one."""
+    if linker := find_linker():
+        return linker
+    raise EdgeTransactError(
+        "no linker for Android's libraries was found",
+        fix=f"Install one: {INSTALL}; or clang and lld; or set ANDROID_NDK to an NDK.",
+    )
 
 
 def find_linker() -> list[str] | None:

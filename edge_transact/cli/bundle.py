@@ -9,6 +9,7 @@ import typer
 
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_transact.bundling.project import Project
@@ -20,6 +21,9 @@ def bundle(
     dists: Annotated[list[Path], typer.Argument(metavar="DIST...", help="Directories that `build` wrote for Android.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="APP", help="Directory of the project.")],
     options: BundleOptions,
+    aar: Annotated[
+        bool, typer.Option("--aar", help="Write a Maven repository instead: a library of each model, for your own app.")
+    ] = False,
     build: Annotated[
         bool, typer.Option("--build", help="Go on to the APK, with MLC's packaging and Gradle. Continues APP.")
     ] = False,
@@ -44,10 +48,17 @@ def bundle(
 
     `edge-transact bundle dist -o app --application-id com.example.notes --app-name "My Notes"`
 
+    `edge-transact bundle dist --aar -o maven`
+
     `edge-transact bundle dist -o app --build`
     """
     from edge_transact.bundling.project import bundle as write_project
 
+    if aar:
+        if build or install:
+            raise UsageError("--aar writes no app, which --build and --install need", fix="Leave one of them out.")
+        _modules(dists, output, as_json)
+        return
     goes_on = build or install
     project = write_project(
         dists,
@@ -73,6 +84,24 @@ def bundle(
     show(result, as_json, lambda: _print(project, result, lacking, checks))
     if lacking or not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _modules(dists: list[Path], output: Path, as_json: bool) -> None:
+    from edge_transact.bundling.aar import bundle_modules
+
+    made = bundle_modules(dists, output)
+
+    def text() -> None:
+        from rich.console import Console
+
+        console = Console(highlight=False, markup=False)
+        for model, name in zip(made.models, made.coordinates, strict=True):
+            console.print(f'{model.id}, {model.bytes / 1e6:,.1f} MB: implementation("{name}")', soft_wrap=True)
+        for model, dist in zip(made.models, dists, strict=True):
+            if model.weights == "install":
+                console.print(f"Not in the library: edge-transact install {dist} --application-id ID", soft_wrap=True)
+
+    show(made.to_dict(), as_json, text)
 
 
 def _lacking() -> list[Check]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -145,8 +146,12 @@ def android_linker() -> list[str] | None:
     return None
 
 
-def link_android(archive: Path, output: Path, linker: list[str]) -> None:
+def link_android(archive: Path, output: Path, linker: list[str], engine: str | None = None) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
+
+    Args:
+        engine: The file name of the library with TVM's runtime, which Android's loader loads first: it resolves symbols
+            in what a library needs, and nowhere else.
 
     Raises:
         EdgeTransactError: The linker fails (the message has its output) or aligns segments differently.
@@ -155,12 +160,12 @@ def link_android(archive: Path, output: Path, linker: list[str]) -> None:
 
     with tempfile.TemporaryDirectory(dir=output.parent) as workspace, tarfile.open(archive) as objects:
         objects.extractall(workspace, filter="data")
-        flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
-        command = [*linker, *flags, "-o", str(output), *sorted(map(str, Path(workspace).rglob("*.o")))]
-        logger.debug("$ %s", shlex.join(map(str, command)))
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")
+        inputs = sorted(map(str, Path(workspace).rglob("*.o")))
+        if engine is not None:  # an empty library of that name is enough for the linker
+            stub = Path(workspace) / engine
+            _link(linker, stub, ["-x", "c", os.devnull], archive)
+            inputs += ["-Wl,--no-as-needed", str(stub)]
+        _link(linker, output, inputs, archive)
     with output.open("rb") as stream:
         for segment in ELFFile(stream).iter_segments("PT_LOAD"):
             if segment["p_align"] % PAGE_BYTES:
@@ -168,3 +173,12 @@ def link_android(archive: Path, output: Path, linker: list[str]) -> None:
                     f"{output}: a segment is aligned to {segment['p_align']} bytes, not {PAGE_BYTES}",
                     fix="Use a newer lld, or NDK r28 or newer.",
                 )
+
+
+def _link(linker: list[str], output: Path, inputs: list[str], archive: Path) -> None:
+    flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
+    command = [*linker, *flags, "-o", str(output), *inputs]
+    logger.debug("$ %s", shlex.join(command))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")

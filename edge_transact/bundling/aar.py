@@ -1,0 +1,112 @@
+"""Models as libraries for Android (AARs), which an app takes as dependencies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.outputs import scratch_directory
+from edge_transact.benchmarking.link import require_linker
+from edge_transact.bundling.maven import Module, add, digest
+from edge_transact.bundling.models import AppModel, AppModels
+from edge_transact.bundling.project import RECORD
+from edge_transact.bundling.sources import ASSETS_BYTES, Source, read_sources
+from edge_transact.checkpoint.writer import PROVENANCE_FILE
+from edge_transact.compiler.archive import link_android
+from edge_transact.errors import EdgeTransactError
+from edge_transact.formatting import megabytes
+from edge_transact.progress import working
+from edge_transact.version import __version__
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "libtvm4j_runtime_packed.so"
+"""The library with TVM's runtime and MLC's engine, which a model's libraries need by this name."""
+
+GROUP = "edgetransact.models"
+ABI = "arm64-v8a"
+MIN_SDK = 26
+
+EMPTY_JAR = b"PK\5\6" + bytes(18)
+"""A ZIP file without entries: a model has no classes."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder of a Maven repository, with the models that `bundle_modules` put there and their coordinates."""
+
+    directory: Path
+    models: Sequence[AppModel]
+    coordinates: Sequence[str]
+
+    def to_dict(self) -> dict[str, object]:
+        """The object that ``bundle --aar --json`` prints."""
+        models = [
+            {**model.model_dump(exclude={"files"}), "bytes": model.bytes, "coordinates": name}
+            for model, name in zip(self.models, self.coordinates, strict=True)
+        ]
+        return {"project": str(self.directory), "package_config": None, "models": models}
+
+
+def bundle_modules(dists: Sequence[Path], output: Path) -> Repository:
+    """Adds a module for each DIST's model to a folder of a Maven repository, all or none.
+
+    A module's version ends in a digest of its content, because Gradle keeps released versions. Weights above
+    `ASSETS_BYTES` stay out of it: `install` puts them on a phone.
+
+    Raises:
+        UsageError: Two models have the same library, or a DIST has none for Android.
+        EdgeTransactError: A file of a DIST changed after the build, there is no linker, or `output` is another output.
+    """
+    if other := next((name for name in (RECORD, MANIFEST, PROVENANCE_FILE) if (output / name).exists()), None):
+        raise EdgeTransactError(f"{output} has a {other}: it is no Maven repository", fix="Choose another output.")
+    sources = [_alone(source) for source in read_sources(dists)]
+    with scratch_directory() as scratch, working("write the models' modules"):
+        modules = [_module(source, scratch) for source in sources]
+        add(output, modules)
+    return Repository(output, [source.model for source in sources], [module.coordinates for module in modules])
+
+
+def _alone(source: Source) -> Source:
+    """The model with weights as they are in a module of its own, whatever other models there are."""
+    weights = "assets" if source.model.bytes <= ASSETS_BYTES else "install"
+    return replace(source, model=source.model.model_copy(update={"weights": weights}))
+
+
+def _module(source: Source, scratch: Path) -> Module:
+    model, linker = source.model, require_linker()
+    entries: dict[str, tuple[Path, str] | bytes] = {
+        "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}"),
+        "classes.jar": EMPTY_JAR,
+        "R.txt": b"",
+        f"assets/edge/{model.id}/models.json": AppModels(models=[model]).model_dump_json(indent=2).encode() + b"\n",
+    }
+    for name, archive in source.archives().items():
+        library = scratch / f"lib{name}.so"
+        link_android(archive, library, linker, ENGINE)
+        entries[f"jni/{ABI}/{library.name}"] = (library, sha256(library))
+    if model.weights == "assets":
+        for file in model.files:
+            entries[f"assets/edge/{model.id}/{file.path}"] = (source.dist / file.path, file.sha256)
+    logger.info(f"{model.id}: {megabytes(model.bytes)}, weights in {model.weights}")
+    version = f"{__version__}-{digest(entries)[:8]}"
+    return Module(GROUP, model.id, version, entries)
+
+
+def _package(identifier: str) -> str:
+    """A model's id as a part of a Java package's name that no other id has."""
+    return "m_" + "".join(each if each.isascii() and each.isalnum() else f"_{ord(each):x}_" for each in identifier)
+
+
+def manifest(namespace: str) -> bytes:
+    """The manifest of a library without activities."""
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        f'<manifest xmlns:android="http://schemas.android.com/apk/res/android" package="{namespace}">\n'
+        f'    <uses-sdk android:minSdkVersion="{MIN_SDK}" />\n'
+        "</manifest>\n"
+    ).encode()

@@ -1,0 +1,172 @@
+"""Modules in a Maven repository: a folder that Gradle takes libraries from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from edge_transact import cache
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.outputs import new_directory
+from edge_transact.errors import EdgeTransactError
+
+CHECKSUMS = ("md5", "sha1", "sha256")
+"""What Maven and Gradle read beside each file."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a ZIP file can tell
+
+
+@dataclass(frozen=True)
+class Module:
+    """A library for Android with its name in a repository.
+
+    Attributes:
+        entries: The content of its AAR, by path in it: a file with its sha256, or bytes.
+        needs: Modules that it needs, as ``group:artifact:version``.
+    """
+
+    group: str
+    artifact: str
+    version: str
+    entries: Mapping[str, tuple[Path, str] | bytes]
+    needs: Sequence[str] = ()
+
+    @property
+    def coordinates(self) -> str:
+        """How a build names it."""
+        return f"{self.group}:{self.artifact}:{self.version}"
+
+    @property
+    def directory(self) -> Path:
+        """Its place in a repository."""
+        return Path(*self.group.split("."), self.artifact, self.version)
+
+
+def digest(entries: Mapping[str, tuple[Path, str] | bytes]) -> str:
+    """The sha256 over the paths and contents of an AAR, in hex."""
+    known = {
+        name: hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content[1]
+        for name, content in entries.items()
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def add(repository: Path, modules: Sequence[Module]) -> None:
+    """Adds modules to a repository, all or none. What is there stays, whoever wrote it.
+
+    Raises:
+        EdgeTransactError: A file changed after the build, or a module that is there was changed.
+    """
+    entry = cache.entry_of("repositories", {"path": os.path.realpath(repository)})
+    with cache.lock(entry, f"write to {repository}"):
+        with ExitStack() as fresh:
+            for module in modules:
+                place = repository / module.directory
+                if place.exists():
+                    _require_intact(place)
+                else:
+                    _write(module, fresh.enter_context(new_directory(place)))
+        for module in modules:
+            _write_versions(repository, module)
+
+
+def _write(module: Module, directory: Path) -> None:
+    stem = f"{module.artifact}-{module.version}"
+    pack(directory / f"{stem}.aar", module.entries)
+    (directory / f"{stem}.pom").write_bytes(_pom(module))
+    for path in sorted(directory.iterdir()):
+        _write_checksums(path)
+
+
+def pack(path: Path, entries: Mapping[str, tuple[Path, str] | bytes]) -> None:
+    """Writes an AAR, which depends on its content alone, uncompressed as most of it is weights."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in sorted(entries.items()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+                continue
+            source, expected = content
+            entry.file_size = source.stat().st_size
+            with archive.open(entry, "w") as target, source.open("rb") as file:
+                found = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    found.update(block)
+                    target.write(block)
+            if found.hexdigest() != expected:
+                raise EdgeTransactError(f"{source} changed after the build", fix="Copy it again, or build it again.")
+
+
+def _pom(module: Module) -> bytes:
+    project = ElementTree.Element("project", xmlns="http://maven.apache.org/POM/4.0.0")
+    own = {"groupId": module.group, "artifactId": module.artifact, "version": module.version}
+    for name, text in {"modelVersion": "4.0.0", **own, "packaging": "aar"}.items():
+        ElementTree.SubElement(project, name).text = text
+    dependencies = ElementTree.SubElement(project, "dependencies")
+    for coordinates in module.needs:
+        dependency = ElementTree.SubElement(dependencies, "dependency")
+        parts = ("groupId", "artifactId", "version", "scope")
+        for name, text in zip(parts, [*coordinates.split(":"), "compile"], strict=True):
+            ElementTree.SubElement(dependency, name).text = text
+    return _xml(project)
+
+
+def _write_versions(repository: Path, module: Module) -> None:
+    """Adds the module's version to those that ``maven-metadata.xml`` lists."""
+    path = (repository / module.directory).parent / "maven-metadata.xml"
+    try:
+        there = [each.text for each in ElementTree.parse(path).iterfind("versioning/versions/version")]
+    except FileNotFoundError:
+        there = []
+    except ElementTree.ParseError as error:
+        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Remove it: it is written again.") from error
+    metadata = ElementTree.Element("metadata")
+    ElementTree.SubElement(metadata, "groupId").text = module.group
+    ElementTree.SubElement(metadata, "artifactId").text = module.artifact
+    versioning = ElementTree.SubElement(metadata, "versioning")
+    for name in ("latest", "release"):
+        ElementTree.SubElement(versioning, name).text = module.version
+    versions = ElementTree.SubElement(versioning, "versions")
+    for version in dict.fromkeys([*there, module.version]):
+        ElementTree.SubElement(versions, "version").text = version
+    fresh = path.with_name(f".{path.name}")
+    fresh.write_bytes(_xml(metadata))
+    os.replace(fresh, path)
+    _write_checksums(path)
+
+
+def _xml(element: ElementTree.Element) -> bytes:
+    ElementTree.indent(element)
+    return bytes(ElementTree.tostring(element, encoding="UTF-8", xml_declaration=True)) + b"\n"
+
+
+def _write_checksums(path: Path) -> None:
+    for kind in CHECKSUMS:
+        with path.open("rb") as file:
+            value = hashlib.file_digest(file, kind).hexdigest()
+        path.with_name(f"{path.name}.{kind}").write_text(value)
+
+
+def _require_intact(directory: Path) -> None:
+    for name, what in problems(directory).items():
+        raise EdgeTransactError(f"{directory / name} {what}", fix=f"Remove {directory}: it is written again.")
+
+
+def problems(directory: Path) -> dict[str, str]:
+    """What is wrong with the files of a repository below a directory, by path relative to it."""
+    found = {}
+    for listed in sorted(directory.rglob("*.sha256")):
+        path = listed.with_suffix("")
+        if not path.is_file():
+            found[path.relative_to(directory).as_posix()] = "is missing"
+        elif sha256(path) != listed.read_text().strip():
+            found[path.relative_to(directory).as_posix()] = "was changed"
+    return found

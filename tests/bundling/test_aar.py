@@ -1,0 +1,209 @@
+"""`bundle --aar`: models as libraries for Android in a Maven repository, which load into an engine by its name."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from edge_transact.artifacts.manifest import Manifest
+from edge_transact.benchmarking.drivers.adb.runner import start_of
+from edge_transact.bundling import aar, maven
+from edge_transact.compiler.archive import C_SYMBOLS, LIBRARY_SYMBOL, TVM_PREFIXES
+from edge_transact.compiler.targets import library_name, system_lib_prefix
+from edge_transact.runtime.host import HostModel
+from edge_transact.version import __version__
+from tests.support.command import run, said
+from tests.support.dists import make_dist
+from tests.support.interruption import KilledError
+from tests.support.phone.runner import build_runner
+
+pytestmark = pytest.mark.needs("clang-19", "ld.lld-19")
+
+POM = "{http://maven.apache.org/POM/4.0.0}"
+
+
+@pytest.fixture
+def dist(tmp_path) -> Path:
+    return make_dist(tmp_path / "tiny")
+
+
+def everything(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def version_of(made: dict) -> str:
+    (model,) = made["models"]
+    return model["coordinates"].rpartition(":")[2]
+
+
+def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
+    made = said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    assert (made["project"], made["package_config"]) == (str(tmp_path / "maven"), None)
+    version, home = version_of(made), tmp_path / "maven/edgetransact/models/tiny"
+    assert made["models"][0]["coordinates"] == f"edgetransact.models:tiny:{version}"
+    assert version.startswith(f"{__version__}-")
+    stem, kinds = home / version / f"tiny-{version}", ("md5", "sha1", "sha256")
+    for path in (stem.with_name(f"{stem.name}.aar"), stem.with_name(f"{stem.name}.pom"), home / "maven-metadata.xml"):
+        for kind in kinds:
+            assert Path(f"{path}.{kind}").read_text() == hashlib.new(kind, path.read_bytes()).hexdigest()
+    pom = ElementTree.parse(f"{stem}.pom").getroot()
+    found = {name: pom.findtext(POM + name) for name in ("groupId", "artifactId", "version", "packaging")}
+    assert found == {
+        "groupId": "edgetransact.models", "artifactId": "tiny", "version": version, "packaging": "aar"
+    }  # fmt: skip
+    with zipfile.ZipFile(f"{stem}.aar") as archive:
+        assert archive.testzip() is None and {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}
+        names, libraries = archive.namelist(), made["models"][0]["libraries"]
+        assert names == sorted(names)
+        assert {"AndroidManifest.xml", "classes.jar", "R.txt"} <= {*names}
+        assert {name for name in names if name.startswith("jni/")} == {
+            f"jni/arm64-v8a/lib{name}.so" for name in libraries.values()
+        }
+        (model,) = json.loads(archive.read("assets/edge/tiny/models.json"))["models"]
+        assert (model["id"], model["weights"]) == ("tiny", "assets")
+        for file in model["files"]:
+            content = archive.read(f"assets/edge/tiny/{file['path']}")
+            assert (
+                hashlib.sha256(content).hexdigest() == file["sha256"] and content == (dist / file["path"]).read_bytes()
+            )
+        manifest = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
+        assert manifest.get("package") == "edgetransact.models.m_tiny"
+        (tmp_path / "classes.jar").write_bytes(archive.read("classes.jar"))
+    assert zipfile.ZipFile(tmp_path / "classes.jar").namelist() == []
+
+
+def test_the_same_model_is_the_same_to_the_byte_and_another_is_another_version(dist, tmp_path, monkeypatch):
+    first = said("bundle", dist, "--aar", "-o", tmp_path / "one")
+    copy = Path(shutil.copytree(dist, tmp_path / "elsewhere/tiny"))
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    said("bundle", copy, "--aar", "-o", tmp_path / "two")
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+    changed = make_dist(tmp_path / "changed/tiny", shards=[b"Weights", b"more"])
+    assert version_of(said("bundle", changed, "--aar", "-o", tmp_path / "two")) != version_of(first)
+
+
+def test_a_repository_grows_and_what_others_put_there_stays(dist, tmp_path):
+    home = tmp_path / "maven/edgetransact/models/tiny"
+    (tmp_path / "maven/com/example").mkdir(parents=True)
+    (tmp_path / "maven/com/example/x.aar").write_text("theirs")
+    versions = [version_of(said("bundle", dist, "--aar", "-o", tmp_path / "maven"))]
+    before = everything(tmp_path / "maven")
+    said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    assert everything(tmp_path / "maven") == before
+    changed = make_dist(tmp_path / "changed/tiny", shards=[b"Weights", b"more"])
+    versions.append(version_of(said("bundle", changed, "--aar", "-o", tmp_path / "maven")))
+    listed = ElementTree.parse(home / "maven-metadata.xml").getroot()
+    assert [each.text for each in listed.iter("version")] == versions and listed.findtext(".//release") == versions[1]
+    after = everything(tmp_path / "maven")
+    assert {name: after[name] for name in before if "metadata" not in name} == {
+        name: content for name, content in before.items() if "metadata" not in name
+    }
+    # A file of a version that is there was damaged: nothing is added to it, or to anything.
+    (home / versions[0] / f"tiny-{versions[0]}.aar").write_bytes(b"")
+    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    assert result.exit_code == 1 and f"tiny-{versions[0]}.aar was changed" in result.stderr.replace("\n", "")
+
+
+def test_all_modules_or_none(dist, tmp_path, monkeypatch):
+    other = make_dist(tmp_path / "other", ["android-cpu"], "edge_llama_q4f16_0_89abcdef")
+    written, write = [], maven._write
+
+    def until_killed(module, directory):
+        if written:
+            raise KilledError
+        written.append(module)
+        write(module, directory)
+
+    monkeypatch.setattr(maven, "_write", until_killed)
+    with pytest.raises(KilledError):
+        aar.bundle_modules([dist, other], tmp_path / "maven")
+    assert everything(tmp_path / "maven") == {}
+    monkeypatch.undo()
+    result = run("bundle", dist, other, "--aar", "-o", tmp_path / "maven")
+    assert result.exit_code == 0 and 'implementation("edgetransact.models:other:' in result.stdout
+    (dist / "params_shard_1.bin").write_bytes(b"most")
+    result = run("bundle", dist, "--aar", "-o", tmp_path / "new")
+    assert result.exit_code == 1 and "params_shard_1.bin changed after the build" in result.stderr.replace("\n", "")
+    assert everything(tmp_path / "new") == {}
+
+
+def test_large_weights_stay_out_of_the_library(dist, tmp_path, monkeypatch):
+    monkeypatch.setattr(aar, "ASSETS_BYTES", 10)
+    made = said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    (path,) = (tmp_path / "maven").rglob("*.aar")
+    assets = [name for name in zipfile.ZipFile(path).namelist() if name.startswith("assets/")]
+    assert assets == ["assets/edge/tiny/models.json"] and made["models"][0]["weights"] == "install"
+
+
+def test_another_output_is_no_repository(dist, tmp_path):
+    assert run("bundle", dist, "-o", tmp_path / "app").exit_code == 0
+    for output in (tmp_path / "app", dist):
+        before = everything(output)
+        result = run("bundle", dist, "--aar", "-o", output)
+        assert result.exit_code == 1 and "it is no Maven repository" in result.stderr
+        assert everything(output) == before
+    assert run("bundle", dist, "--aar", "--build", "-o", tmp_path / "maven").exit_code == 2
+
+
+CONSTRUCTED = "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char** names) {\n\
+    if (dlopen(names[1], RTLD_NOW | RTLD_LOCAL)) return 0;\n    puts(dlerror());\n    return 1;\n}\n"
+
+
+@pytest.mark.needs("aarch64-linux-gnu-gcc", "qemu-aarch64")
+def test_a_models_library_finds_the_engine_by_name_and_registers_itself(built_dist, tmp_path):
+    """Under qemu, where TVM's runtime from its wheel has the engine's name. The tokens are the host library's."""
+    said("bundle", built_dist, "--aar", "-o", tmp_path / "maven")
+    manifest, home = Manifest.read(built_dist), tmp_path / "home"
+    name = library_name(manifest.model_lib, "android-cpu")
+    (path,) = (tmp_path / "maven").rglob("*.aar")
+    library = Path(zipfile.ZipFile(path).extract(f"jni/arm64-v8a/lib{name}.so", tmp_path))
+    with library.open("rb") as file:
+        elf = ELFFile(file)
+        tags = list(elf.get_section_by_name(".dynamic").iter_tags())
+        assert [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"] == ["libtvm4j_runtime_packed.so"]
+        assert [tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"] == [f"lib{name}.so"]
+        assert {segment["p_align"] for segment in elf.iter_segments("PT_LOAD")} == {16384}
+        assert elf.get_section_by_name(".init_array")["sh_size"] > 0
+        symbols = [*elf.get_section_by_name(".dynsym").iter_symbols()][1:]
+        undefined = {each.name for each in symbols if each["st_shndx"] == "SHN_UNDEF"}
+        assert "TVMFFIEnvModRegisterSystemLibSymbol" in undefined
+        assert all(each in C_SYMBOLS or each.startswith(TVM_PREFIXES) for each in undefined)
+        assert system_lib_prefix(name) + LIBRARY_SYMBOL in {each.name for each in symbols} - undefined
+
+    tools = Path(shutil.copytree(build_runner(), home))
+    compiler = ["aarch64-linux-gnu-gcc", "-x", "c", "-", "-x", "none"]
+    opens = ["qemu-aarch64", *start_of(str(tools), portable=True)[:-1], tmp_path / "opens", library]
+    subprocess.run([*compiler, "-o", tmp_path / "opens", "-ldl"], input=CONSTRUCTED, text=True, check=True)
+    alone = subprocess.run(opens, capture_output=True, text=True)
+    assert alone.returncode == 1 and "libtvm4j_runtime_packed.so" in alone.stdout
+    engine = [tools / "libtvm_runtime.so", tools / "libtvm_ffi.so", "-o", tools / "libtvm4j_runtime_packed.so"]
+    link = ["-shared", "-Wl,--no-as-needed", "-Wl,-soname,libtvm4j_runtime_packed.so", *engine]
+    subprocess.run([*compiler, *link], input="", text=True, check=True)
+    # A program without TVM opens it: all symbols are found in what it needs.
+    assert subprocess.run(opens, capture_output=True, text=True).stdout == ""
+
+    prompt = manifest.parity["prompt_ids"][:8]
+    (ids := tmp_path / "ids").write_text(" ".join(map(str, prompt)) + "\n")
+    files = (
+        "--model",
+        built_dist,
+        "--library",
+        library,
+        "--prompt",
+        ids,
+        "--system-lib-prefix",
+        system_lib_prefix(name),
+    )
+    words = ("qemu-aarch64", *start_of(str(tools), portable=True), *files, "--device", "cpu", "--decode", 4)
+    command = [*map(str, (*words, "--repetitions", 1, "--warmups", 0))]
+    output = subprocess.run(command, check=True, capture_output=True).stdout
+    (tokens,) = (line["tokens"] for line in map(json.loads, output.splitlines()) if line["kind"] == "repetition")
+    assert tokens == list(HostModel.load(built_dist).generate(prompt, 4))
