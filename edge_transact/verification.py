@@ -11,6 +11,7 @@ from edge_transact.artifacts.digests import ends_in_digest, is_sealed
 from edge_transact.artifacts.dist_files import MANIFEST, TUNING
 from edge_transact.artifacts.listing import files_beside, listed, problems
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.bundling import maven
 from edge_transact.bundling.apk import examine_apk
 from edge_transact.bundling.project import RECORD
 from edge_transact.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ def verify(*paths: str | Path, tokens: bool = False) -> list[Check]:
     ``all(check.ok for check in et.verify("small", "dist"))``
 
     Args:
-        paths: Checkpoints, DISTs, projects, GGUF files, APKs, the cache, or entries of it.
+        paths: Checkpoints, DISTs, projects, Maven repositories, GGUF files, APKs, the cache, or entries of it.
         tokens: Also compute the answer that a DIST's build recorded, with its library for this host.
 
     Returns:
@@ -64,11 +65,14 @@ def _checks(path: Path) -> list[Check]:
     if (path / "config.json").is_file():
         found = f"has {len(Checkpoint.open(path).tensor_names())} tensors as in config.json, and no sha256 of them"
         return [Check(str(path), False, found, "Compare it with its source: another program wrote it.")]
+    if (path / maven.GROUP).is_dir():
+        files = [file.relative_to(path).with_suffix("").as_posix() for file in path.glob(f"{maven.GROUP}/**/*.sha256")]
+        return _compared(path, path, files, maven.problems(path / maven.GROUP, path))
     if any((path / name).is_dir() for name in cache.KINDS):
         return _cache(path)
     raise EdgeTransactError(
         f"{path} is nothing that edge-transact writes" if path.exists() else f"{path} does not exist",
-        fix="Name a checkpoint, a DIST, a project, a .gguf or .apk file, or the cache.",
+        fix="Name a checkpoint, a DIST, a project, a Maven folder, a .gguf or .apk file, or the cache.",
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from edge_transact.artifacts.digests import SEAL, UNSEALED, is_sealed, seal, sha256
 from edge_transact.reading import checked, read_object
 
+CHANGED = "was changed"
+
 FILES = "files"
 """The key of the list: path relative to the directory, to sha256 in hex."""
 
@@ -43,7 +45,7 @@ def problems(directory: Path, files: Mapping[str, str]) -> dict[str, str]:
         if not (directory / name).is_file():
             found[name] = "is missing"
         elif sha256(directory / name) != expected:
-            found[name] = "was changed"
+            found[name] = CHANGED
     return found
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, TOKENIZER_FILES, TUNING
+from edge_transact.artifacts.listing import CHANGED, listed, problems
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.reading import read_object, user_path
 
@@ -29,9 +30,12 @@ _CHECKPOINT = rf"""model(-\d+-of-\d+)?\.safetensors|edge_rounding\.safetensors|m
     {"|".join(map(re.escape, TOKENIZER_FILES))}"""
 _BUILT = r"([^/]+/)?(build|\.gradle|\.idea|\.kotlin|\.cxx)/.+|(dist|logs)/.+|local\.properties"
 
+_PROJECT = ("bundle.json", "settings.gradle")
+_MODELS = re.compile(r"(models|libraries|[^/]+/src/main/assets/edge)/")
+
 OURS: dict[tuple[str, ...], str] = {
     (MANIFEST, CHAT_CONFIG): rf"definition/__pycache__/[^/]+|{re.escape(TUNING)}",
-    ("bundle.json", "settings.gradle"): _BUILT,
+    _PROJECT: _BUILT,
     ("edge_transact.json", "config.json"): _CHECKPOINT,
     ("report.json", "index.html"): _REPORT,
     ("results.json", "index.html"): _REPORT,
@@ -92,6 +96,11 @@ def _require_ours(path: Path, begins: bytes | None) -> None:
                 f"{path} holds {', '.join(strangers)}, which edge-transact didn't write",
                 fix="--force replaces earlier outputs alone: move it away, or choose another output.",
             )
+        if changed := _changed(path):
+            raise EdgeTransactError(
+                f"{path / changed} was changed since edge-transact wrote it",
+                fix="--force replaces no project with others' work in it: move it away, or choose another output.",
+            )
     elif stat.S_ISDIR(mode):
         raise EdgeTransactError(f"{path} is a directory, and the output is a file", fix=another)
     else:
@@ -118,6 +127,17 @@ def _strangers(directory: Path) -> list[str]:
         if len(strangers) > 3:
             return [*strangers[:3], "others"]
     return strangers
+
+
+def _changed(directory: Path) -> str | None:
+    """A file that people changed in an app's project, but for the models that `bundle` puts there; `None` elsewhere."""
+    if not _are_ours(directory, _PROJECT):
+        return None
+    record = directory / _PROJECT[0]
+    if not (files := listed(record)):
+        return record.name
+    code = {name: digest for name, digest in files.items() if not _MODELS.match(name)}
+    return next((name for name, what in problems(directory, code).items() if what == CHANGED), None)
 
 
 def _are_ours(directory: Path, names: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.benchmarking.link import require_linker
+from edge_transact.bundling import maven
 from edge_transact.bundling.maven import Module, add, digest
 from edge_transact.bundling.models import AppModel, AppModels
 from edge_transact.bundling.project import RECORD
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 ENGINE = "libtvm4j_runtime_packed.so"
 """The library with TVM's runtime and MLC's engine, which a model's libraries need by this name."""
 
-GROUP = "edgetransact.models"
+GROUP = f"{maven.GROUP}.models"
 ABI = "arm64-v8a"
 MIN_SDK = 26
 

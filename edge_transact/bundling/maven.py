@@ -17,6 +17,9 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError
 
+GROUP = "edgetransact"
+"""The folder of a repository that all modules are in."""
+
 CHECKSUMS = ("md5", "sha1", "sha256")
 """What Maven and Gradle read beside each file."""
 
@@ -156,17 +159,17 @@ def _write_checksums(path: Path) -> None:
 
 
 def _require_intact(directory: Path) -> None:
-    for name, what in problems(directory).items():
+    for name, what in problems(directory, directory).items():
         raise EdgeTransactError(f"{directory / name} {what}", fix=f"Remove {directory}: it is written again.")
 
 
-def problems(directory: Path) -> dict[str, str]:
-    """What is wrong with the files of a repository below a directory, by path relative to it."""
+def problems(directory: Path, root: Path) -> dict[str, str]:
+    """What is wrong with the files of a repository below a directory, by path relative to `root`."""
     found = {}
     for listed in sorted(directory.rglob("*.sha256")):
         path = listed.with_suffix("")
         if not path.is_file():
-            found[path.relative_to(directory).as_posix()] = "is missing"
+            found[path.relative_to(root).as_posix()] = "is missing"
         elif sha256(path) != listed.read_text().strip():
-            found[path.relative_to(directory).as_posix()] = "was changed"
+            found[path.relative_to(root).as_posix()] = "was changed"
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_transact.artifacts import outputs
+from edge_transact.artifacts.listing import write_listing
 from edge_transact.artifacts.outputs import new_directory, new_file, refuse_existing
 from edge_transact.cli.common import guarded
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -126,13 +127,12 @@ def test_force_replaces_an_output_and_nothing_else(tmp_path):
     "name", ["app/build/outputs/a.apk", ".gradle/1", "dist/lib/a.so", "logs/gradle.log", "app/a.kt"]
 )
 def test_what_gradle_makes_of_a_project_goes_with_it(tmp_path, name):
-    for known, text in {
-        "bundle.json": '{"edge_transact": 1, "files": ["app/a.kt"]}',
-        "settings.gradle": "",
-        name: "",
-    }.items():
+    for known in ("settings.gradle", "app/a.kt"):
         (tmp_path / "app" / known).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "app" / known).write_text(text)
+        (tmp_path / "app" / known).touch()
+    write_listing(tmp_path / "app/bundle.json", {"edge_transact": 1})
+    (tmp_path / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "app" / name).touch()
     refuse_existing(tmp_path / "app", force=True)
     mine = Path("app/src", name)
     (tmp_path / "app" / mine).parent.mkdir(parents=True)

@@ -17,6 +17,7 @@ from edge_transact.bundling import aar, maven
 from edge_transact.compiler.archive import C_SYMBOLS, LIBRARY_SYMBOL, TVM_PREFIXES
 from edge_transact.compiler.targets import library_name, system_lib_prefix
 from edge_transact.runtime.host import HostModel
+from edge_transact.verification import verify
 from edge_transact.version import __version__
 from tests.support.command import run, said
 from tests.support.dists import make_dist
@@ -106,10 +107,13 @@ def test_a_repository_grows_and_what_others_put_there_stays(dist, tmp_path):
     assert {name: after[name] for name in before if "metadata" not in name} == {
         name: content for name, content in before.items() if "metadata" not in name
     }
+    assert [check.ok for check in verify(tmp_path / "maven")] == [True]
     # A file of a version that is there was damaged: nothing is added to it, or to anything.
     (home / versions[0] / f"tiny-{versions[0]}.aar").write_bytes(b"")
     result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
     assert result.exit_code == 1 and f"tiny-{versions[0]}.aar was changed" in result.stderr.replace("\n", "")
+    (check,) = verify(tmp_path / "maven")
+    assert not check.ok and check.found == "was changed" and check.name.endswith(f"tiny-{versions[0]}.aar")
 
 
 def test_all_modules_or_none(dist, tmp_path, monkeypatch):

@@ -287,6 +287,17 @@ def test_a_project_is_not_replaced_without_force(dist, tmp_path):
     assert (tmp_path / "app" / "mine").exists()
 
 
+@pytest.mark.parametrize("name", ["edge/build.gradle", "bundle.json", "app/src/main/AndroidManifest.xml"])
+def test_force_replaces_no_project_with_others_work_in_it(dist, tmp_path, name):
+    bundle([dist], tmp_path / "app")
+    with (tmp_path / "app" / name).open("a") as file:
+        file.write("\n")
+    before = (tmp_path / "app" / name).read_text()
+    result = run("bundle", dist, "-o", tmp_path / "app", "--force")
+    assert result.exit_code == 1 and f"{name} was changed" in result.stderr.replace("\n", "")
+    assert (tmp_path / "app" / name).read_text() == before
+
+
 def test_a_project_whose_models_json_was_changed_is_not_kept(dist, tmp_path):
     made = bundle([dist], tmp_path / "app")
     listed = tmp_path / "app" / ASSETS / "models.json"
