@@ -273,7 +273,9 @@ def test_the_app_asks_for_nothing_and_backs_nothing_up(project):
     assert application.get(ANDROID + "supportsRtl") == "true"
     assert not manifest.findall("uses-permission")
     rules = {rule.tag: {e.get("domain") for e in rule} for _, rule in elements(project, "res/xml/*.xml") if len(rule)}
-    assert rules["cloud-backup"] == rules["device-transfer"] == {"root", "file", "external", "sharedpref"}
+    domains = {"root", "file", "sharedpref", "database"}
+    everything = {"external"} | domains | {f"device_{domain}" for domain in domains}
+    assert rules["cloud-backup"] == rules["device-transfer"] == everything
 
 
 def test_opencl_is_opened_by_the_names_that_the_manifest_lists(project):

@@ -172,6 +172,8 @@ public final class ChatActivity extends Activity {
         boolean loaded = holder.session() != null;
         boolean loading = !loaded && error == null && step != null;
         setText(status, statusText(error, step));
+        // Android may freeze an app whose screen went dark, and the first start takes long.
+        progress.setKeepScreenOn(loading);
         progress.setVisibility(loading ? View.VISIBLE : View.GONE);
         detail.setVisibility(loading ? View.VISIBLE : View.GONE);
         if (loading) {
