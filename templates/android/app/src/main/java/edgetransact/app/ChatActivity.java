@@ -32,6 +32,7 @@ public final class ChatActivity extends Activity {
 
     private final Handler main = new Handler(Looper.getMainLooper());
     private final Runnable show = this::show;
+    private final Runnable changed = this::changed;
     private ModelHolder holder;
     private Chat chat;
     private Words words;
@@ -72,7 +73,7 @@ public final class ChatActivity extends Activity {
     @Override
     protected void onStart() {
         super.onStart();
-        chat.observe(show);
+        chat.observe(changed);
         if (holder.model() == null && !models.isEmpty()) {
             holder.load(lastChosen());
         }
@@ -82,8 +83,9 @@ public final class ChatActivity extends Activity {
     @Override
     protected void onStop() {
         super.onStop();
-        chat.forget(show);
+        chat.forget(changed);
         main.removeCallbacks(show);
+        empty.removeCallbacks(show);
     }
 
     private void findViews() {
@@ -164,6 +166,12 @@ public final class ChatActivity extends Activity {
             input.setText("");
             chat.send(text);
         }
+    }
+
+    /** Shows what changed in the next frame: tokens may come faster than those. */
+    private void changed() {
+        empty.removeCallbacks(show);
+        empty.postOnAnimation(show);
     }
 
     private void show() {
