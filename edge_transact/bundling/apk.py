@@ -1,10 +1,11 @@
-"""Checks an APK: native libraries for 64-bit ARM and 16 KB pages, and models against models.json."""
+"""Checks an APK: its code, native libraries for 64-bit ARM and 16 KB pages, and models against models.json."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import lzma
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,20 @@ from edge_transact.formatting import megabytes
 from edge_transact.reading import MOST_BYTES, opened
 
 ABI = "arm64-v8a"
+MACHINES = {ABI: "EM_AARCH64", "x86_64": "EM_X86_64"}
+"""Folder of libraries to the machine in their headers: a phone's, and an emulator's, which an app may leave out."""
+
 ENGINE = f"lib/{ABI}/libtvm4j_runtime_packed.so"
-"""MLC's engine, with the models' libraries inside."""
+"""MLC's engine, with the libraries of models inside that no module brings as ``libNAME.so``."""
+
+PROGRAMS = f"lib/{ABI}/libedge_programs.so"
+"""What the library module ``edge`` calls by JNI."""
+
+_COMPILED_XML = struct.pack("<2H", 3, 8)
+"""How a manifest begins that aapt2 compiled, before its size: RES_XML_TYPE and the header's (ResourceTypes.h)."""
+
+_DEX = re.compile(r"classes([2-9]|[1-9]\d+)?\.dex")
+_MODELS_JSON = re.compile(r"assets/edge/([^/]+/)?models\.json")
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 """The header before an entry's data; it ends with the lengths of name and extra field (APPNOTE.TXT 4.3.7)."""
@@ -32,7 +45,7 @@ _REALIGN = f"zipalign -P {PAGE_BYTES // 1024} -f 4 IN.apk OUT.apk, and sign agai
 
 
 def examine_apk(path: Path) -> list[Check]:
-    """The checks of an APK, in the order of their output.
+    """The checks of an APK, in the order of their output; the first alone if an entry is damaged.
 
     Raises:
         EdgeTransactError: The file isn't an APK, or is damaged.
@@ -42,7 +55,9 @@ def examine_apk(path: Path) -> list[Check]:
     try:
         with opened(path) as file, ZipFile(file) as archive:
             libraries = [entry for entry in archive.infolist() if _is_library(entry)]
-            checks = [_entries(archive), _abi(archive, libraries), _segments(archive, libraries)]
+            if not (entries := _entries(archive)).ok:
+                return [entries]  # the others read them
+            checks = [entries, _code(archive), _abi(archive, libraries), _segments(archive, libraries)]
             return [*checks, _offsets(file, libraries), *_models(archive)]
     # zipfile has RuntimeError for encrypted entries and NotImplementedError for methods that it lacks.
     except (OSError, BadZipFile, struct.error, zlib.error, lzma.LZMAError, ELFError, EOFError, RuntimeError) as error:
@@ -66,14 +81,44 @@ def _entries(archive: ZipFile) -> Check:
     return verdict("entries", damaged is None, found, _BUILD)
 
 
+def _code(archive: ZipFile) -> Check:
+    """The manifest is compiled, and the Java is there, whole."""
+    manifest, names = "AndroidManifest.xml", archive.namelist()
+    wrong = [f"no {name}" for name in (manifest, "classes.dex") if name not in names]
+    if manifest in names:
+        xml = _read(archive, manifest)
+        if xml[:8] != _COMPILED_XML + struct.pack("<I", len(xml)):
+            wrong.append(f"{manifest} is not compiled, or damaged")
+    code = {name: _read(archive, name) for name in names if _DEX.fullmatch(name)}
+    wrong += [f"{name} is damaged" for name, content in code.items() if not _is_dex(content)]
+    found = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in code.items())
+    return verdict("code", not wrong, "; ".join(wrong) or found, _BUILD)
+
+
+def _is_dex(content: bytes) -> bool:
+    """Whether a DEX file has its magic number, size and Adler-32 (source.android.com, Dalvik executable format)."""
+    checksum, size = (struct.unpack_from("<I", content.ljust(112, b"\0"), place)[0] for place in (8, 32))
+    return content.startswith(b"dex\n") and size == len(content) and checksum == zlib.adler32(content[12:])
+
+
 def _abi(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:
-    wrong = [entry.filename for entry in libraries if not entry.filename.startswith(f"lib/{ABI}/")]
-    wrong += [name for name, elf in _elves(archive, libraries) if elf is None or elf["e_machine"] != "EM_AARCH64"]
-    if ENGINE not in archive.namelist():
-        return Check("abi", False, f"no {ENGINE}", _BUILD)
+    names = archive.namelist()
+    folders = dict.fromkeys([ABI, *(entry.filename.split("/")[1] for entry in libraries)])
+    # Android takes libraries from one folder only: each has all that Java loads.
+    all_names = [name.replace(ABI, abi) for abi in folders if abi in MACHINES for name in (ENGINE, PROGRAMS)]
+    if missing := [name for name in all_names if name not in names]:
+        return Check("abi", False, f"no {', '.join(missing)}", _BUILD)
+    wrong = [
+        name
+        for name, elf in _elves(archive, libraries)
+        if elf is None or elf["e_machine"] != MACHINES.get(name.split("/")[1])
+    ]
     if wrong:
-        return Check("abi", False, f"not for {ABI}: {', '.join(dict.fromkeys(wrong))}", "set abiFilters to arm64-v8a")
-    return Check("abi", True, f"for {ABI}: {', '.join(Path(entry.filename).name for entry in libraries)}")
+        fix = f"set abiFilters to {ABI}, and x86_64 for emulators"
+        return Check("abi", False, f"not for {' or '.join(MACHINES)}: {', '.join(wrong)}", fix)
+    found = [f"for {abi}: {', '.join(Path(name).name for name in names if name.startswith(f'lib/{abi}/'))}"
+             for abi in folders]  # fmt: skip
+    return Check("abi", True, "; ".join(found))
 
 
 def _segments(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:
@@ -106,20 +151,21 @@ def _data_offset(file: IO[bytes], entry: ZipInfo) -> int:
 
 
 def _models(archive: ZipFile) -> list[Check]:
-    name = f"assets/{MODELS_JSON}"
-    if name not in archive.namelist():
-        return [Check("models", False, f"no {name}", _BUILD)]
-    models = AppModels.parse(_read(archive, name, MOST_BYTES), name).models
-    engine = _read(archive, ENGINE) if ENGINE in archive.namelist() else b""
-    missing = [
-        library
-        for model in models
-        for library in model.libraries.values()
+    names = archive.namelist()
+    lists = [name for name in names if _MODELS_JSON.fullmatch(name)]
+    if not lists:
+        return [Check("models", False, f"no assets/{MODELS_JSON}", _BUILD)]
+    models = [model for name in lists for model in AppModels.parse(_read(archive, name, MOST_BYTES), name).models]
+    engine = _read(archive, ENGINE) if ENGINE in names else b""
+    missing = []
+    for library in (library for model in models for library in model.libraries.values()):
         # A library registers itself by the names of its symbols.
-        if system_lib_prefix(library).encode() + b"__tvm_ffi" not in engine
-    ]
-    found = f"{', '.join(model.id for model in models)}: all libraries are in the engine"
-    linked = verdict("libraries", not missing, f"not in {ENGINE}: {', '.join(missing)}" if missing else found, _BUILD)
+        symbols, own = system_lib_prefix(library).encode() + b"__tvm_ffi", f"lib/{ABI}/lib{library}.so"
+        if symbols not in engine and not (own in names and symbols in _read(archive, own)):
+            missing.append(library)
+    found = f"{', '.join(model.id for model in models)}: all libraries are in the app"
+    absent = f"neither in {ENGINE} nor in libraries of their own: {', '.join(missing)}"
+    linked = verdict("libraries", not missing, absent if missing else found, _BUILD)
     damaged = [
         f"{model.id}/{file.path} {problem}"
         for model in models

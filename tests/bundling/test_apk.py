@@ -1,8 +1,11 @@
 """`verify APK`: what would keep an app from running is found, in real zip files with real ELF libraries."""
 
+import hashlib
 import json
+import struct
 import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from edge_transact.bundling.project import bundle
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.errors import EdgeTransactError
 from edge_transact.verification import verify
+from tests.support.android_project import aapt2
 from tests.support.command import run, said
 from tests.support.dists import CLANG, make_dist
 from tests.support.examples import examples_with, run_line, split
@@ -20,6 +24,8 @@ pytestmark = pytest.mark.needs("clang-19", "ld.lld-19")
 
 ASSETS = "assets/edge"
 EDGE = "lib/arm64-v8a/libedge_programs.so"
+MODEL = ("edge_llama_q4f16_0_0123abcd", "edge_llama_q4f16_0_0123abcd-cpu")
+"""The libraries of the model ``tiny``."""
 
 
 def link(path: Path, page_bytes: int, source: str = "int x = 1;", target: str = "aarch64-linux-android28") -> bytes:
@@ -28,6 +34,21 @@ def link(path: Path, page_bytes: int, source: str = "int x = 1;", target: str = 
     command = [CLANG[0], *CLANG[2:], *flags, "-x", "c", "-", "-o", str(path)]
     subprocess.run(command, input=source, text=True, check=True)
     return path.read_bytes()
+
+
+def dex(content: bytes = b"") -> bytes:
+    """A DEX file without classes, as the format's page has it: magic, Adler-32, SHA-1, size, size of the header."""
+    rest = struct.pack("<3I", 112 + len(content), 112, 0x12345678) + bytes(68) + content
+    signed = hashlib.sha1(rest).digest() + rest
+    return b"dex\n038\0" + struct.pack("<I", zlib.adler32(signed)) + signed
+
+
+def manifest(directory: Path) -> bytes:
+    """A manifest that aapt2 compiled."""
+    (directory / "AndroidManifest.xml").write_text('<manifest package="org.example.chat" />')
+    command = [aapt2(), "link", "--manifest", directory / "AndroidManifest.xml", "-o", directory / "linked.apk"]
+    subprocess.run(command, check=True)
+    return zipfile.ZipFile(directory / "linked.apk").read("AndroidManifest.xml")
 
 
 class Apk:
@@ -59,9 +80,11 @@ def linked(tmp_path_factory) -> dict[str, bytes]:
     return {
         "engine": link(directory / "engine.so", PAGE_BYTES, engine),
         "right": link(directory / "right.so", PAGE_BYTES),
+        **{f"lib{name}.so": link(directory / name, PAGE_BYTES, f'const char* name = "{symbol}";')
+           for name, symbol in zip(MODEL, names, strict=True)},
         "small pages": link(directory / "small.so", 4096),
         "x86": link(directory / "x86.so", PAGE_BYTES, target="x86_64-linux-android28"),
-    }
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +94,8 @@ def entries(linked, tmp_path_factory) -> dict[str, bytes]:
     project = bundle([make_dist(directory / "tiny")], directory / "app").directory
     assets = project / "app/src/main/assets"
     content = {f"assets/{path.relative_to(assets)}": path.read_bytes() for path in assets.rglob("*") if path.is_file()}
-    return {"AndroidManifest.xml": b"", ENGINE: linked["engine"], EDGE: linked["right"], **content}
+    code = {"AndroidManifest.xml": manifest(directory), "classes.dex": dex()}
+    return {**code, ENGINE: linked["engine"], EDGE: linked["right"], **content}
 
 
 @pytest.fixture
@@ -90,7 +114,8 @@ def test_a_complete_app(apk, tmp_path):
     path = apk.write(tmp_path / "app.apk")
     checks = {check.name: check.found for check in examine_apk(path)}
     assert failed(path) == {}
-    assert list(checks) == ["entries", "abi", "segments", "offsets", "libraries", "models"]
+    assert list(checks) == ["entries", "code", "abi", "segments", "offsets", "libraries", "models"]
+    assert checks["code"] == "classes.dex (112 bytes)"
     assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
     assert checks["models"].startswith("tiny (")
     assert all(check["ok"] for check in said("verify", path)["checks"])
@@ -113,18 +138,73 @@ def test_libraries_at_other_offsets(apk, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("lib/x86_64/libedge.so", "x86"), ("lib/arm64-v8a/libx.so", "x86"),
+    ("name", "content"), [("lib/x86/libx.so", "x86"), ("lib/arm64-v8a/libx.so", "x86"),
                           ("lib/armeabi-v7a/libx.so", "right")]
 )  # fmt: skip
 def test_a_library_for_another_machine(apk, linked, tmp_path, name, content):
     apk.entries[name] = linked[content]
-    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a: {name}"}
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a or x86_64: {name}"}
+
+
+def test_libraries_for_emulators_beside_those_for_phones(apk, linked, tmp_path):
+    """Android takes all libraries from one folder, so that of emulators has to be complete."""
+    engine, programs = (name.replace("arm64-v8a", "x86_64") for name in (ENGINE, EDGE))
+    apk.entries[engine] = linked["x86"]
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"no {programs}"}
+    apk.entries[programs] = linked["x86"]
+    path = apk.write(tmp_path / "app.apk")
+    assert failed(path) == {}
+    (found,) = (check.found for check in examine_apk(path) if check.name == "abi")
+    assert found.endswith("; for x86_64: libtvm4j_runtime_packed.so, libedge_programs.so")
+    apk.entries[programs] = linked["right"]
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a or x86_64: {programs}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [("classes.dex", None, "no classes.dex"), ("AndroidManifest.xml", None, "no AndroidManifest.xml"),
+     ("classes.dex", dex()[:-1], "classes.dex is damaged"), ("classes.dex", b"", "classes.dex is damaged"),
+     ("classes.dex", dex()[:-1] + b"x", "classes.dex is damaged"),
+     ("classes2.dex", b"cafebabe" * 20, "classes2.dex is damaged"),
+     ("AndroidManifest.xml", b"<manifest />", "AndroidManifest.xml is not compiled, or damaged")]
+)  # fmt: skip
+def test_an_app_without_its_code_or_manifest(apk, tmp_path, name, content, problem):
+    if content is None:
+        del apk.entries[name]
+    else:
+        apk.entries[name] = content
+    assert failed(apk.write(tmp_path / "app.apk")) == {"code": problem}
+
+
+def test_an_app_without_the_library_of_edge(apk, tmp_path):
+    del apk.entries[EDGE]
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"no {EDGE}"}
+
+
+def test_models_of_modules_have_libraries_of_their_own(apk, linked, tmp_path):
+    """As ``bundle --aar`` makes them: a list of models in each model's folder, and an engine that holds none."""
+    path = tmp_path / "app.apk"
+    apk.entries[f"{ASSETS}/tiny/models.json"] = apk.entries.pop(f"{ASSETS}/models.json")
+    apk.entries[ENGINE] = linked["right"]
+    own = {f"lib/arm64-v8a/lib{name}.so": linked[f"lib{name}.so"] for name in MODEL}
+    apk.entries |= own
+    assert failed(apk.write(path)) == {}
+    assert set(own) == {name for name in apk.entries if "0123abcd" in name}
+    absent = f"neither in {ENGINE} nor in libraries of their own: "
+    for name, model in zip(own, MODEL, strict=True):
+        apk.entries[name] = linked["right"]  # a library, but not the model's
+        assert failed(apk.write(path)) == {"libraries": absent + model}
+        del apk.entries[name]
+        assert failed(apk.write(path)) == {"libraries": absent + model}
+        apk.entries[name] = own[name]
+    del apk.entries[f"{ASSETS}/tiny/tokenizer.json"]
+    assert failed(apk.write(path)) == {"models": "tiny/tokenizer.json is missing"}
 
 
 def test_an_app_without_the_engine_or_the_models_libraries(apk, linked, tmp_path):
     apk.entries[ENGINE] = linked["right"]
-    missing = "edge_llama_q4f16_0_0123abcd, edge_llama_q4f16_0_0123abcd-cpu"
-    assert failed(apk.write(tmp_path / "app.apk")) == {"libraries": f"not in {ENGINE}: {missing}"}
+    missing = f"neither in {ENGINE} nor in libraries of their own: {', '.join(MODEL)}"
+    assert failed(apk.write(tmp_path / "app.apk")) == {"libraries": missing}
     del apk.entries[ENGINE]
     assert set(failed(apk.write(tmp_path / "app.apk"))) == {"abi", "libraries"}
 
@@ -143,11 +223,11 @@ def test_weights_that_are_missing_damaged_or_compressed(apk, tmp_path):
 
 def test_a_damaged_entry(apk, tmp_path):
     """As a disk damages it: what the archive says of it stays."""
-    apk.entries["classes.dex"] = b"code" * 100
+    apk.entries["classes.dex"] = dex(b"code" * 100)
     path = apk.write(tmp_path / "app.apk")
     assert all(check.ok for check in verify(path))
     path.write_bytes(path.read_bytes().replace(b"codecode", b"codfcode", 1))
-    assert failed(path) == {"entries": "classes.dex is damaged"}
+    assert [(check.name, check.found) for check in examine_apk(path)] == [("entries", "classes.dex is damaged")]
     assert [check.name for check in verify(path) if not check.ok] == [f"{path}, entries"]
 
 
