@@ -251,8 +251,8 @@ def table(sides: dict[str, dict[str, Kernel]], plan: WidthPlan) -> str:
             rows.append(row)
     for side, (count, read, *billions) in totals.items():
         row = [f"**a token, {side}**", f"{count:,.0f}", f"{read:,.1f}", ""]
-        for each in billions:
-            row += [f"matmuls: {each:.2f} x 10^9", "", "", "", ""]
+        for total in billions:
+            row += [f"matmuls: {total:.2f} x 10^9", "", "", "", ""]
         rows.append(row)
     return page.table(header, rows)
 
@@ -260,7 +260,5 @@ def table(sides: dict[str, dict[str, Kernel]], plan: WidthPlan) -> str:
 def local_bytes(source: str) -> int:
     """Local memory of a work group, by its declarations."""
     sizes = {"half": 2, "float": 4}
-    found: Sequence[tuple[str, str, str]] = re.findall(
-        r"__local (?:__attribute__\S+ )?(\w+?)(\d*) \w+\[(\d+)\];", source
-    )
+    found = re.findall(r"__local (?:__attribute__\S+ )?(\w+?)(\d*) \w+\[(\d+)\];", source)
     return sum(sizes[kind] * int(lanes or 1) * int(count) for kind, lanes, count in found)
