@@ -10,7 +10,7 @@ from edge_transact.formatting import megabytes
 from edge_transact.quantization import QUANTIZATIONS, Quantization
 from edge_transact.widths import WidthPlan
 
-PHONE_TARGETS = ("android", "android-cpu", "iphone")
+PHONE_TARGETS = ("android", "android-cpu", "android-x86_64", "iphone")
 
 APP_MEMORY_GIB = 4
 """Memory that an app can rely on: half of a phone's 8 GiB."""

@@ -31,8 +31,8 @@ def doctor(
     """List what each job needs on this machine, and how to install what is missing.
 
     Builds need Python packages only; phones, apps and the hub need more. `--for` fails if a job can't be done here:
-    `prune`, `host`, `android`, `android-cpu`, `iphone`, `demo`, `gguf`, `parquet`, `plot`, `tasks`, `hub`, `bench`,
-    `runner`, `mlc`, `app`, `install`.
+    `prune`, `host`, `android`, `android-cpu`, `android-x86_64`, `iphone`, `demo`, `gguf`, `parquet`, `plot`,
+    `tasks`, `hub`, `bench`, `runner`, `mlc`, `app`, `install`.
 
     **Examples**
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
+from edge_transact.compiler.targets import BuildTarget, architecture, system_lib_prefix
 from edge_transact.errors import EdgeTransactError
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
             continue
         machine, symbols, undefined = _elf(stream, where)
         defined |= symbols
-        if target.is_system_lib and machine != "EM_AARCH64":
-            raise EdgeTransactError(f"{where} is for {machine}, not for EM_AARCH64", fix="Build again.")
+        wanted_machine = f"EM_{architecture(target).upper()}"
+        if target.is_system_lib and machine != wanted_machine:
+            raise EdgeTransactError(f"{where} is for {machine}, not for {wanted_machine}", fix="Build again.")
         unknown = sorted(name for name in undefined if not (name.startswith(TVM_PREFIXES) or name in C_SYMBOLS))
         if unknown:
             raise EdgeTransactError(f"{where} needs {unknown[0]}, which no phone has", fix="Report this as a bug.")
@@ -137,12 +138,12 @@ def _elf(stream: IO[bytes], where: str) -> tuple[str, set[str], set[str]]:
         raise EdgeTransactError(f"{where} is not an ELF object: {error}", fix="Build again.") from error
 
 
-def android_linker() -> list[str] | None:
+def android_linker(architecture: str = "aarch64") -> list[str] | None:
     """The start of a clang command that links as the NDK does; `None` if clang or lld is not installed."""
     for suffix in ("", "-21", "-20", "-19", "-18", "-17"):
         clang, lld = shutil.which(f"clang{suffix}"), shutil.which(f"ld.lld{suffix}")
         if clang and lld:
-            return [clang, "--target=aarch64-linux-android28", f"-fuse-ld={lld}"]
+            return [clang, f"--target={architecture}-linux-android28", f"-fuse-ld={lld}"]
     return None
 
 

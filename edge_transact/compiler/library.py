@@ -20,7 +20,7 @@ from edge_transact.compiler.archive import (
     link_android,
     write_archive,
 )
-from edge_transact.compiler.targets import BuildTarget, system_lib_prefix
+from edge_transact.compiler.targets import BuildTarget, architecture, system_lib_prefix
 from edge_transact.definition import MODEL_TYPE, Definition
 from edge_transact.errors import EdgeTransactError
 from edge_transact.quantization import Quantization
@@ -246,7 +246,7 @@ def _export(executable: relax.VMExecutable, path: Path, target: BuildTarget, mod
         check_library(fresh, target, model_lib)
         if target.device == "opencl":
             check_temporaries(fresh)
-        if target.name.startswith("android") and (linker := android_linker()):
+        if target.name.startswith("android") and (linker := android_linker(architecture(target))):
             link_android(fresh, Path(workspace) / "linked.so", linker)
         os.replace(fresh, path)
 

@@ -9,6 +9,7 @@ import tvm
 from tvm import IRModule, s_tir, tirx
 from tvm.tirx.stmt_functor import ir_transform
 
+from edge_transact.compiler.half import replace_fp16
 from edge_transact.system.cores import cores
 
 _IS_PLAIN = "edge_transact.plain_loops"
@@ -64,8 +65,9 @@ def _pipeline() -> tuple[tvm.transform.Pass, Callable[[], _Passes], Callable[[],
         return lowered
 
     def finalize() -> tvm.transform.Pass:
+        half = tirx.transform.prim_func_pass(replace_fp16, opt_level=0, name="ReplaceFp16")
         show = tirx.transform.prim_func_pass(_show_values, opt_level=0, name="ShowValues")
-        return tvm.transform.Sequential([finalize_host(), show])
+        return tvm.transform.Sequential([finalize_host(), show, half])
 
     return run, lambda: on_all_cores(finalize()), lambda: on_all_cores(finalize_device())
 

@@ -101,6 +101,14 @@ TARGETS: dict[str, BuildTarget] = {
                 "num-cores": 4,
             },
         ),
+        BuildTarget(
+            "android-x86_64",
+            "the CPU of Android emulators, and of x86-64 Chromebooks",
+            "llvm",
+            ".tar",
+            # SSE4.2 and popcnt: what Android's ABI x86_64 promises (developer.android.com/ndk/guides/abis).
+            {"kind": "llvm", "mtriple": "x86_64-linux-android", "mcpu": "x86-64-v2", "num-cores": 4},
+        ),
         BuildTarget("host", "this machine's CPU", "llvm", ".so", _HOST),
         BuildTarget(
             "iphone",
@@ -152,8 +160,16 @@ def _require_cpu(cpu: str) -> None:
 
 
 def library_name(model_lib: str, target: str) -> str:
-    """The name under which MLC's engine looks up a library. An app can link those for a phone's GPU and its CPU."""
-    return f"{model_lib}-cpu" if target == "android-cpu" else model_lib
+    """The name under which MLC's engine looks up a library. An app can link those for a phone's GPU and its CPU.
+
+    Libraries for CPUs of other architectures have the same name, because an APK has a folder for each.
+    """
+    return f"{model_lib}-cpu" if target in ("android-cpu", "android-x86_64") else model_lib
+
+
+def architecture(target: BuildTarget) -> str:
+    """The architecture of an Android target's CPU, as triples begin."""
+    return "x86_64" if target.name == "android-x86_64" else "aarch64"
 
 
 def system_lib_prefix(name: str) -> str:

@@ -49,6 +49,7 @@ JOBS: dict[str, Job] = {
     "host": Job("build for this machine and run", (*CORE, "llvm-host", "c-compiler")),
     "android": Job("build for Android, with OpenCL", (*CORE, "llvm-aarch64", "opencl", "c-compiler")),
     "android-cpu": Job("build for Android, CPU only", (*CORE, "llvm-aarch64", "c-compiler")),
+    "android-x86_64": Job("build for Android on x86-64", (*CORE, "llvm-x86_64", "c-compiler")),
     "iphone": Job("build for iPhone", (*CORE, "llvm-aarch64", "metal", "c-compiler")),
     "demo": Job("run the demo", (*CORE, "demo", "llvm-host", "llvm-aarch64", "opencl", "c-compiler", "memory", "disk")),
     "gguf": Job("read and write .gguf files", (*CORE, "gguf")),

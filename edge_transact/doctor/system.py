@@ -55,7 +55,7 @@ def tvm_targets() -> list[Check]:
     host = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     checks = [
         (f"llvm-{name}", architecture in probe["targets"], f"{architecture} code: {llvm}")
-        for name, architecture in (("host", host), ("aarch64", "aarch64"))
+        for name, architecture in (("host", host), ("aarch64", "aarch64"), ("x86_64", "x86_64"))
     ]
     checks += [(kind, kind in probe["codegen"], f"{kind} code: {what}") for kind in ("opencl", "metal")]
     return [verdict(name, ok, found, fix) for name, ok, found in checks]

@@ -107,14 +107,14 @@ COMPLETIONS = [
     ("ca", {"cache"}),
     ("build --ta", {"--target", "--target-params"}),
     ("build --device-profile adreno-7", {"adreno-7xx", "adreno-750"}),
-    ("build --target host,andr", {"host,android", "host,android-cpu"}),
+    ("build --target host,andr", {"host,android", "host,android-cpu", "host,android-x86_64"}),
     ("prune --method fl", {"flap"}),
     ("build --rounding gp", {"gptq"}),
     ("prune --quant q4f3", {"q4f32_1"}),
     ("inspect --quant q0f1", {"q0f16"}),
     ("bench --target android-", {"android-cpu"}),
     ("cache --kind unf", {"unfinished"}),
-    ("doctor --for android", {"android", "android-cpu"}),
+    ("doctor --for android", {"android", "android-cpu", "android-x86_64"}),
 ]
 
 

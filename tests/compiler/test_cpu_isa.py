@@ -17,6 +17,7 @@ from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
+from edge_transact.compiler.cpu.isa.sse import Sse
 from edge_transact.compiler.cpu.kernels import kernel
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
 from edge_transact.compiler.matmul import Matmul, Rows
@@ -44,7 +45,7 @@ def target_of(architecture: str, mcpu: str, mattr: list[str]) -> Target:
         ("x86_64", "alderlake", ["-avxvnni"], Avx2, 3, 8),
         ("x86_64", "znver3", [], Avx2, 3, 8),
         ("x86_64", "haswell", [], Avx2, 3, 8),
-        ("x86_64", "ivybridge", [], Fp32, 1, 8),
+        ("x86_64", "ivybridge", [], Sse, 3, 4),
         ("x86_64", "x86-64", [], Fp32, 1, 8),
         ("aarch64", "cortex-a76", [], NeonDot, 3, 4),
         ("aarch64", "generic", ["+neon", "+dotprod"], NeonDot, 3, 4),

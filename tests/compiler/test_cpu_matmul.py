@@ -32,7 +32,8 @@ NORM_EPS = 1e-5
 FP16_SETS = [isa for isa in INSTRUCTION_SETS if isa.digits < 3]
 """What fp16 activations are multiplied with; three digits are for fp32."""
 
-ONE_LAYOUT_EACH = list(zip(FP16_SETS, ("KN", "NK", "NK", "KN", "NK", "KN", "KN", "NK", "KN", "NK"), strict=True))
+LAYOUTS = ["KN", "NK", "NK", "KN", "NK", "KN", "NK", "KN", "KN", "NK", "KN", "NK"]
+ONE_LAYOUT_EACH = list(zip(FP16_SETS, LAYOUTS, strict=True))
 
 IN_CHAINS = {type(FP16_SETS[2]), Avx512Vnni, type(FP16_SETS[4]), type(FP16_SETS[-1])}
 """AVX-512, its bytes, AVX2's words and i8mm."""

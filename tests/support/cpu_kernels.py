@@ -18,6 +18,7 @@ from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
 from edge_transact.compiler.cpu.isa.byte_products import X86Bytes
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
+from edge_transact.compiler.cpu.isa.sse import Sse, SseWords
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target
@@ -66,8 +67,9 @@ class EmulatedAvx2(_EmulatedX86Bytes, Avx2):
     """vpmaddubsw as multiplications of lanes."""
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
-        nibbles, digits = T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations)
-        byte, eight = splat(T.int16(255), 16), splat(T.int16(8), 16)
+        lanes = 2 * self.lanes
+        nibbles, digits = T.reinterpret(f"int16x{lanes}", weights), T.reinterpret(f"int16x{lanes}", activations)
+        byte, eight = splat(T.int16(255), lanes), splat(T.int16(8), lanes)
         low = T.bitwise_and(nibbles, byte) * T.shift_right(T.shift_left(digits, eight), eight)
         return low + T.bitwise_and(T.shift_right(nibbles, eight), byte) * T.shift_right(digits, eight)
 
@@ -77,6 +79,14 @@ class EmulatedAvx2Words(Avx2Words):
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
         return _multiply_words(weights, activations)
+
+
+class EmulatedSse(EmulatedAvx2, Sse):
+    """The same in 128 bits."""
+
+
+class EmulatedSseWords(EmulatedAvx2Words, SseWords):
+    """The same in 128 bits."""
 
 
 class EmulatedAvxVnniWords(AvxVnniWords):
@@ -128,7 +138,7 @@ def _multiply_words(first: Expr, second: Expr) -> Expr:
 EMULATED: dict[type[InstructionSet], type[InstructionSet]] = {
     Avx512: EmulatedAvx512, Avx512Vnni: EmulatedAvx512Vnni, AvxVnni: EmulatedAvxVnni, Avx2: EmulatedAvx2,
     AvxVnniWords: EmulatedAvxVnniWords, Avx2Words: EmulatedAvx2Words, NeonDot: EmulatedNeonDot,
-    NeonI8mm: EmulatedNeonI8mm,
+    NeonI8mm: EmulatedNeonI8mm, Sse: EmulatedSse, SseWords: EmulatedSseWords,
 }  # fmt: skip
 """The instruction sets with plain vector code instead of intrinsics, which LLVM splits into what the machine has."""
 
@@ -144,6 +154,7 @@ def _runnable(isa: type[InstructionSet], *args: int) -> InstructionSet:
 
 INSTRUCTION_SETS = [
     *(Fp32(4), Fp32(8), _runnable(Avx512), _runnable(AvxVnniWords), _runnable(Avx2Words)),
+    *(_runnable(SseWords), _runnable(Sse, 2)),
     *(_runnable(isa, digits) for isa in (Avx512Vnni, AvxVnni, Avx2, NeonDot, NeonI8mm) for digits in (2, 3)),
 ]
 """All of them, those that this machine lacks emulated."""

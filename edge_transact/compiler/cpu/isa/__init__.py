@@ -10,11 +10,12 @@ from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
+from edge_transact.compiler.cpu.isa.sse import Sse
 from edge_transact.compiler.matmul import Rows
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]
 
-INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, NeonI8mm, NeonDot, Fp32)
+INSTRUCTION_SETS: tuple[type[InstructionSet], ...] = (Avx512Vnni, Avx512, AvxVnni, Avx2, Sse, NeonI8mm, NeonDot, Fp32)
 """The best first; the last needs no feature."""
 
 

@@ -71,7 +71,8 @@ class Avx2Words(InstructionSet):
         return multiply_words(weights, activations)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
-        return accumulator + self.multiply(T.reinterpret("int16x16", weights), T.reinterpret("int16x16", activations))
+        words = f"int16x{2 * self.lanes}"
+        return accumulator + self.multiply(T.reinterpret(words, weights), T.reinterpret(words, activations))
 
     def begin(self, start: Expr) -> list[Expr]:
         return [start]
@@ -89,8 +90,10 @@ class Avx2(X86Bytes):
     """Dot products of bytes by vpmaddubsw, with sums of 16 bits."""
 
     name = "avx2"
-    features = ("avx2", "fma", "f16c")
+    features: ClassVar[tuple[str, ...]] = ("avx2", "fma", "f16c")
     lanes = 8
+    words: ClassVar[type[Avx2Words]] = Avx2Words
+    instruction: ClassVar[str] = "llvm.x86.avx2.pmadd.ub.sw"
 
     @classmethod
     def for_target(cls, target: Target, digits: int, rows: Rows) -> InstructionSet:
@@ -98,12 +101,13 @@ class Avx2(X86Bytes):
             return cls(digits)
         # Tiles leave no registers for sums of 16 bits beside those of 32. With three digits, prefill multiplies faster
         # in fp32; decode keeps bytes, so that a batch has the logits of one row.
-        return Avx2Words() if digits == 2 else Fp32(cls.lanes)
+        return cls.words() if digits == 2 else Fp32(cls.lanes)
 
     def multiply(self, weights: Expr, activations: Expr) -> Expr:
         """Products of bytes, added to their neighbours': int16, two lanes for each of the operands'."""
-        nibbles, digits = T.reinterpret("int8x32", weights), T.reinterpret("int8x32", activations)
-        return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", nibbles, digits)
+        dtype = f"int8x{4 * self.lanes}"
+        nibbles, digits = T.reinterpret(dtype, weights), T.reinterpret(dtype, activations)
+        return T.call_llvm_pure_intrin(f"int16x{2 * self.lanes}", self.instruction, nibbles, digits)
 
     def multiply_add(self, accumulator: Expr, weights: Expr, activations: Expr) -> Expr:
         return accumulator + self.add_pairs(self.multiply(weights, activations), 1)

@@ -69,7 +69,11 @@ class X86Bytes(ByteProducts):
     def narrow(self, first: Expr, second: Expr) -> Expr:
         """int32 to int16: each four lanes of `first` and each four of `second`, in turn. Source: Intel's vpackssdw."""
         lanes = lanes_of(first)
-        instruction = {8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}[lanes]
+        instruction = {
+            4: "llvm.x86.sse2.packssdw.128",
+            8: "llvm.x86.avx2.packssdw",
+            16: "llvm.x86.avx512.packssdw.512",
+        }[lanes]
         return T.call_llvm_pure_intrin(f"int16x{2 * lanes}", instruction, first, second)
 
     def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
@@ -94,5 +98,9 @@ class X86Bytes(ByteProducts):
 def multiply_words(first: Expr, second: Expr) -> Expr:
     """vpmaddwd: products of int16, added to their neighbours': int32, half as many lanes."""
     lanes = lanes_of(first)
-    instruction = {16: "llvm.x86.avx2.pmadd.wd", 32: "llvm.x86.avx512.pmaddw.d.512"}[lanes]
+    instruction = {
+        8: "llvm.x86.sse2.pmadd.wd",
+        16: "llvm.x86.avx2.pmadd.wd",
+        32: "llvm.x86.avx512.pmaddw.d.512",
+    }[lanes]
     return T.call_llvm_pure_intrin(f"int32x{lanes // 2}", instruction, first, second)
