@@ -18,7 +18,7 @@ from edge_transact.bundling.project import RECORD
 from edge_transact.bundling.sources import ASSETS_BYTES, Source, read_sources
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.archive import link_android
-from edge_transact.errors import EdgeTransactError
+from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.formatting import megabytes
 from edge_transact.progress import working
 from edge_transact.version import __version__
@@ -47,25 +47,28 @@ class Repository:
     def to_dict(self) -> dict[str, object]:
         """The object that ``bundle --aar --json`` prints."""
         models = [
-            {**model.model_dump(exclude={"files"}), "bytes": model.bytes, "coordinates": name}
+            {**model.model_dump(exclude={"files"}, exclude_none=True), "bytes": model.bytes, "coordinates": name}
             for model, name in zip(self.models, self.coordinates, strict=True)
         ]
         return {"project": str(self.directory), "package_config": None, "models": models}
 
 
-def bundle_modules(dists: Sequence[Path], output: Path) -> Repository:
+def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -> Repository:
     """Adds a module for each DIST's model to a folder of a Maven repository, all or none.
 
     A module's version ends in a digest of its content, because Gradle keeps released versions. Weights above
-    `ASSETS_BYTES` stay out of it: `install` puts them on a phone.
+    `ASSETS_BYTES` stay out of it, unless `weights` is ``assets``: `install` puts them on a phone, or the app downloads
+    them if `weights` is a URL.
 
     Raises:
-        UsageError: Two models have the same library, or a DIST has none for Android.
+        UsageError: Two models have the same library, a DIST has none for Android, or `weights` can't be.
         EdgeTransactError: A file of a DIST changed after the build, there is no linker, or `output` is another output.
     """
     if other := next((name for name in (RECORD, MANIFEST, PROVENANCE_FILE) if (output / name).exists()), None):
         raise EdgeTransactError(f"{output} has a {other}: it is no Maven repository", fix="Choose another output.")
-    sources = [_alone(source) for source in read_sources(dists)]
+    if weights in ("pack", "fast-follow"):
+        raise UsageError(f"--aar has no --weights {weights}", fix="An asset pack belongs to an app: leave out --aar.")
+    sources = [_alone(source) if weights == "auto" else source for source in read_sources(dists, weights)]
     with scratch_directory() as scratch, working("write the models' modules"):
         modules = [_module(source, scratch) for source in sources]
         add(output, modules)
@@ -75,16 +78,19 @@ def bundle_modules(dists: Sequence[Path], output: Path) -> Repository:
 def _alone(source: Source) -> Source:
     """The model with weights as they are in a module of its own, whatever other models there are."""
     weights = "assets" if source.model.bytes <= ASSETS_BYTES else "install"
-    return replace(source, model=source.model.model_copy(update={"weights": weights}))
+    return replace(source, model=source.model.model_copy(update={"weights": weights, "pack": None}))
 
 
 def _module(source: Source, scratch: Path) -> Module:
     model, linker = source.model, require_linker()
     entries: dict[str, tuple[Path, str] | bytes] = {
-        "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}"),
+        "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,
         "R.txt": b"",
-        f"assets/edge/{model.id}/models.json": AppModels(models=[model]).model_dump_json(indent=2).encode() + b"\n",
+        f"assets/edge/{model.id}/models.json": AppModels(models=[model])
+        .model_dump_json(indent=2, exclude_none=True)
+        .encode()
+        + b"\n",
     }
     for name, archive in source.archives().items():
         library = scratch / f"lib{name}.so"
@@ -103,11 +109,12 @@ def _package(identifier: str) -> str:
     return "m_" + "".join(each if each.isascii() and each.isalnum() else f"_{ord(each):x}_" for each in identifier)
 
 
-def manifest(namespace: str) -> bytes:
+def manifest(namespace: str, *, downloads: bool = False) -> bytes:
     """The manifest of a library without activities."""
+    network = '    <uses-permission android:name="android.permission.INTERNET" />\n' if downloads else ""
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n'
         f'<manifest xmlns:android="http://schemas.android.com/apk/res/android" package="{namespace}">\n'
-        f'    <uses-sdk android:minSdkVersion="{MIN_SDK}" />\n'
+        f'    <uses-sdk android:minSdkVersion="{MIN_SDK}" />\n{network}'
         "</manifest>\n"
     ).encode()

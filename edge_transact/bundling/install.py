@@ -26,6 +26,9 @@ from edge_transact.progress import bar
 
 logger = logging.getLogger(__name__)
 
+_BRING_THEMSELVES = ("assets", "download")
+"""Models whose weights an APK has or gets: it has no asset packs, for these come from Google Play."""
+
 RETURN_S = 60
 """How long to wait for a lost phone."""
 
@@ -52,7 +55,7 @@ def install(source: Path, *, device: str | None = None, application_id: str | No
     says which isn't, and doesn't load the model.
 
     Args:
-        source: A project that `bundle` wrote, for the models whose weights aren't in the app; or a DIST.
+        source: A project that `bundle` wrote, for the models whose weights aren't in its APK; or a DIST.
 
     Raises:
         UsageError: There are several phones, or a DIST is given without an app.
@@ -91,7 +94,7 @@ def _models(source: Path, application_id: str | None) -> tuple[list[tuple[AppMod
         (identifier,) = model_ids([Path(os.path.abspath(source)).name])
         return [(describe_model(source, identifier).model, source)], check_application_id(application_id)
     project = Project.read(source)
-    models = [(model, source / model.directory) for model in project.models if model.weights == "install"]
+    models = [(model, source / model.directory) for model in project.models if model.weights not in _BRING_THEMSELVES]
     return models, check_application_id(application_id or project.application_id)
 
 

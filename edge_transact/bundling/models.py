@@ -35,7 +35,10 @@ class AppModel(_Record):
         libraries: Target to the name that MLC's engine looks up, as ``system://NAME``; at least one.
         memory_bytes: Target to `costs.memory_bytes` for one sequence, MLC's ``estimated_vram_bytes``.
         tuned: Chip, as Android names it, to what ``bench --tune`` found best for answers on it.
-        weights: ``assets`` if the files are in the app, ``install`` if they come over adb.
+        weights: Where the files come from: the app itself, an asset pack that is installed with it (``pack``) or that
+            Google Play brings after it, the server below `url`, or adb (``install``).
+        pack: The asset pack's name.
+        url: The folder of the files on a server.
     """
 
     id: str
@@ -46,13 +49,21 @@ class AppModel(_Record):
     tuned: Mapping[str, Setting]
     context_window_size: int
     prefill_chunk_size: int
-    weights: Literal["assets", "install"]
+    weights: Literal["assets", "pack", "fast-follow", "download", "install"]
+    pack: str | None = None
+    url: str | None = None
     files: Sequence[ModelFile]
 
     @property
     def directory(self) -> PurePosixPath:
         """Its directory in a project, and in an app's own files on a phone."""
         return PurePosixPath("models") / self.id
+
+    @property
+    def assets(self) -> PurePosixPath | None:
+        """Its directory in a project's assets: the app's, or those of its asset pack."""
+        module = "app" if self.weights == "assets" else self.pack
+        return PurePosixPath(module) / "src/main/assets/edge" / self.id if module else None
 
     @property
     def bytes(self) -> int:

@@ -66,7 +66,7 @@ class Project(Summarized):
 
     def _described(self, model: AppModel) -> dict[str, object]:
         path = str(self.directory / model.directory)
-        return {**model.model_dump(exclude={"files"}), "bytes": model.bytes, "path": path}
+        return {**model.model_dump(exclude={"files"}, exclude_none=True), "bytes": model.bytes, "path": path}
 
     @classmethod
     def read(cls, directory: Path) -> Project:
@@ -88,6 +88,7 @@ def bundle(
     *,
     application_id: str = "org.example.chat",
     app_name: str = "Edge Chat",
+    weights: str = "auto",
     force: bool = False,
     keep: bool = False,
 ) -> Project:
@@ -97,15 +98,16 @@ def bundle(
 
     Args:
         dists: Directories that ``build`` wrote for ``android``, ``android-cpu`` or both. They name the models.
+        weights: How they get to phones, as in `BundleOptions`.
         keep: Return an existing project unchanged if it was made from the same sources and names.
 
     Raises:
-        UsageError: A name is invalid, two models have the same library, or a DIST has none for Android.
+        UsageError: A name or `weights` is invalid, two models have the same library, or a DIST has none for Android.
         EdgeTransactError: A file of a DIST changed after the build, or `output` exists.
     """
     check_application_id(application_id)
     check_app_name(app_name)
-    sources = read_sources(dists)
+    sources = read_sources(dists, weights)
     models = [source.model for source in sources]
     digest = _digest(sources, application_id, app_name)
     if keep and not force and output.exists():
@@ -127,15 +129,15 @@ def bundle(
         (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
         assets = directory / ASSETS / MODELS_JSON
         assets.parent.mkdir(parents=True, exist_ok=True)
-        assets.write_text(AppModels(models=models).model_dump_json(indent=2) + "\n")
+        assets.write_text(AppModels(models=models).model_dump_json(indent=2, exclude_none=True) + "\n")
         names = {"application_id": application_id, "app_name": app_name}
-        weights = {
+        listed = {
             (parent / file.path).as_posix(): file.sha256
             for model in models
-            for parent in (model.directory, ASSETS / "edge" / model.id)
+            for parent in (model.directory, model.assets or ASSETS / "edge" / model.id)
             for file in model.files
         }
-        write_listing(directory / RECORD, {"edge_transact": __version__, **names, "digest": digest}, weights)
+        write_listing(directory / RECORD, {"edge_transact": __version__, **names, "digest": digest}, listed)
     return Project(output, application_id, models, digest)
 
 
@@ -176,6 +178,11 @@ def render_templates(directory: Path, *, application_id: str, app_name: str, mod
             target.with_suffix("").write_text(text, encoding="utf-8", newline="\n")
         else:
             shutil.copy(source, target)
+    for model in models:
+        if model.pack:
+            (directory / model.pack).mkdir()
+            text = jinja.get_template("asset_pack.gradle.j2").render(model=model)
+            (directory / model.pack / "build.gradle").write_text(text)
 
 
 def _copy_model(source: Source, directory: Path, advance: Callable[[float], None]) -> None:
@@ -184,8 +191,8 @@ def _copy_model(source: Source, directory: Path, advance: Callable[[float], None
     for file in model.files:
         copied = directory / model.directory / file.path
         _copy(source.dist / file.path, copied, file.sha256)
-        if model.weights == "assets":
-            asset = directory / ASSETS / "edge" / model.id / file.path
+        if model.assets:
+            asset = directory / model.assets / file.path
             asset.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(copied, asset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.archive import check_library
 from edge_transact.compiler.targets import get_target, library_name
 from edge_transact.errors import EdgeTransactError, UsageError
+from edge_transact.formatting import megabytes
 from edge_transact.mlc.chat_config import check_chat_config
 from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
@@ -34,6 +36,12 @@ PLAY_LIMIT_BYTES = 500_000_000
 ASSETS_BYTES = 400_000_000
 """Limit of the weights in an app. The rest of `PLAY_LIMIT_BYTES` is for code: MLC's engine has 32 MB, stripped."""
 
+PACK_BYTES = 1_500_000_000
+"""Google Play's limit of an asset pack (the same answer)."""
+
+PACKS_BYTES = 3_500_000_000
+"""Limit of all asset packs that are installed with an app: 4 GB with the base module (the same answer)."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -48,11 +56,11 @@ class Source:
         return {name: self.dist / self.manifest.libraries[target] for target, name in self.model.libraries.items()}
 
 
-def read_sources(dists: Sequence[Path]) -> list[Source]:
-    """The DISTs with their models. The smallest become assets while there is room.
+def read_sources(dists: Sequence[Path], weights: str = "auto") -> list[Source]:
+    """The DISTs with their models, whose `weights` are as in `BundleOptions`.
 
     Raises:
-        UsageError: Two models have the same library, or a DIST has none for Android.
+        UsageError: Two models have the same library, a DIST has none for Android, or `weights` can't be.
         EdgeTransactError: One isn't a DIST, or a library doesn't match its manifest.
     """
     ids = model_ids([Path(os.path.abspath(dist)).name for dist in dists])
@@ -68,15 +76,42 @@ def read_sources(dists: Sequence[Path]) -> list[Source]:
             owners[name] = source.dist
             source.manifest.verify(source.dist, source.manifest.libraries[target])
             check_library(source.dist / source.manifest.libraries[target], get_target(target), name)
-    room, inside = ASSETS_BYTES, set()
-    for source in sorted(sources, key=lambda source: source.model.bytes):
-        if source.model.bytes <= room:
-            room -= source.model.bytes
-            inside.add(source.model.id)
-    where = {source.model.id: "assets" if source.model.id in inside else "install" for source in sources}
-    return [
-        replace(source, model=source.model.model_copy(update={"weights": where[source.model.id]})) for source in sources
-    ]
+    placed = _place([source.model for source in sources], weights)
+    return [replace(source, model=model) for source, model in zip(sources, placed, strict=True)]
+
+
+def _place(models: Sequence[AppModel], weights: str) -> list[AppModel]:
+    """The models with their ways to phones; ``auto`` takes the smallest first."""
+    if weights.isascii() and re.fullmatch(r"https://[^\s?#/][^\s?#]*", weights):
+        folder = weights.rstrip("/")
+        return [model.model_copy(update={"weights": "download", "url": f"{folder}/{model.id}"}) for model in models]
+    if weights not in ("auto", "assets", "pack", "fast-follow", "install"):
+        raise UsageError(
+            f"--weights {weights!r} is neither a known word nor the URL of a folder",
+            fix="Take auto, assets, pack, fast-follow, install, or a URL like https://example.org/models.",
+        )
+    room = {"assets": ASSETS_BYTES, "pack": PACKS_BYTES}
+    placed: dict[str, AppModel] = {}
+    for model in sorted(models, key=lambda model: model.bytes):
+        fits = (place for place, left in room.items() if model.bytes <= min(left, PACK_BYTES))
+        place = next(fits, "install") if weights == "auto" else weights
+        if place in room:
+            room[place] -= model.bytes
+        pack = None
+        if place in ("pack", "fast-follow"):
+            if model.bytes > PACK_BYTES or room["pack"] < 0:
+                limits = (
+                    f"{megabytes(PACK_BYTES)} in an asset pack, {megabytes(PACKS_BYTES)} in those installed with an app"
+                )
+                raise UsageError(
+                    f"{model.id} has {megabytes(model.bytes)}, and Google Play takes {limits}",
+                    fix="Have the app download it: --weights https://...",
+                )
+            pack = "model_" + re.sub("[^a-z0-9]", "_", model.id.lower())
+            while pack in [other.pack for other in placed.values()]:
+                pack += "_"
+        placed[model.id] = model.model_copy(update={"weights": place, "pack": pack})
+    return [placed[model.id] for model in models]
 
 
 def describe_model(dist: Path, identifier: str) -> Source:

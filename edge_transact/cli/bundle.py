@@ -38,9 +38,9 @@ def bundle(
 ) -> None:
     """Write an Android Studio project with models in it: a library module to build on, and a chat app.
 
-    A model has the name of its directory. Up to 400 MB of weights are packed into the app; `install` copies larger
-    ones to a phone. `--build` needs an Android SDK with NDK, a JDK, Gradle, Rust and a checkout of MLC-LLM, and lists
-    what is missing.
+    A model has the name of its directory. Up to 400 MB of weights are packed into the app, and larger models into
+    asset packs, which Google Play delivers; `install` copies these to a phone. `--build` needs an Android SDK with NDK,
+    a JDK, Gradle, Rust and a checkout of MLC-LLM, and lists what is missing.
 
     **Examples**
 
@@ -50,6 +50,8 @@ def bundle(
 
     `edge-transact bundle dist --aar -o maven`
 
+    `edge-transact bundle dist -o app --weights https://example.org/models`
+
     `edge-transact bundle dist -o app --build`
     """
     from edge_transact.bundling.project import bundle as write_project
@@ -57,7 +59,7 @@ def bundle(
     if aar:
         if build or install:
             raise UsageError("--aar writes no app, which --build and --install need", fix="Leave one of them out.")
-        _modules(dists, output, as_json)
+        _modules(dists, output, options.weights, as_json)
         return
     goes_on = build or install
     project = write_project(
@@ -65,6 +67,7 @@ def bundle(
         output,
         application_id=options.application_id,
         app_name=options.app_name,
+        weights=options.weights,
         force=force,
         keep=goes_on,
     )
@@ -86,10 +89,10 @@ def bundle(
         raise typer.Exit(1)
 
 
-def _modules(dists: list[Path], output: Path, as_json: bool) -> None:
+def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> None:
     from edge_transact.bundling.aar import bundle_modules
 
-    made = bundle_modules(dists, output)
+    made = bundle_modules(dists, output, weights)
 
     def text() -> None:
         from rich.console import Console
@@ -100,8 +103,18 @@ def _modules(dists: list[Path], output: Path, as_json: bool) -> None:
         for model, dist in zip(made.models, dists, strict=True):
             if model.weights == "install":
                 console.print(f"Not in the library: edge-transact install {dist} --application-id ID", soft_wrap=True)
+            if model.url:
+                console.print(f"Not in the library: upload {dist} to {model.url}", soft_wrap=True)
 
     show(made.to_dict(), as_json, text)
+
+
+_NOT_INSIDE = {
+    "pack": "In asset packs, which Google Play installs with the app",
+    "fast-follow": "In asset packs, which Google Play brings after the app",
+    "download": "Downloaded by the app at its first start",
+    "install": "Not in the app",
+}
 
 
 def _lacking() -> list[Check]:
@@ -129,16 +142,27 @@ def _print(project: Project, result: dict[str, Any], lacking: list[Check], check
     from edge_transact.bundling.project import warnings
     from edge_transact.bundling.sources import ASSETS_BYTES, PLAY_LIMIT_BYTES
     from edge_transact.doctor.screen import print_checks
+    from edge_transact.formatting import megabytes
 
     console = Console(highlight=False, markup=False)
     for model in project.models:
         console.print(f"{model.id}: {model.bytes / 1e6:,.1f} MB, library for {' and '.join(model.libraries)}")
     for warning in warnings(project.models):
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    if large := [model.id for model in project.models if model.weights == "install"]:
-        limits = f"Google Play takes {PLAY_LIMIT_BYTES / 1e6:.0f} MB, {ASSETS_BYTES / 1e6:.0f} of them for weights"
-        console.print(f"Too large to travel in the app: {', '.join(large)}. {limits}.", soft_wrap=True)
-        console.print(f"Once the app is on a phone: edge-transact install {project.directory}", soft_wrap=True)
+    inside = sum(model.bytes for model in project.models if model.weights == "assets")
+    if inside > ASSETS_BYTES:
+        limit = f"Google Play takes {PLAY_LIMIT_BYTES / 1e6:.0f} MB with the code"
+        console.print(
+            f"warning: {megabytes(inside)} of weights are in the app: {limit}", style="yellow", soft_wrap=True
+        )
+    for how, words in _NOT_INSIDE.items():
+        if ids := [model.id for model in project.models if model.weights == how]:
+            console.print(f"{words}: {', '.join(ids)}", soft_wrap=True)
+    if any(model.weights in ("pack", "fast-follow", "install") for model in project.models):
+        console.print(f"Once an APK is on a phone: edge-transact install {project.directory}", soft_wrap=True)
+    for model in project.models:
+        if model.url:
+            console.print(f"Upload {project.directory / model.directory} to {model.url}", soft_wrap=True)
     if lacking:
         console.print(f"{project.directory} is complete, but --build needs what is missing here:")
         print_checks(lacking)

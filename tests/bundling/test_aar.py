@@ -81,6 +81,21 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
     assert zipfile.ZipFile(tmp_path / "classes.jar").namelist() == []
 
 
+def test_a_library_whose_weights_the_app_downloads(dist, tmp_path):
+    words = ["bundle", dist, "--aar", "-o", tmp_path / "maven", "--weights"]
+    shown = run(*words, "https://example.org/llms").stdout
+    assert f"Not in the library: upload {dist} to https://example.org/llms/tiny" in shown
+    (path,) = (tmp_path / "maven").rglob("*.aar")
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".bin")]
+        (model,) = json.loads(archive.read("assets/edge/tiny/models.json"))["models"]
+        manifest = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
+    assert (model["weights"], model["url"]) == ("download", "https://example.org/llms/tiny")
+    names = [each.get("{http://schemas.android.com/apk/res/android}name") for each in manifest.iter("uses-permission")]
+    assert names == ["android.permission.INTERNET"]
+    assert "--aar has no --weights pack" in run(*words, "pack").stderr
+
+
 def test_the_same_model_is_the_same_to_the_byte_and_another_is_another_version(dist, tmp_path, monkeypatch):
     first = said("bundle", dist, "--aar", "-o", tmp_path / "one")
     copy = Path(shutil.copytree(dist, tmp_path / "elsewhere/tiny"))

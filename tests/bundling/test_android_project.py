@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from edge_transact.benchmarking.drivers.app import ACTION
 from edge_transact.benchmarking.drivers.host import parse_cores
+from edge_transact.bundling.models import AppModel
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
-from tests.support.android_app import TVM_FFI, Programs, compile_fakes, endings, jni_headers, run_app
+from tests.support.android_app import TVM_FFI, Programs, compile_fakes, endings, jni_headers, run_app, weights_of_pack
 from tests.support.android_project import JSON, ROOT, Compiled, java, javac, link_resources, merged_manifest, render
 from tests.support.android_stubs import compile_stubs
 from tests.support.app_picture import CONVERSATION, Renderer, screens
@@ -167,7 +169,8 @@ def test_the_versions_fit_together(project):
 
 @pytest.mark.needs("java", "groovy")
 def test_gradles_files_are_groovy_and_take_every_version_from_one_file(project, tmp_path):
-    files = sorted(project.rglob("*.gradle"))
+    packed = render(tmp_path / "packed", models=[model("pack"), model("fast-follow")])
+    files = sorted(path for of in (project, packed) for path in of.rglob("*.gradle"))
     broken = tmp_path / "broken.gradle"
     broken.write_text((project / "edge" / "build.gradle").read_text().replace("}", "", 1))
     classpath = ":".join(f"/usr/share/java/{name}.jar" for name in ("groovy-all", "antlr", "asm"))
@@ -178,7 +181,37 @@ def test_gradles_files_are_groovy_and_take_every_version_from_one_file(project, 
         text = file.read_text()
         assert set(re.findall(r"libs\.versions\.(\w+)", text)) <= versions().keys()
         assert not re.search(r"(Sdk|ndkVersion|version) *=? *['\"\d]", text), file
-    assert re.findall(r"^include (.*)$", (project / "settings.gradle").read_text(), re.M) == ["':edge', ':app'"]
+    included = [(of / "settings.gradle").read_text().rstrip().rpartition("\n")[2] for of in (project, packed)]
+    assert included == ["include ':edge', ':app'", "include ':edge', ':app', ':model_pack', ':model_fast_follow'"]
+
+
+def model(weights: str) -> AppModel:
+    """A model whose weights get to phones in this way, which is its id."""
+    return AppModel(
+        id=weights, name=weights, digest="0" * 64, libraries={}, memory_bytes={}, tuned={}, context_window_size=1,
+        prefill_chunk_size=1, weights=weights, files=[], url="https://example.org/x" if weights == "download" else None,
+        pack=f"model_{weights.replace('-', '_')}" if weights in ("pack", "fast-follow") else None,
+    )  # fmt: skip
+
+
+def test_an_app_with_asset_packs_names_them_to_gradle(tmp_path):
+    packed = render(tmp_path / "packed", models=[model("pack"), model("fast-follow")])
+    app = (packed / "app/build.gradle").read_text()
+    assert re.findall(r"assetPacks\.add\('(.*)'\)", app) == [":model_pack", ":model_fast_follow"]
+    assert "implementation(libs.play.asset.delivery)" in app
+    for name, delivery in (("model_pack", "install-time"), ("model_fast_follow", "fast-follow")):
+        text = (packed / name / "build.gradle").read_text()
+        assert f"packName = '{name}'" in text and f"deliveryType = '{delivery}'" in text
+    for kind in ("assets", "pack", "install"):
+        assert "asset.delivery" not in (render(tmp_path / kind, models=[model(kind)]) / "app/build.gradle").read_text()
+
+
+def test_only_a_download_asks_for_the_network(tmp_path):
+    asked = {}
+    for kind in ("assets", "pack", "fast-follow", "install", "download"):
+        manifest = ElementTree.parse(render(tmp_path / kind, models=[model(kind)]) / "app/src/main/AndroidManifest.xml")
+        asked[kind] = [element.get(f"{ANDROID}name") for element in manifest.iter("uses-permission")]
+    assert asked.pop("download") == ["android.permission.INTERNET"] and not any(asked.values())
 
 
 def test_every_string_is_used_and_no_text_stands_anywhere_else(project):
@@ -434,3 +467,20 @@ def test_the_native_library_compiles_for_arm64(project):
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     done = subprocess.run(["aarch64-linux-gnu-g++", *flags, *include, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.needs("java", "javac", "npm")
+def test_a_pack_that_google_play_brings_later_is_asked_for_and_used_where_it_is(classpath, tmp_path):
+    """Play's library is a stand-in with the names of its reference; an app without it has no pack."""
+    fakes, *others = classpath
+    without = Path(shutil.copytree(fakes, tmp_path / "without", ignore=shutil.ignore_patterns("google")))
+    assert weights_of_pack([without, *others], tmp_path) == ["WEIGHTS_MISSING model_good"]
+    assert weights_of_pack(classpath, tmp_path) == ["fetch [model_good]", "WEIGHTS_MISSING model_good"]
+    delivered = tmp_path / "cache/packs/model_good/assets/edge/good"
+    shutil.copytree(tmp_path / "model/good", delivered)
+    assert weights_of_pack(classpath, tmp_path) == [str(delivered)]
+    # The rules for R8 keep what is found by name.
+    rules = (ROOT / "templates/android/edge/consumer-rules.pro").read_text()
+    files = (ROOT / "templates/android/edge/src/main/java/edgetransact/edge/android/AppFiles.java").read_text()
+    used = set(re.findall(r'PLAY \+ "(\w+)"', files))
+    assert used == set(re.findall(r"-keep class com\.google\.android\.play\.core\.assetpacks\.(\w+) ", rules))

@@ -240,6 +240,20 @@ def test_weights_that_are_installed_need_not_be_in_the_app(apk, tmp_path):
     assert "needs edge-transact install" in found["models"]
 
 
+def test_weights_of_an_asset_pack_are_checked_if_they_are_there(apk, tmp_path):
+    """As in an APK for all phones, which bundletool makes; an APK of Gradle's has none."""
+    models = json.loads(apk.entries[f"{ASSETS}/models.json"])
+    models["models"][0] |= {"weights": "pack", "pack": "model_tiny"}
+    apk.entries[f"{ASSETS}/models.json"] = json.dumps(models).encode()
+    found = {check.name: check.found for check in examine_apk(apk.write(tmp_path / "all.apk"))}
+    assert "asset pack model_tiny" in found["models"]
+    (shard, *_) = (name for name in apk.entries if "/tiny/" in name and name.endswith(".bin"))
+    apk.entries[shard] = b"wrong"
+    assert "is damaged" in failed(apk.write(tmp_path / "wrong.apk"))["models"]
+    apk.entries = {name: content for name, content in apk.entries.items() if "/tiny/" not in name}
+    assert not failed(apk.write(tmp_path / "none.apk"))
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more"])
 def test_what_is_no_apk(tmp_path, content):
     (tmp_path / "app.apk").write_bytes(content)

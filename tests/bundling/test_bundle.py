@@ -203,18 +203,25 @@ def test_an_archive_under_another_name(dist, tmp_path):
         bundle([dist], tmp_path / "app")
 
 
-def test_models_that_are_too_large_for_the_app_are_installed(dist, other, tmp_path, monkeypatch):
+def test_models_that_are_too_large_for_the_app_go_into_asset_packs(dist, other, tmp_path, monkeypatch):
     sizes = [sum(path.stat().st_size for path in one.glob("*") if path.is_file()) for one in (dist, other)]
     monkeypatch.setattr(sources, "ASSETS_BYTES", min(sizes))
     dist = make_dist(tmp_path / "large" / "tiny", shards=[b"x" * 5000, b"more"])
     result = run("bundle", str(dist), str(other), "-o", str(tmp_path / "app"))
     assert result.exit_code == 0, result.output
-    assert "Too large to travel in the app: tiny." in result.stdout
-    assert "Google Play takes 500 MB" in result.stdout
+    assert "In asset packs, which Google Play installs with the app: tiny\n" in result.stdout
     assert f"edge-transact install {tmp_path / 'app'}" in result.stdout
     models = AppModels.of_project(tmp_path / "app").models
-    assert [model.weights for model in models] == ["install", "assets"]
+    assert [(model.weights, model.pack) for model in models] == [("pack", "model_tiny"), ("assets", None)]
     assert [path.name for path in (tmp_path / "app" / ASSETS).iterdir() if path.is_dir()] == ["other"]
+    pack = tmp_path / "app" / "model_tiny"
+    assert "deliveryType = 'install-time'" in (pack / "build.gradle").read_text()
+    assert {path.name: path.read_bytes() for path in (pack / "src/main/assets/edge/tiny").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "app/models/tiny").iterdir()
+    }
+    assert (pack / "src/main/assets/edge/tiny/params_shard_0.bin").samefile(
+        tmp_path / "app/models/tiny/params_shard_0.bin"
+    )
     assert (tmp_path / "app/models/tiny/params_shard_0.bin").stat().st_size == 5000
 
 
@@ -225,8 +232,68 @@ def test_the_smallest_models_travel_while_there_is_room(monkeypatch, tmp_path):
     ]
     rest = sum((made[0] / f"{name}.json").stat().st_size for name in ("mlc-chat-config", "tensor-cache", "tokenizer"))
     monkeypatch.setattr(sources, "ASSETS_BYTES", 3000 + 2 * rest)
-    weights = {source.model.id: source.model.weights for source in sources.read_sources(made)}
-    assert weights == {"d3000": "install", "d1000": "assets", "d2000": "assets"}
+
+    def placed() -> list[str]:
+        return [source.model.weights for source in sources.read_sources(made)]
+
+    assert placed() == ["pack", "assets", "assets"]
+    monkeypatch.setattr(sources, "ASSETS_BYTES", 1000 + rest)
+    assert placed() == ["pack", "assets", "pack"]
+    monkeypatch.setattr(sources, "PACKS_BYTES", 2000 + rest)
+    assert placed() == ["install", "assets", "pack"]
+    monkeypatch.setattr(sources, "PACK_BYTES", 1500 + rest)
+    assert placed() == ["install", "assets", "install"]
+
+
+def test_each_way_of_weights_to_phones(dist, other, tmp_path):
+    for weights, packs in (("assets", None), ("pack", "model_{}"), ("fast-follow", "model_{}"), ("install", None)):
+        models = bundle([dist, other], tmp_path / weights, weights=weights).models
+        assert [(model.weights, model.pack, model.url) for model in models] == [
+            (weights, packs and packs.format(name), None) for name in ("tiny", "other")
+        ]
+        assert models == Project.read(tmp_path / weights).models
+        copies = list((tmp_path / weights).rglob("assets/edge/*/params_shard_0.bin"))
+        assert len(copies) == (0 if weights == "install" else 2)
+        assert "edge-transact install" in (tmp_path / weights / "README.md").read_text() or weights == "assets"
+    words = ["bundle", dist, other, "-o", tmp_path / "web", "--weights", "https://example.org/llms/"]
+    shown = run(*words).stdout
+    url = "https://example.org/llms/tiny"
+    assert f"Downloaded by the app at its first start: tiny, other\nUpload {tmp_path}/web/models/tiny to {url}" in shown
+    assert "edge-transact install" not in shown + (tmp_path / "web" / "README.md").read_text()
+    model, _ = AppModels.of_project(tmp_path / "web").models
+    assert (model.weights, model.pack, model.url) == ("download", None, url)
+    assert not list((tmp_path / "web").rglob("assets/edge/*/*.bin"))
+
+
+def test_weights_in_an_app_that_google_play_would_not_take(dist, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "ASSETS_BYTES", 1)
+    shown = run("bundle", dist, "-o", tmp_path / "app", "--weights", "assets").stdout
+    assert "warning: 0.0 MB of weights are in the app: Google Play takes 500 MB with the code" in shown
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["asset", "", "http://a.org/x", "https://", "https:///x", "https://a.org/x?y=1", "https://a b", "https://ä"],
+)
+def test_weights_from_nowhere(dist, tmp_path, weights):
+    with pytest.raises(UsageError, match="is neither a known word nor the URL of a folder"):
+        bundle([dist], tmp_path / "app", weights=weights)
+
+
+@pytest.mark.parametrize("weights", ["pack", "fast-follow"])
+def test_a_model_that_no_asset_pack_holds(dist, tmp_path, monkeypatch, weights):
+    monkeypatch.setattr(sources, "PACK_BYTES", 10)
+    with pytest.raises(UsageError, match=r"Google Play takes 0\.0 MB"):
+        bundle([dist], tmp_path / "app", weights=weights)
+
+
+def test_asset_packs_have_names_of_their_own(tmp_path):
+    made = [
+        make_dist(tmp_path / name, ["android"], f"edge_llama_q4f16_0_{number:08d}")
+        for number, name in enumerate(["A.b", "a-b", "a_b_", "7"])
+    ]
+    names = [source.model.pack for source in sources.read_sources(made, "pack")]
+    assert all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in names) and len(set(names)) == 4
 
 
 def test_a_file_that_was_changed_after_the_build(dist, tmp_path):

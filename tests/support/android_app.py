@@ -118,6 +118,20 @@ def endings(classpath: list[Path], level: int, *processes: str) -> list[str]:
     return done.stdout.split()
 
 
+def weights_of_pack(classpath: list[Path], directory: Path) -> list[str]:
+    """What is said of a model in the asset pack ``model_good`` that Google Play brings to the app in a directory."""
+    model = directory / "model" / "good"
+    if not model.exists():
+        model.mkdir(parents=True)
+        (model / "params_shard_0.bin").write_bytes(b"good" * 100)
+        (model / "mlc-chat-config.json").write_text('{"context_window_size": 256, "prefill_chunk_size": 64}')
+    described = entry(model, {"android-cpu": "good_cpu"}, weights="fast-follow", pack="model_good")
+    words = str(directory), json.dumps({"models": [described]})
+    done = _start(classpath, Path("/nowhere"), "edgetransact.edge.android.PacksMain", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def jni_headers() -> list[Path]:
     """Directories of ``jni.h``."""
     include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"

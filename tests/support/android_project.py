@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from edge_transact.bundling.models import AppModel
 from edge_transact.bundling.project import render_templates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +30,9 @@ class Compiled(NamedTuple):
     resources: Path
 
 
-def render(directory: Path, app_name: str = "Edge Chat") -> Path:
-    """The project as ``bundle`` writes it, without models."""
-    render_templates(directory, application_id=APPLICATION_ID, app_name=app_name, models=[])
+def render(directory: Path, app_name: str = "Edge Chat", models: Sequence[AppModel] = ()) -> Path:
+    """The project as ``bundle`` writes it, without the models' files."""
+    render_templates(directory, application_id=APPLICATION_ID, app_name=app_name, models=models)
     return directory
 
 

@@ -60,7 +60,7 @@ final class Download implements Closeable {
         network.shutdown();
     }
 
-    /** What is still to come of a file. But for {@code read} and {@code close}, its methods run on the network's thread. */
+    /** What is still to come of a file. Methods other than {@code read} and {@code close} run on the network's thread. */
     private final class Body extends InputStream {
         private final URL url;
         private final long size;

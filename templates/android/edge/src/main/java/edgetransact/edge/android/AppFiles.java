@@ -66,7 +66,8 @@ public final class AppFiles {
 
     /** The weights: in the app's own files, in Play's, or put into the app's external files over adb. */
     public WeightStore weights() {
-        return new WeightStore(assets(), this::pack, context.getFilesDir().toPath().resolve("models"), external("models"));
+        Path internal = context.getFilesDir().toPath().resolve("models");
+        return new WeightStore(assets(), this::pack, internal, external("models"));
     }
 
     /** Starts that failed. Android's build stands for the GPU's driver's. */
@@ -87,8 +88,8 @@ public final class AppFiles {
     }
 
     /**
-     * The assets of a pack that Google Play brings after the app; null if it isn't there, and then Play is asked for it.
-     * By reflection: only an app with such a pack has Play's library.
+     * The assets of a pack that Google Play brings after the app; null if it isn't there, and then Play is asked for
+     * it. By reflection: only an app with such a pack has Play's library.
      */
     private Path pack(String name) {
         try {
