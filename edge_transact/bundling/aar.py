@@ -87,10 +87,7 @@ def _module(source: Source, scratch: Path) -> Module:
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,
         "R.txt": b"",
-        f"assets/edge/{model.id}/models.json": AppModels(models=[model])
-        .model_dump_json(indent=2, exclude_none=True)
-        .encode()
-        + b"\n",
+        f"assets/edge/{model.id}/models.json": AppModels(models=[model]).text().encode(),
     }
     for name, archive in source.archives().items():
         library = scratch / f"lib{name}.so"

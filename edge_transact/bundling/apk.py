@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from edge_transact.bundling.models import MODELS_JSON, AppModel, AppModels, ModelFile
+from edge_transact.bundling.models import MODELS_JSON, AppModels, ModelFile
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.doctor.check import Check, verdict
@@ -166,26 +166,20 @@ def _models(archive: ZipFile) -> list[Check]:
     found = f"{', '.join(model.id for model in models)}: all libraries are in the app"
     absent = f"neither in {ENGINE} nor in libraries of their own: {', '.join(missing)}"
     linked = verdict("libraries", not missing, absent if missing else found, _BUILD)
+    # An APK for all phones has the asset packs that are installed with the app.
+    folders = {name.rpartition("/")[0] for name in names}
     damaged = [
         f"{model.id}/{file.path} {problem}"
         for model in models
-        # An APK for all phones has the asset packs that are installed with the app.
-        if model.weights == "assets" or (model.weights == "pack" and _has(archive, model))
+        if model.weights == "assets" or (model.weights == "pack" and f"assets/edge/{model.id}" in folders)
         for file in model.files
         if (problem := _asset_problem(archive, f"assets/edge/{model.id}/{file.path}", file))
     ]
     if damaged:
         return [linked, Check("models", False, "; ".join(damaged), _BUILD)]
     how = {"assets": "", "install": ", needs edge-transact install", "download": ", downloaded"}
-    sizes = [
-        f"{model.id} ({megabytes(model.bytes)}{how.get(model.weights, f', asset pack {model.pack}')})"
-        for model in models
-    ]
+    sizes = [f"{each.id} ({megabytes(each.bytes)}{how.get(each.weights, f', {each.pack}')})" for each in models]
     return [linked, Check("models", True, ", ".join(sizes))]
-
-
-def _has(archive: ZipFile, model: AppModel) -> bool:
-    return any(name.startswith(f"assets/edge/{model.id}/") for name in archive.namelist())
 
 
 def _asset_problem(archive: ZipFile, name: str, file: ModelFile) -> str | None:

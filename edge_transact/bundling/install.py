@@ -26,9 +26,6 @@ from edge_transact.progress import bar
 
 logger = logging.getLogger(__name__)
 
-_BRING_THEMSELVES = ("assets", "download")
-"""Models whose weights an APK has or gets: it has no asset packs, for these come from Google Play."""
-
 RETURN_S = 60
 """How long to wait for a lost phone."""
 
@@ -94,7 +91,9 @@ def _models(source: Path, application_id: str | None) -> tuple[list[tuple[AppMod
         (identifier,) = model_ids([Path(os.path.abspath(source)).name])
         return [(describe_model(source, identifier).model, source)], check_application_id(application_id)
     project = Project.read(source)
-    models = [(model, source / model.directory) for model in project.models if model.weights not in _BRING_THEMSELVES]
+    # An APK has no asset packs, which come from Google Play.
+    ways = ("pack", "fast-follow", "install")
+    models = [(model, source / model.directory) for model in project.models if model.weights in ways]
     return models, check_application_id(application_id or project.application_id)
 
 

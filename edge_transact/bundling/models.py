@@ -76,6 +76,10 @@ class AppModels(_Record):
 
     models: Sequence[AppModel]
 
+    def text(self) -> str:
+        """It as JSON."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> AppModels:
         """Reads ``models.json``; `EdgeTransactError` if this version can't."""

@@ -129,7 +129,7 @@ def bundle(
         (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
         assets = directory / ASSETS / MODELS_JSON
         assets.parent.mkdir(parents=True, exist_ok=True)
-        assets.write_text(AppModels(models=models).model_dump_json(indent=2, exclude_none=True) + "\n")
+        assets.write_text(AppModels(models=models).text())
         names = {"application_id": application_id, "app_name": app_name}
         listed = {
             (parent / file.path).as_posix(): file.sha256
@@ -181,8 +181,8 @@ def render_templates(directory: Path, *, application_id: str, app_name: str, mod
     for model in models:
         if model.pack:
             (directory / model.pack).mkdir()
-            text = jinja.get_template("asset_pack.gradle.j2").render(model=model)
-            (directory / model.pack / "build.gradle").write_text(text)
+            pack = jinja.get_template("asset_pack.gradle.j2").render(model=model)
+            (directory / model.pack / "build.gradle").write_text(pack)
 
 
 def _copy_model(source: Source, directory: Path, advance: Callable[[float], None]) -> None:

@@ -40,7 +40,7 @@ PACK_BYTES = 1_500_000_000
 """Google Play's limit of an asset pack (the same answer)."""
 
 PACKS_BYTES = 3_500_000_000
-"""Limit of all asset packs that are installed with an app: 4 GB with the base module (the same answer)."""
+"""Limit of all asset packs of an app: with its base module, 4 GB are installed at once (the same answer)."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,15 @@ def _place(models: Sequence[AppModel], weights: str) -> list[AppModel]:
     for model in sorted(models, key=lambda model: model.bytes):
         fits = (place for place, left in room.items() if model.bytes <= min(left, PACK_BYTES))
         place = next(fits, "install") if weights == "auto" else weights
-        if place in room:
-            room[place] -= model.bytes
         pack = None
-        if place in ("pack", "fast-follow"):
+        if place == "assets":
+            room[place] -= model.bytes
+        elif place != "install":
+            room["pack"] -= model.bytes
             if model.bytes > PACK_BYTES or room["pack"] < 0:
-                limits = (
-                    f"{megabytes(PACK_BYTES)} in an asset pack, {megabytes(PACKS_BYTES)} in those installed with an app"
-                )
                 raise UsageError(
-                    f"{model.id} has {megabytes(model.bytes)}, and Google Play takes {limits}",
+                    f"Google Play doesn't take {model.id}, {megabytes(model.bytes)}: {megabytes(PACK_BYTES)} fit into "
+                    f"an asset pack, and {megabytes(PACKS_BYTES)} into all of an app",
                     fix="Have the app download it: --weights https://...",
                 )
             pack = "model_" + re.sub("[^a-z0-9]", "_", model.id.lower())

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from edge_transact.bundling.project import Project
     from edge_transact.doctor import Check
 
+_NOT_INSIDE = {
+    "pack": "In asset packs, which Google Play installs with the app",
+    "fast-follow": "In asset packs, which Google Play brings after the app",
+    "download": "Downloaded by the app at its first start",
+    "install": "Not in the app",
+}
+"""Where weights are, other than in the app itself."""
+
 
 @guarded
 def bundle(
@@ -109,14 +117,6 @@ def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> No
     show(made.to_dict(), as_json, text)
 
 
-_NOT_INSIDE = {
-    "pack": "In asset packs, which Google Play installs with the app",
-    "fast-follow": "In asset packs, which Google Play brings after the app",
-    "download": "Downloaded by the app at its first start",
-    "install": "Not in the app",
-}
-
-
 def _lacking() -> list[Check]:
     """What `--build` needs and this machine lacks."""
     from edge_transact.doctor import APP_EXAMINERS, JOBS, examine
@@ -151,10 +151,8 @@ def _print(project: Project, result: dict[str, Any], lacking: list[Check], check
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     inside = sum(model.bytes for model in project.models if model.weights == "assets")
     if inside > ASSETS_BYTES:
-        limit = f"Google Play takes {PLAY_LIMIT_BYTES / 1e6:.0f} MB with the code"
-        console.print(
-            f"warning: {megabytes(inside)} of weights are in the app: {limit}", style="yellow", soft_wrap=True
-        )
+        what = f"{megabytes(inside)} of weights are in the app; Google Play takes {megabytes(PLAY_LIMIT_BYTES)} in all"
+        console.print(f"warning: {what}", style="yellow", soft_wrap=True)
     for how, words in _NOT_INSIDE.items():
         if ids := [model.id for model in project.models if model.weights == how]:
             console.print(f"{words}: {', '.join(ids)}", soft_wrap=True)

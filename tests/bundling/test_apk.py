@@ -246,7 +246,7 @@ def test_weights_of_an_asset_pack_are_checked_if_they_are_there(apk, tmp_path):
     models["models"][0] |= {"weights": "pack", "pack": "model_tiny"}
     apk.entries[f"{ASSETS}/models.json"] = json.dumps(models).encode()
     found = {check.name: check.found for check in examine_apk(apk.write(tmp_path / "all.apk"))}
-    assert "asset pack model_tiny" in found["models"]
+    assert ", model_tiny)" in found["models"]
     (shard, *_) = (name for name in apk.entries if "/tiny/" in name and name.endswith(".bin"))
     apk.entries[shard] = b"wrong"
     assert "is damaged" in failed(apk.write(tmp_path / "wrong.apk"))["models"]

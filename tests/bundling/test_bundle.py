@@ -268,7 +268,7 @@ def test_each_way_of_weights_to_phones(dist, other, tmp_path):
 def test_weights_in_an_app_that_google_play_would_not_take(dist, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "ASSETS_BYTES", 1)
     shown = run("bundle", dist, "-o", tmp_path / "app", "--weights", "assets").stdout
-    assert "warning: 0.0 MB of weights are in the app: Google Play takes 500 MB with the code" in shown
+    assert "warning: 0.0 MB of weights are in the app; Google Play takes 500.0 MB in all" in shown
 
 
 @pytest.mark.parametrize(
@@ -282,9 +282,15 @@ def test_weights_from_nowhere(dist, tmp_path, weights):
 
 @pytest.mark.parametrize("weights", ["pack", "fast-follow"])
 def test_a_model_that_no_asset_pack_holds(dist, tmp_path, monkeypatch, weights):
-    monkeypatch.setattr(sources, "PACK_BYTES", 10)
-    with pytest.raises(UsageError, match=r"Google Play takes 0\.0 MB"):
-        bundle([dist], tmp_path / "app", weights=weights)
+    def refused() -> None:
+        with pytest.raises(UsageError, match=r"Google Play doesn't take tiny, 0\.0 MB"):
+            bundle([dist], tmp_path / "app", weights=weights)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "PACK_BYTES", 10)
+        refused()
+    monkeypatch.setattr(sources, "PACKS_BYTES", 10)
+    refused()
 
 
 def test_asset_packs_have_names_of_their_own(tmp_path):
