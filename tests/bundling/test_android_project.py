@@ -22,6 +22,7 @@ from tests.support.android_stubs import compile_stubs
 from tests.support.app_picture import CONVERSATION, Renderer, screens
 from tests.support.class_files import read_classes
 from tests.support.json_ffi.fields import GOLDEN
+from tests.support.kotlin import LIBRARY, compile_kotlin, kotlin, kotlinc, runtime
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WARNINGS = ("-Xlint:all", "-Werror")
@@ -58,6 +59,26 @@ FAULTS = {
 """Lines of an activity, and what javac says to them."""
 
 
+KOTLIN_FAULTS = {
+    "internal fun one() { window.addFlag(1) }": "unresolved reference 'addFlag'",
+    "internal fun two() { packageManager.getPackageInfo(packageName) }": "no value passed",
+    "internal fun three(): String = title": "expected 'String', actual 'CharSequence!'",
+    "internal fun four(): String = filesDir?.name": "expected 'String', actual 'String?'",
+    "internal fun five() { org.apache.tvm.Device.metal() }": "unresolved reference 'metal'",
+    "fun six() {}": "visibility must be specified",
+}
+"""Lines of an activity in Kotlin, and what kotlinc says to them."""
+
+
+@pytest.fixture(scope="module")
+def kotlin_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class with a fault in each line from the third on."""
+    source = tmp_path_factory.mktemp("kotlin") / "Faults.kt"
+    head = ["package edgetransact.app", "public class Faults : android.app.Activity() {"]
+    source.write_text("\n".join([*head, *KOTLIN_FAULTS, "}"]))
+    return source
+
+
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class with a fault in each line from the fourth on."""
@@ -68,16 +89,21 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(project, api, faults, tmp_path_factory) -> Compiled:
-    """All Java of the project as classes, with the classes that it was compiled against."""
+def compiled(project, api, faults, kotlin_faults, tmp_path_factory) -> Compiled:
+    """All Java and Kotlin of the project as classes, with the classes that it was compiled against."""
     output = tmp_path_factory.mktemp("compiled")
     linked = link_resources(project, output / "resources")
     assert linked.returncode == 0, linked.stderr
     sources = [*java(project), *java(output / "resources")]
-    classpath = [compile_stubs(api, [*sources, faults], output / "stubs"), JSON]
-    done = javac(sources, classpath, output / "classes", *WARNINGS)
+    named = [*sources, *kotlin(project), faults, kotlin_faults]
+    classpath = [compile_stubs(api, named, output / "stubs"), JSON]
+    classes = output / "classes"
+    done = javac(sources, classpath, classes, *WARNINGS)
     assert done.returncode == 0, done.stderr
-    return Compiled(classes=output / "classes", classpath=classpath, resources=output / "resources")
+    for module, flags in (("edge", LIBRARY), ("app", ())):
+        if files := kotlin(project / module):
+            shutil.copytree(compile_kotlin(files, [classes, *classpath], *flags), classes, dirs_exist_ok=True)
+    return Compiled(classes=classes, classpath=[*classpath, *runtime()], resources=output / "resources")
 
 
 def elements(project: Path, pattern: str):
@@ -103,6 +129,14 @@ def test_what_android_does_not_have_does_not_compile(compiled, faults, tmp_path)
         assert words in found.get(number, ""), (fault, done.stderr)
 
 
+@pytest.mark.needs("java", "npm")
+def test_nor_does_it_in_kotlin(compiled, kotlin_faults, tmp_path):
+    done = kotlinc([kotlin_faults], [compiled.classes, *compiled.classpath], tmp_path / "classes", *LIBRARY)
+    found = {int(line): text for line, text in re.findall(r"Faults\.kt:(\d+):\d+: error: (.*)", done.stderr)}
+    for number, (fault, words) in enumerate(KOTLIN_FAULTS.items(), 3):
+        assert words in found.get(number, ""), (fault, done.stderr)
+
+
 # What older phones ignore, and do without.
 NEWER_ATTRIBUTES = {"dataExtractionRules", "showWhenLocked", "turnScreenOn", "windowLightNavigationBar"}
 
@@ -115,8 +149,12 @@ def test_phones_of_the_oldest_level_know_the_attributes_of_views(project, api):
     assert {name for name in used if level_of(api, "android.R.attr", name) > minimum} == NEWER_ATTRIBUTES
 
 
+BESIDES = ("org.apache.tvm.", "kotlin.", "kotlinx.coroutines.")
+"""What the app calls and brings with it."""
+
+
 @pytest.mark.needs("javac", "npm")
-def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled, api):
+def test_phones_of_the_oldest_level_have_everything_that_the_code_calls(compiled, api):
     minimum = int(versions()["minSdk"])
     classes = {found.name: found for found in read_classes(compiled.classes)}
     newer = set()
@@ -125,7 +163,7 @@ def test_phones_of_the_oldest_level_have_everything_that_the_java_calls(compiled
             owner = use.owner
             while owner in classes and use.member and (use.member, use.parameters) not in classes[owner].declared:
                 owner = classes[owner].above
-            if owner not in classes and not owner.startswith("org.apache.tvm."):
+            if owner not in classes and not owner.startswith(BESIDES):
                 since = level_of(api, owner, use.member, use.parameters)
                 assert since <= max(minimum, level), f"{found.name}: {use} is there since level {since}"
                 newer |= {owner} if since > minimum else set()

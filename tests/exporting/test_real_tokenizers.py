@@ -13,7 +13,8 @@ from edge_transact.mlc.chat_config import tokenizer_info
 from edge_transact.mlc.conversation import DEFAULT_SYSTEM_MESSAGE, conversation_template
 from edge_transact.runtime.text import TextCodec
 from tests.support.json_ffi.prompt import create_prompt
-from tests.support.llama_cpp import LlamaCpp, npm_packages
+from tests.support.llama_cpp import LlamaCpp
+from tests.support.npm import npm_packages
 from tests.support.tokenizers import save_merges
 
 pytestmark = [pytest.mark.needs("node", "npm"), pytest.mark.slow]

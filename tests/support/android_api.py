@@ -5,13 +5,10 @@ TypeScript: members with ``@since`` and ``@deprecated``, interfaces and constant
 """
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
-from edge_transact.cache import cache_directory
+from tests.support.npm import npm_packages
 
 PACKAGE = "@nativescript/types-android"
 VERSION = "9.1.1"
@@ -51,15 +48,7 @@ class ApiClass:
 
 def install_api() -> Path:
     """Installs the declarations once for a run, and returns their file."""
-    directory = cache_directory() / "android-types"
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "node_modules" / PACKAGE / FILE
-    with FileLock(directory / "install.lock"):
-        if not file.is_file():
-            (directory / "package.json").write_text("{}\n")
-            flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            subprocess.run(["npm", "install", *flags, f"{PACKAGE}@{VERSION}"], cwd=directory, check=True)
-    return file
+    return npm_packages("android-types", f"{PACKAGE}@{VERSION}") / "node_modules" / PACKAGE / FILE
 
 
 def read_api(file: Path) -> dict[str, ApiClass]:

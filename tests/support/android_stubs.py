@@ -1,4 +1,4 @@
-"""Java stubs of Android's API, against which javac compiles an app without an SDK.
+"""Java stubs of Android's API, against which javac and kotlinc compile an app without an SDK.
 
 The signatures are those that the PyPI package ``chaquopy-stubs-android`` tells Python's type checkers: level 36, with
 exact types of parameters. `android_api` knows what is an interface, abstract, deprecated or a constant. Only what the
@@ -11,6 +11,7 @@ What neither of the two knows:
 - Whether a number that a method returns or a field holds is an int or a long. It is an int here unless `LONG` has it,
   so javac doesn't notice other longs that go into an int.
 - Which interfaces a class needs for a conversion: only abstract classes implement theirs.
+- What may be null: Kotlin takes everything for both.
 """
 
 import importlib.metadata
@@ -110,7 +111,7 @@ def _variable(name: str) -> str:
 
 
 def compile_stubs(api: dict[str, ApiClass], sources: Iterable[Path], output: Path) -> Path:
-    """Classes of Android and tvm4j against which Java files compile; `api` is what `read_api` returned."""
+    """Classes of Android and tvm4j against which Java and Kotlin files compile; `api` is what `read_api` returned."""
     files = Stubs(api, [source.read_text() for source in sources]).write(output / "sources")
     done = javac([*files, *java(TVM4J)], [], output / "classes", "-nowarn")
     assert done.returncode == 0, done.stderr
@@ -118,12 +119,14 @@ def compile_stubs(api: dict[str, ApiClass], sources: Iterable[Path], output: Pat
 
 
 class Stubs:
-    """Writes stubs for the texts of Java files."""
+    """Writes stubs for the texts of Java and Kotlin files."""
 
     def __init__(self, api: dict[str, ApiClass], sources: Iterable[str]) -> None:
         self._api = api
         text = "\n".join(sources)
-        self._named = set(re.findall(r"\w+", text))
+        words = set(re.findall(r"\w+", text))
+        # Kotlin calls `getName` and `setName` by `name`.
+        self._named = words | {f"{kind}{word[0].upper()}{word[1:]}" for word in words for kind in ("get", "set")}
         self._texts: dict[str, str] = {}
         self._queue: list[str] = []
         for name in sorted(set(re.findall(r"\bandroid(?:\.\w+)+", text))):

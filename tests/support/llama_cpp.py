@@ -9,10 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from edge_transact.cache import cache_directory
 from edge_transact.evaluation.perplexity import windows_of
+from tests.support.npm import npm_packages
 
 VERSION = "3.22.1"
 PACKAGES = (f"node-llama-cpp@{VERSION}", f"@node-llama-cpp/linux-x64@{VERSION}")
@@ -69,18 +67,3 @@ class LlamaCpp:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
-
-
-def npm_packages(name: str, *packages: str) -> Path:
-    """A directory of the cache with these packages, which npm installs once."""
-    directory = cache_directory() / name
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "install.lock"):
-        if not (directory / "node_modules").is_dir():
-            (directory / "package.json").write_text("{}\n")
-            # No scripts: they would download or compile, and the prebuilt binary is a package of its own. No optional
-            # packages: those for other machines and for GPUs take ten times the space.
-            flags = ["--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"]
-            command = ["npm", "install", *flags, *packages]
-            subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True)
-    return directory
