@@ -1,6 +1,7 @@
 """The templates of Android projects, rendered and compiled without an SDK."""
 
 import importlib.util
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,11 +65,24 @@ def aapt2() -> str:
 
 
 def merged_manifest(project: Path) -> str:
-    """The app's manifest with the package and with what the library's adds, as Gradle merges them."""
-    texts = [(project / module / "src" / "main" / "AndroidManifest.xml").read_text() for module in ("app", "edge")]
+    """The app's manifest with its id as the package and with what the library's adds, as Gradle merges them.
+
+    Classes have their full names: in a module's manifest, one that begins with a dot is of the module's namespace.
+    """
+    texts = []
+    for module in ("app", "edge"):
+        text = (project / module / "src" / "main" / "AndroidManifest.xml").read_text()
+        texts.append(re.sub(r'(android:name=")(?=\.)', rf"\g<1>{setting(project, module, 'namespace')}", text))
     added = texts[1].split("<application>")[1].split("</application>")[0]
     text = texts[0].replace("</application>", f"{added}</application>")
     return text.replace("<manifest ", f'<manifest package="{APPLICATION_ID}" ', 1)
+
+
+def setting(project: Path, module: str, name: str) -> str:
+    """What a module's Gradle file sets."""
+    found = re.search(rf"^ *{name} = '?([^'\n]+)'?$", (project / module / "build.gradle").read_text(), re.M)
+    assert found, f"{name} in {module}/build.gradle"
+    return found[1]
 
 
 def java(*directories: Path) -> list[Path]:

@@ -7,9 +7,8 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
-import java.util.stream.Collectors;
-import java.util.stream.Stream;
+import java.util.HashSet;
+import java.util.Set;
 
 /**
  * The weights of models on the phone. A model is used only if all of its files have the sha256 that it lists.
@@ -111,11 +110,14 @@ public final class WeightStore {
 
     /** Deletes copies of models that are no longer in the app, or are elsewhere now, as after an update of it. */
     public void keepOnly(Models models) throws EdgeException {
-        List<String> names = models.list().stream()
-                .flatMap(model -> isOwn(model)
-                        ? Stream.of(model.id(), "." + model.id() + ".part", "." + model.id() + ".verified")
-                        : Stream.of("." + model.id() + ".verified"))
-                .collect(Collectors.toList());
+        Set<String> names = new HashSet<>();
+        for (Model model : models.list()) {
+            names.add("." + model.id() + ".verified");
+            if (isOwn(model)) {
+                names.add(model.id());
+                names.add("." + model.id() + ".part");
+            }
+        }
         try {
             if (Files.isDirectory(internal)) {
                 for (Path path : Directories.list(internal)) {
