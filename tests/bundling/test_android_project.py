@@ -17,16 +17,14 @@ from edge_transact.bundling.models import AppModel
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
 from tests.support.android_app import TVM_FFI, Programs, compile_fakes, endings, jni_headers, run_app, weights_of_pack
-from tests.support.android_project import JSON, ROOT, Compiled, java, javac, link_resources, merged_manifest, render
-from tests.support.android_stubs import compile_stubs
+from tests.support.android_project import ROOT, Compiled, java, javac, link_resources, merged_manifest, render
 from tests.support.app_picture import CONVERSATION, Renderer, screens
 from tests.support.class_files import read_classes
+from tests.support.compiled_project import WARNINGS, compile_project
 from tests.support.json_ffi.fields import GOLDEN
-from tests.support.kotlin import LIBRARY, compile_kotlin, kotlin, kotlinc, runtime
+from tests.support.kotlin import LIBRARY, kotlinc
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-WARNINGS = ("-Xlint:all", "-Werror")
-
 # AGP: the Gradle that it needs at least, its highest API level, its default NDK and the JDK that it needs
 # (developer.android.com/build/releases, "Compatibility" of each version's release notes, read in November 2026).
 AGP = {
@@ -91,19 +89,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(project, api, faults, kotlin_faults, tmp_path_factory) -> Compiled:
     """All Java and Kotlin of the project as classes, with the classes that it was compiled against."""
-    output = tmp_path_factory.mktemp("compiled")
-    linked = link_resources(project, output / "resources")
-    assert linked.returncode == 0, linked.stderr
-    sources = [*java(project), *java(output / "resources")]
-    named = [*sources, *kotlin(project), faults, kotlin_faults]
-    classpath = [compile_stubs(api, named, output / "stubs"), JSON]
-    classes = output / "classes"
-    done = javac(sources, classpath, classes, *WARNINGS)
-    assert done.returncode == 0, done.stderr
-    for module, flags in (("edge", LIBRARY), ("app", ())):
-        if files := kotlin(project / module):
-            shutil.copytree(compile_kotlin(files, [classes, *classpath], *flags), classes, dirs_exist_ok=True)
-    return Compiled(classes=classes, classpath=[*classpath, *runtime()], resources=output / "resources")
+    return compile_project(project, api, tmp_path_factory.mktemp("compiled"), [faults, kotlin_faults])
 
 
 def elements(project: Path, pattern: str):

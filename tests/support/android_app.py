@@ -71,19 +71,11 @@ class Programs:
     def build(cls, project: Path, classpath: list[Path], directory: Path) -> Programs:
         """Builds the library with its own CMake file, as Gradle does."""
         tvm = TVM_FFI / "lib" / "libtvm_ffi.so"
-        checkout = directory / "mlc" / "3rdparty" / "tvm" / "3rdparty" / "tvm-ffi"
-        checkout.mkdir(parents=True)
-        (checkout / "include").symlink_to(TVM_FFI / "include")
         (directory / "libtvm4j_runtime_packed.so").symlink_to(tvm)  # has all that of the engine's library is used
-        flags = " ".join(f"-I{path}" for path in jni_headers())
-        settings = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={directory}", f"-DCMAKE_CXX_FLAGS={flags}"]
-        sources, build = project / "edge" / "src" / "main" / "cpp", directory / "build"
-        _run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(build), *settings)
-        _run("cmake", "--build", str(build))
-        fake = directory / "libfake.so"
+        library, fake = build_programs(project, directory, directory), directory / "libfake.so"
         link = [f"-I{TVM_FFI / 'include'}", str(tvm), f"-Wl,-rpath,{tvm.parent}"]
         _run("gcc", "-shared", "-fPIC", str(FAKES / "programs_library.c"), "-o", str(fake), *link)
-        return cls(build / "libedge_programs.so", fake, classpath)
+        return cls(library, fake, classpath)
 
     def start(self, files: Path, installed: int = 0, **environment: str) -> Done:
         """Makes the stand-in's programs ready in a new process, as the start of an app with these files does.
@@ -109,6 +101,20 @@ class Programs:
         runtime = [TVM_FFI / "lib" / "libtvm_ffi.so", TVM_FFI.parent / "tvm" / "lib" / "libtvm_runtime.so"]
         words = *map(str, runtime), str(core)
         return _start(self.classpath, self.library.parent, main, *words, TVM_BIND_THREADS="1")
+
+
+def build_programs(project: Path, engine: Path, directory: Path, compiler: str = "g++") -> Path:
+    """The app's native library, built with its own CMake file, as Gradle does; `engine` is where MLC's library is."""
+    checkout = directory / "mlc" / "3rdparty" / "tvm" / "3rdparty" / "tvm-ffi"
+    checkout.mkdir(parents=True)
+    (checkout / "include").symlink_to(TVM_FFI / "include")
+    flags = " ".join(f"-I{path}" for path in jni_headers())
+    settings = [f"-DMLC_SOURCE={directory / 'mlc'}", f"-DMLC_ENGINE={engine}", f"-DCMAKE_CXX_FLAGS={flags}"]
+    sources, build = project / "edge" / "src" / "main" / "cpp", directory / "build"
+    settings.append(f"-DCMAKE_CXX_COMPILER={compiler}")
+    _run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(build), *settings)
+    _run("cmake", "--build", str(build))
+    return build / "libedge_programs.so"
 
 
 def endings(classpath: list[Path], level: int, *processes: str) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,10 @@ from edge_transact.bundling.project import render_templates
 ROOT = Path(__file__).resolve().parents[2]
 JSON = Path("/usr/share/java/com.android.json.jar")
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
-"""Resources of Android 14 (level 34), as Debian's android-framework-res has them."""
+"""Resources of a beta of Android 14, which calls itself level 33, as Debian's android-framework-res has them."""
+
+RULES = "aapt2.pro"
+"""What R8 has to keep because the manifest and layouts name it."""
 
 APPLICATION_ID = "org.example.chat"
 # Compiling takes seconds: the JVM's second compiler would cost more than it gains.
@@ -50,8 +54,12 @@ def link_resources(project: Path, output: Path) -> Done:
     manifest = output / "AndroidManifest.xml"
     manifest.write_text(merged_manifest(project))
     inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), str(compiled)]
-    levels = ["--min-sdk-version", "26", "--target-sdk-version", "36"]
+    sdk = tomllib.loads((project / "gradle" / "libs.versions.toml").read_text())["versions"]
+    levels = ["--min-sdk-version", sdk["minSdk"], "--target-sdk-version", sdk["targetSdk"]]
+    for option, name in (("--version-code", "versionCode"), ("--version-name", "versionName")):
+        levels += [option, setting(project, "app", name)]
     outputs = ["--custom-package", "edgetransact.app", "--java", str(output), "-o", str(output / "app.apk")]
+    outputs += ["--proguard", str(output / RULES)]
     return run_tool([aapt2(), "link", *inputs, *levels, *outputs])
 
 
