@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from edge_transact.options import Option, Options
 
 
 class BundleOptions(Options):
-    """The names of an app, and how its models get to phones."""
+    """The names and the version of an app, and how its models get to phones."""
 
     application_id: Annotated[str, Option("Android's name of the app.", metavar="ID")] = "org.example.chat"
     app_name: Annotated[str, Option("The app's name on the phone.", metavar="NAME")] = "Edge Chat"
+    version_code: Annotated[
+        int, Field(ge=1, le=2_100_000_000), Option("The app's version as Google Play counts it.")
+    ] = 1
+    version_name: Annotated[str, Option("The app's version as people see it.", metavar="NAME")] = "1.0"
     weights: Annotated[
         str,
         Option(

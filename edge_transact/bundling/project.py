@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,8 @@ def bundle(
     *,
     application_id: str = "org.example.chat",
     app_name: str = "Edge Chat",
+    version_code: int = 1,
+    version_name: str = "1.0",
     weights: str = "auto",
     force: bool = False,
     keep: bool = False,
@@ -109,14 +111,16 @@ def bundle(
     check_app_name(app_name)
     sources = read_sources(dists, weights)
     models = [source.model for source in sources]
-    digest = _digest(sources, application_id, app_name)
+    names: dict[str, object] = {"application_id": application_id, "app_name": app_name}
+    names |= {"version_code": version_code, "version_name": version_name}
+    digest = _digest(sources, names)
     if keep and not force and output.exists():
         there = Project.read(output)
         if there.digest == digest and there.models == models:  # models.json may have been changed since
             return there
     refuse_existing(output, force, apart_from=dists)
     with new_directory(output, force=force) as directory:
-        render_templates(directory, application_id=application_id, app_name=app_name, models=models)
+        render_templates(directory, models, **names)
         total = sum(model.bytes for model in models)
         with bar(f"copy {megabytes(total)} of weights", total) as advance:
             for source in sources:
@@ -130,7 +134,6 @@ def bundle(
         assets = directory / ASSETS / MODELS_JSON
         assets.parent.mkdir(parents=True, exist_ok=True)
         assets.write_text(AppModels(models=models).text())
-        names = {"application_id": application_id, "app_name": app_name}
         listed = {
             (parent / file.path).as_posix(): file.sha256
             for model in models
@@ -152,10 +155,9 @@ def warnings(models: Sequence[AppModel]) -> list[str]:
     ]
 
 
-def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> str:
+def _digest(sources: Sequence[Source], names: Mapping[str, object]) -> str:
     content = {
-        "application_id": application_id,
-        "app_name": app_name,
+        **names,
         "models": [source.model.model_dump() for source in sources],
         "libraries": [source.manifest.files[path] for source in sources for path in source.manifest.libraries.values()],
         "code": code_of(bundle),
@@ -163,8 +165,8 @@ def _digest(sources: Sequence[Source], application_id: str, app_name: str) -> st
     return digests.text_digest(json.dumps(content, sort_keys=True))
 
 
-def render_templates(directory: Path, *, application_id: str, app_name: str, models: Sequence[AppModel]) -> None:
-    """Writes the project's files other than weights and libraries. `models` are listed in its README."""
+def render_templates(directory: Path, models: Sequence[AppModel], **names: object) -> None:
+    """Writes the project's files other than weights and libraries, with the `names` of `BundleOptions`."""
     root = next(path for path in (base / "android" for base in TEMPLATE_DIRECTORIES) if path.is_dir())
     jinja = environment()
     jinja.filters |= {"groovy_string": groovy_string, "android_string": android_string}
@@ -174,7 +176,7 @@ def render_templates(directory: Path, *, application_id: str, app_name: str, mod
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".j2":
             template = jinja.get_template(f"android/{name.as_posix()}")
-            text = template.render(application_id=application_id, app_name=app_name, models=models)
+            text = template.render(models=models, **names)
             target.with_suffix("").write_text(text, encoding="utf-8", newline="\n")
         else:
             shutil.copy(source, target)

@@ -70,15 +70,7 @@ def bundle(
         _modules(dists, output, options.weights, as_json)
         return
     goes_on = build or install
-    project = write_project(
-        dists,
-        output,
-        application_id=options.application_id,
-        app_name=options.app_name,
-        weights=options.weights,
-        force=force,
-        keep=goes_on,
-    )
+    project = write_project(dists, output, **options.model_dump(), force=force, keep=goes_on)
     lacking = _lacking() if goes_on else []
     result = project.to_dict()
     checks: list[Check] = []

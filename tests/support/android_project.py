@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from edge_transact.bundling.models import AppModel
+from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import render_templates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,8 @@ class Compiled(NamedTuple):
 
 def render(directory: Path, app_name: str = "Edge Chat", models: Sequence[AppModel] = ()) -> Path:
     """The project as ``bundle`` writes it, without the models' files."""
-    render_templates(directory, application_id=APPLICATION_ID, app_name=app_name, models=models)
+    names = BundleOptions(application_id=APPLICATION_ID, app_name=app_name, version_code=7, version_name="1.2 $beta")
+    render_templates(directory, models, **names.model_dump())
     return directory
 
 
