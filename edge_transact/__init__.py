@@ -46,36 +46,26 @@ if TYPE_CHECKING:
     from edge_transact.widths import LayerWidths as LayerWidths
     from edge_transact.widths import WidthPlan as WidthPlan
 
-_API = {
-    "BenchOptions": "benchmarking.options",
-    "BenchOutcome": "benchmarking.session",
-    "Budget": "pruning.options",
-    "Build": "building.dist",
-    "BuildOptions": "building.options",
-    "Checkpoint": "checkpoint",
-    "EdgeTransactError": "errors",
-    "Evaluations": "evaluation.tables",
-    "Export": "exporting.gguf",
-    "HealResult": "healing.run",
-    "Inspection": "inspection",
-    "LayerWidths": "widths",
-    "Project": "bundling.project",
-    "PruneOptions": "pruning.options",
-    "PruneResult": "pruning.run",
-    "Session": "runtime.session",
-    "UsageError": "errors",
-    "WidthPlan": "widths",
-    "bench": "api",
-    "build": "api",
-    "bundle": "api",
-    "evaluate": "api",
-    "export": "api",
-    "heal": "api",
-    "inspect": "api",
-    "load": "api",
-    "prune": "api",
-    "verify": "verification",
+_MODULES = {
+    "api": ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune"),
+    "benchmarking.options": ("BenchOptions",),
+    "benchmarking.session": ("BenchOutcome",),
+    "building.dist": ("Build",),
+    "building.options": ("BuildOptions",),
+    "bundling.project": ("Project",),
+    "checkpoint": ("Checkpoint",),
+    "errors": ("EdgeTransactError", "UsageError"),
+    "evaluation.tables": ("Evaluations",),
+    "exporting.gguf": ("Export",),
+    "healing.run": ("HealResult",),
+    "inspection": ("Inspection",),
+    "pruning.options": ("Budget", "PruneOptions"),
+    "pruning.run": ("PruneResult",),
+    "runtime.session": ("Session",),
+    "verification": ("verify",),
+    "widths": ("LayerWidths", "WidthPlan"),
 }
+_API = {name: module for module, names in _MODULES.items() for name in names}
 """Each name of the API, and its module."""
 
 # A program that sets up no logging hears nothing, warnings included.

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from edge_transact.artifacts.outputs import new_file, scratch_directory
 from edge_transact.benchmarking.analysis.report import write_report
 from edge_transact.benchmarking.drivers.base import DeviceInfo
@@ -88,7 +90,7 @@ def write_evidence(
     )
     with scratch_directory() as scratch, new_file(path, _BEGINS, force=path.exists()) as fresh:
         report = scratch / "report"
-        cleaned = [_cleaned(record, names) for record in records]
+        cleaned = [TypeAdapter(type(record)).validate_python(_without(asdict(record), names)) for record in records]
         if any(isinstance(record, RepetitionRecord) for record in cleaned):
             write_report(cleaned, report, command="edge-transact bench DIST --device SERIAL")
         with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -97,13 +99,6 @@ def write_evidence(
             archive.writestr(LOG_MEMBER, "".join(json.dumps(line) + "\n" for line in lines))
             for file in sorted(report.glob("*")):
                 archive.write(file, REPORT + file.name)
-
-
-def _cleaned(record: Record, names: Mapping[str, str]) -> Record:
-    from pydantic import TypeAdapter
-
-    adapter: TypeAdapter[Record] = TypeAdapter(type(record))
-    return adapter.validate_python(_without(asdict(record), names))
 
 
 def _without(value: Any, names: Mapping[str, str]) -> Any:

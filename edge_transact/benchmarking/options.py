@@ -23,10 +23,6 @@ Natural = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-def _lengths(value: object) -> object:
-    return tuple(parse_lengths(value)) if isinstance(value, str) else value
-
-
 def _share(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -56,7 +52,7 @@ class BenchOptions(Options):
 
     lengths: Annotated[
         tuple[Lengths, ...],
-        BeforeValidator(_lengths),
+        BeforeValidator(lambda value: tuple(parse_lengths(value)) if isinstance(value, str) else value),
         Option("Pairs of PREFILL+DECODE tokens, comma-separated.", PLAN),
     ] = (Lengths(64, 64), Lengths(256, 64), Lengths(256, 256))
     repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5

@@ -81,21 +81,10 @@ def bench_models(
     llama_cpp: Path | None = None,
     ggufs: Sequence[Path] = (),
 ) -> BenchOutcome:
-    """Measure DISTs on devices.
+    """Measure DISTs on devices, with the options of ``edge-transact bench``.
 
-    Args:
-        dists: Directories that ``build`` wrote.
-        options: What to measure, under which conditions, and where.
-        log: The JSONL log.
-        resume: Fail if there is no log to go on with.
-        fresh: Keep an earlier log aside, and measure everything.
-        format: One of `export.FORMATS`; ``sqlite`` is written next to the log.
-        report: Output directory for figures and a page. With an earlier log, an earlier report there is replaced.
-        perplexities: Perplexity of each model, by name; unknown names are refused.
-        clean: Remove the models from the devices at the end.
-        llama_cpp: A ``llama-bench`` for the phones, which takes turns with the DISTs.
-        ggufs: The DISTs as GGUF, for `llama_cpp`.
-        evidence: A ZIP file to give to others, with log, report and what was measured on what.
+    `format` is one of `export.FORMATS`; ``sqlite`` is written next to the log. With an earlier log, an earlier `report`
+    is replaced. `ggufs` are the DISTs as GGUF, for `llama_cpp`.
 
     Raises:
         UsageError: The options make no sense, or `report` would replace an input, the log or the working directory.

@@ -67,16 +67,12 @@ class Journal:
         files = sorted(self.directory.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
         return [file.name.removesuffix(_SUFFIX) for file in files]
 
-    def is_damaged(self, name: str) -> bool:
-        """Whether the group's file isn't as it was written."""
-        return not ends_in_digest(self._file(name))
-
     def repair(self) -> list[str]:
         """Sets the first damaged group aside and removes those written since, which may continue from it.
 
         Returns their names. What stays is what an interruption before the damaged group would have left.
         """
-        damaged = next((name for name in self.names() if self.is_damaged(name)), None)
+        damaged = next((name for name in self.names() if not ends_in_digest(self._file(name))), None)
         if damaged is None:
             return []
         changed_ns = {name: self._file(name).stat().st_mtime_ns for name in self.names()}

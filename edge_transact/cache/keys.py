@@ -43,12 +43,7 @@ def code_of(*functions: Any) -> str:
     Raises:
         ValueError: One of them isn't ours.
     """
-    return _installed().digest(function.__module__ for function in functions)
-
-
-@cache
-def _installed() -> Sources:
-    return Sources(Path(__file__).parents[1], TEMPLATE_DIRECTORIES)
+    return _INSTALLED.digest(function.__module__ for function in functions)
 
 
 class Sources:
@@ -120,6 +115,9 @@ class Sources:
             if path.exists():
                 return {file for file in (path, *path.rglob("*")) if file.is_file()}
         return set()
+
+
+_INSTALLED = Sources(Path(__file__).parents[1], TEMPLATE_DIRECTORIES)
 
 
 def _executed(module: ast.Module) -> Iterator[ast.AST]:

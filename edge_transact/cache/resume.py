@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum, auto
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_transact import cache
@@ -69,7 +68,8 @@ def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Star
         journal = Journal(directory)
         repair(journal, what)
         if names := journal.names():
-            logger.info(f"{what}: going on from {_last_written(directory)}, with {described(names)} done")
+            latest = datetime.fromtimestamp(max(file.stat().st_mtime for file in directory.glob("*.safetensors")))
+            logger.info(f"{what}: going on from {latest:%Y-%m-%d %H:%M}, with {described(names)} done")
         elif start is Start.RESUME:
             raise _nothing_to_resume(what, ingredients)
         cache.write_record(directory, cache.Record(what=what, ingredients=dict(ingredients), files={}))
@@ -116,11 +116,6 @@ def _range(numbers: Sequence[int]) -> str:
     if len(set(numbers)) < 2:
         return "".join(map(str, set(numbers)))
     return f"{min(numbers)} to {max(numbers)}"
-
-
-def _last_written(directory: Path) -> str:
-    latest = max(file.stat().st_mtime for file in directory.glob("*.safetensors"))
-    return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
 
 
 def _nothing_to_resume(what: str, ingredients: Mapping[str, object]) -> UsageError:

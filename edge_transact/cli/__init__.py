@@ -121,10 +121,6 @@ def options(
             GLOBAL_FLAGS[name]()
 
 
-def _show_tracebacks() -> None:
-    logs.show_tracebacks = True
-
-
 def _be_quiet() -> None:
     logs.hush_tqdm()
     logs.show_logs(logging.WARNING)
@@ -137,7 +133,7 @@ def _use_no_cache() -> None:
 
 
 GLOBAL_FLAGS: dict[str, Callable[[], None]] = {
-    "debug": _show_tracebacks,
+    "debug": partial(setattr, logs, "show_tracebacks", True),
     "quiet": _be_quiet,
     "verbose": lambda: logs.show_logs(logging.DEBUG),
     "no_cache": _use_no_cache,

@@ -83,12 +83,8 @@ def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = 
     """Splits `token_ids` into consecutive windows of `window` tokens that don't overlap.
 
     Raises:
-        EdgeTransactError: `window` is below 2, `max_windows` is below 1, or the text is shorter than a window.
+        EdgeTransactError: The text is shorter than a window.
     """
-    if window < 2:
-        raise EdgeTransactError(f"a window of {window} predicts nothing", fix="Use --window 2 or more.")
-    if max_windows is not None and max_windows < 1:
-        raise EdgeTransactError(f"{max_windows} windows", fix="Use --max-windows 1 or more.")
     count = len(token_ids) // window
     if not count:
         raise EdgeTransactError(

@@ -53,7 +53,9 @@ def error_of(metrics: Mapping[str, float], metric: str) -> float | None:
 def rows(results: Sequence[Evaluation]) -> list[list[str]]:
     """A row for each figure, with a cell for each model; others than the first have their change from it."""
     first = results[0]
-    table = [["perplexity", *_against_first([each["perplexity"] for each in results])]]
+    perplexities = [each["perplexity"] for each in results]
+    changed = (f"{each:.2f} ({change(perplexities[0], each)})" for each in perplexities[1:])
+    table = [["perplexity", f"{perplexities[0]:.2f}", *changed]]
     if all("weights_bytes" in each for each in results):
         table.append(["weights", *(megabytes(each["weights_bytes"]) for each in results)])
     if "reference" in first:
@@ -74,8 +76,3 @@ def rows(results: Sequence[Evaluation]) -> list[list[str]]:
 def _with_error(metrics: Mapping[str, float], metric: str) -> str:
     error = error_of(metrics, metric)
     return f"{metrics[metric]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-
-
-def _against_first(values: Sequence[float]) -> list[str]:
-    first, *others = values
-    return [f"{first:.2f}", *(f"{value:.2f} ({change(first, value)})" for value in others)]

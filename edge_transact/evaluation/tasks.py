@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.errors import EdgeTransactError, closest
-from edge_transact.evaluation.options import BASICS
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -49,12 +48,6 @@ PAPER_TASKS: dict[str, int] = {
 }
 """The tasks of TransAct's paper (arXiv 2407.05690, section 4.1) in lm-eval's names, and how many examples their prompts
 show. What was one task `truthfulqa_mc` there is two today."""
-
-
-def asked_for(names: str) -> tuple[bool, list[str]]:
-    """Whether ``basics`` is among comma-separated names of tasks, and the names of the others, which are lm-eval's."""
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    return BASICS in asked, [name for name in asked if name != BASICS]
 
 
 class Tasks:

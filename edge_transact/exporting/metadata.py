@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import gguf
 
@@ -27,7 +26,9 @@ def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
     metadata.description = f"{parameters:,} parameters; {'; '.join(describe(model.plan))}"
     metadata.quantized_by = f"edge-transact {__version__}"
     if base := provenance.get("source"):
-        metadata.description = f"{_how(provenance)}: {metadata.description}"
+        budget = ", ".join(f"{key} {value}" for key, value in provenance.get("budget", {}).items())
+        how = f"Pruned from {base} ({provenance.get('method')}, {budget})"
+        metadata.description = f"{how}: {metadata.description}"
         metadata.base_models = [_base(base)]
     metadata.set_gguf_meta_model(writer)
     writer.add_string(
@@ -42,11 +43,6 @@ def add_metadata(writer: gguf.GGUFWriter, model: Model, name: str) -> None:
         writer.add_string(layout.PAIRS, json.dumps(pairs))
     if provenance:
         writer.add_string(layout.PROVENANCE, json.dumps(provenance))
-
-
-def _how(provenance: dict[str, Any]) -> str:
-    budget = ", ".join(f"{key} {value}" for key, value in provenance.get("budget", {}).items())
-    return f"Pruned from {provenance['source']} ({provenance.get('method')}, {budget})"
 
 
 def _base(source: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge_transact.architecture.families import FAMILIES, order_in_heads
-from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE, Matrix
+from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.gguf.q4_0 import BLOCK_WEIGHTS
 from edge_transact.runtimes import gguf_architecture
@@ -104,7 +104,8 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     architecture = architecture or gguf_architecture(plan)[0]
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture], len(plan.layers))
-    fused = {part.name: whole for whole, parts in _fused(architecture).items() for part in parts}
+    family = next((each for each in FAMILIES.values() if each.gguf == architecture), None)
+    fused = {part.name: whole for whole, parts in family.fused.items() for part in parts} if family else {}
     dims = _dims(plan, architecture)
     rows: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
@@ -118,7 +119,9 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     found, filled = {}, Counter[str]()
     for name, shape in tensor_shapes(whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")
-        stored = str(names.get_name(_stored(name, fused), try_suffixes=(".weight", ".bias")))
+        # The tensor in the family's own checkpoint that holds this one.
+        own = next((name.replace(part, whole) for part, whole in fused.items() if part in name), name)
+        stored = str(names.get_name(own, try_suffixes=(".weight", ".bias")))
         found[name] = Place(
             name=stored,
             shape=shape,
@@ -134,15 +137,6 @@ def whole_heads(plan: WidthPlan) -> WidthPlan:
     """The plan with unpruned head dims, as llama.cpp computes it."""
     dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}
     return plan.with_layers(replace(layer, **dims) for layer in plan.layers)
-
-
-def _fused(architecture: str) -> Mapping[str, tuple[Matrix, ...]]:
-    return next((family.fused for family in FAMILIES.values() if family.gguf == architecture), {})
-
-
-def _stored(name: str, fused: Mapping[str, str]) -> str:
-    """The name of the tensor in the family's own checkpoint that holds one of ours."""
-    return next((name.replace(part, whole) for part, whole in fused.items() if part in name), name)
 
 
 def _dims(plan: WidthPlan, architecture: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from edge_transact.evaluation.options import BASICS
 from edge_transact.evaluation.perplexity import perplexity
 from edge_transact.evaluation.report_text import TEXT
 from edge_transact.evaluation.tables import main_metric
-from edge_transact.evaluation.tasks import Scores, Tasks, asked_for
+from edge_transact.evaluation.tasks import Scores, Tasks
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.processes import Processes
 from edge_transact.healing.student import Student, generating
@@ -34,9 +34,10 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
     Raises:
         EdgeTransactError: Tasks don't exist or have no time, the model can't be asked, or lm-eval isn't installed.
     """
-    basics, others = asked_for(options.tasks or "")
+    asked = [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
+    others = [name for name in asked if name != BASICS]
     if not options.eval_every:
-        if basics or others:
+        if asked:
             raise UsageError("--tasks without --eval-every, which says when", fix="Give --eval-every N, too.")
         return None
     from edge_transact.runtime.text import TextCodec
@@ -49,7 +50,7 @@ def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -
             found = perplexity(student.model, codec.tokenizer, document, window=WINDOW, max_windows=WINDOWS)
             scores: Scores = {}
             with generating(student.model):
-                if basics:
+                if BASICS in asked:
                     scores[BASICS] = basics_scores([reply.to_dict() for reply in ask(student.model, codec)])
                 if tasks:
                     scores |= tasks.scores(student.model, codec.tokenizer)

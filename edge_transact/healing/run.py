@@ -116,12 +116,6 @@ def heal(
     ``heal("pruned", Path("healed"), HealOptions(train_tokens=65536))``
 
     Args:
-        model: A checkpoint that ``prune`` or ``heal`` wrote, or another MODEL with a teacher.
-        output: The directory to write.
-        options: The text and how to train on it.
-        resume: Fail if there is no interrupted run to continue.
-        fresh: Start over instead.
-        force: Replace `output` if it exists.
         finish: Called with the result, such as to write a report; until it returns, the run's state is kept.
         together: The processes that train it, for further work afterwards; by default those that were launched.
 

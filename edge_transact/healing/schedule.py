@@ -99,7 +99,9 @@ class Schedule:
 
     def evaluations(self, done: int) -> int:
         """How often held-out text is measured in so many steps."""
-        every = -(-self.steps // self._most_evaluations)
+        trained = self.steps * self.sequences
+        most = min(MOST_EVALUATIONS, max(1, trained // (TRAINED_BETWEEN * self._wanted_held_out)))
+        every = -(-self.steps // most)
         return done // every + (done == self.steps and done % every > 0)
 
     def held_out_sequences(self, most: int) -> int:
@@ -115,8 +117,3 @@ class Schedule:
     @property
     def _wanted_held_out(self) -> int:
         return max(round(HELD_OUT_SHARE * self.steps * self.sequences), LEAST_HELD_OUT)
-
-    @property
-    def _most_evaluations(self) -> int:
-        trained = self.steps * self.sequences
-        return min(MOST_EVALUATIONS, max(1, trained // (TRAINED_BETWEEN * self._wanted_held_out)))

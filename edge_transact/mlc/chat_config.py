@@ -45,7 +45,7 @@ def chat_config(
     """
     config = read_object(checkpoint / "config.json", optional=True)
     generation = {**config, **read_object(checkpoint / "generation_config.json", optional=True)}
-    eos = generation.get("eos_token_id", 2)
+    tokenizer, eos = read_tokenizer(checkpoint), generation.get("eos_token_id", 2)
     eos_ids = [token for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
     return {
         "version": CHAT_CONFIG_VERSION,
@@ -54,7 +54,8 @@ def chat_config(
         "quantization": quantization,
         "model_config": dict(model_config),
         "vocab_size": vocab_size,
-        "active_vocab_size": _active_vocab_size(checkpoint, vocab_size),
+        # There may be more logits than tokens, as padding.
+        "active_vocab_size": min(vocab_size, tokenizer.get_vocab_size()) if tokenizer else vocab_size,
         "context_window_size": context_window_size,
         "sliding_window_size": -1,
         "prefill_chunk_size": prefill_chunk_size,
@@ -92,12 +93,6 @@ class _ForEngines(BaseModel):
 
 def _number(value: object, default: float) -> object:
     return default if value is None else value
-
-
-def _active_vocab_size(checkpoint: Path, vocab_size: int) -> int:
-    """Number of the tokenizer's tokens. There may be more logits, as padding."""
-    tokenizer = read_tokenizer(checkpoint)
-    return min(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True)) if tokenizer else vocab_size
 
 
 def tokenizer_info(checkpoint: Path) -> dict[str, str | bool]:

@@ -47,8 +47,8 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
             del values[_CONTEXT]
         for parameter, model in models.items():
             fields = {name: values.pop(name) for name, _, _ in options_of(model)}
-            given = {name: value for name, value in fields.items() if _was_given(context, name)}
-            values[parameter] = model(**given)
+            given = (name for name in fields if _source(context, name) in ("COMMANDLINE", "ENVIRONMENT"))
+            values[parameter] = model(**{name: fields[name] for name in given})
         command(**values)
 
     if not models:
@@ -75,10 +75,6 @@ _CONTEXT = "context_of_command"
 """The parameter that typer's context comes in."""
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    return _source(context, name) in ("COMMANDLINE", "ENVIRONMENT")
-
-
 def _source(context: typer.Context, name: str) -> str | None:
     source = context.get_parameter_source(name)
     return source and source.name
@@ -92,7 +88,7 @@ def _model(annotation: Any) -> tuple[type[Options] | None, str | None]:
 
 def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Parameter]:
     for name, field, option in options_of(model):
-        reads = _type(field)
+        reads, names = _type(field), choices_of(field)
         shown, default = _default(field, option, reads)
         settings = typer.Option(
             *(option.flags or (flag_of(name, option),)),
@@ -101,17 +97,12 @@ def _parameters(model: type[Options], prefix: str | None) -> Iterator[inspect.Pa
             metavar=option.metavar,
             show_default=shown,
             envvar=option.envvar,
-            autocompletion=_completion(field),
+            autocompletion=completion(names, commas=COMMAS in field.metadata) if names else None,
         )
         kind: Any = reads if default is not None else reads | None
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, settings]
         )
-
-
-def _completion(field: FieldInfo) -> Callable[[str], list[str]] | None:
-    names = choices_of(field)
-    return completion(names, commas=COMMAS in field.metadata) if names else None
 
 
 def completion(names: Iterable[str], *, commas: bool = False) -> Callable[[str], list[str]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edge_transact.errors import UsageError, did_you_mean
-
 if TYPE_CHECKING:
     from edge_transact.pruning.score.methods.scorer import Scorer
 
@@ -23,13 +21,7 @@ METHODS = {
 
 
 def find_method(name: str) -> type[Scorer]:
-    """The method with that name.
-
-    Raises:
-        UsageError: There is no such method.
-    """
-    if name not in METHODS:
-        raise UsageError(f"there is no method {name!r}", fix=did_you_mean(name, METHODS))
+    """The method with that name of `METHODS`."""
     module, _, method = METHODS[name].partition(".")
     scorer: type[Scorer] = getattr(import_module(f"edge_transact.pruning.score.methods.{module}"), method)
     return scorer

@@ -17,7 +17,6 @@ from edge_transact.architecture.families import Family, family_of
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
-from edge_transact.cache.journal import Journal
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
@@ -136,13 +135,7 @@ def prune(
     ``prune("demo:smollm2", Path("pruned"), PruneOptions(ratio=0.3))``
 
     Args:
-        model: Any MODEL; one that was pruned before can be pruned again.
-        output: The directory to write.
-        options: How small, and how what stays is chosen.
         trainer: Trains the model after each shot; `None` leaves it as it is.
-        resume: Fail if there is no interrupted run to go on with.
-        fresh: Start over instead.
-        force: Replace `output` if it exists.
         finish: Called with the result, such as to write a report. If it is interrupted, the same command doesn't prune
             again.
 
@@ -179,7 +172,8 @@ def prune(
     begin = processes.journal_of if processes else journal_of
     with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
-        written = is_main and _is_written(journal, output)
+        record = output / PROVENANCE_FILE
+        written = is_main and _WRITTEN in journal and record.is_file() and journal.noted(_WRITTEN) == sha256(record)
         if is_main and not written:
             refuse_existing(output, force, apart_from=inputs)
         run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
@@ -207,7 +201,7 @@ def prune(
         del run, cut  # what follows needs the memory
         trim()
         if finish and is_main:
-            journal.note(_WRITTEN, sha256(output / PROVENANCE_FILE))
+            journal.note(_WRITTEN, sha256(record))
             finish(result)
     if processes:
         processes.accelerator.end_training()
@@ -222,12 +216,6 @@ def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut
     fits = run.compensate() if options.compensate else []
     provenance = provenance | {"last_norm_scale": run.last_norm_scale}
     return Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
-
-
-def _is_written(journal: Journal, output: Path) -> bool:
-    """Whether an earlier run with this journal has written `output`, and nobody has replaced it since."""
-    file = output / PROVENANCE_FILE
-    return _WRITTEN in journal and file.is_file() and journal.noted(_WRITTEN) == sha256(file)
 
 
 def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer | None = None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import torch
 
 from edge_transact.pruning.units import MODULES, UNITS, Module, Unit
 
+RANKS = ("heads", "v_dims", "qk_pairs", "intermediate")
+
 
 @dataclass(frozen=True)
 class PredictedLosses:
@@ -53,12 +55,7 @@ class LayerScores:
 
     def ranks(self) -> dict[str, torch.Tensor]:
         """The four scores by name: what every method gives."""
-        return {
-            "heads": self.heads,
-            "v_dims": self.v_dims,
-            "qk_pairs": self.qk_pairs,
-            "intermediate": self.intermediate,
-        }
+        return {name: getattr(self, name) for name in RANKS}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors under flat names, for a file."""
@@ -77,10 +74,7 @@ class LayerScores:
         reference = {module: tensors[f"reference.{module}"] for module in MODULES if f"reference.{module}" in tensors}
         means = {module: tensors[f"means.{module}"] for module in MODULES if f"means.{module}" in tensors}
         return cls(
-            heads=tensors["heads"],
-            v_dims=tensors["v_dims"],
-            qk_pairs=tensors["qk_pairs"],
-            intermediate=tensors["intermediate"],
+            **{name: tensors[name] for name in RANKS},
             losses=PredictedLosses(curves, reference) if curves else None,
             means=means or None,
         )

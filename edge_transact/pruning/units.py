@@ -78,14 +78,6 @@ class Unit:
         return replace(layer, **{self.field: width})
 
 
-def _fewer_groups(layer: LayerWidths, groups: int) -> LayerWidths:
-    return replace(layer, num_attention_heads=groups * layer.q_per_kv, num_key_value_heads=groups)
-
-
-def _fewer_queries(layer: LayerWidths, queries: int) -> LayerWidths:
-    return replace(layer, num_attention_heads=queries * layer.num_key_value_heads)
-
-
 MLP = Unit(
     name="mlp",
     title="MLP dims",
@@ -108,7 +100,7 @@ GROUPS = Unit(
     kept="groups",
     score="heads",
     has_measured_curve=True,
-    narrow=_fewer_groups,
+    narrow=lambda layer, width: replace(layer, num_attention_heads=width * layer.q_per_kv, num_key_value_heads=width),
 )
 """KV heads, each with the query heads that share it. Layers may differ, at the price of more attention calls."""
 
@@ -124,7 +116,7 @@ QUERIES = Unit(
     is_default=False,
     has_measured_curve=True,
     all_layers=True,
-    narrow=_fewer_queries,
+    narrow=lambda layer, width: replace(layer, num_attention_heads=width * layer.num_key_value_heads),
 )
 """Query heads inside every KV group. The KV cache has one ratio of query heads to KV heads for the whole model."""
 

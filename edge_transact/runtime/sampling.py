@@ -40,8 +40,7 @@ class Sampler:
 
     def choose(self, logits: np.ndarray) -> int:
         """The next token, from logits float32 ``[vocab_size]``, which aren't changed."""
-        if self._counts and self._penalizes:
-            logits = self._penalized(logits)
+        logits = self._penalized(logits)
         if self.sampling.temperature == 0:
             token = int(logits.argmax())
         else:
@@ -52,14 +51,12 @@ class Sampler:
         self._counts[token] += 1
         return token
 
-    @property
-    def _penalizes(self) -> bool:
-        sampling = self.sampling
-        return (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
-
     def _penalized(self, logits: np.ndarray) -> np.ndarray:
-        """As in MLC's ``apply_penalty_inplace``."""
+        """As in MLC's ``apply_penalty_inplace``; the logits themselves if nothing is to be penalized."""
         sampling = self.sampling
+        penalties = sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty
+        if not self._counts or penalties == (0.0, 0.0, 1.0):
+            return logits
         tokens = np.fromiter(self._counts, np.int64)
         times = np.fromiter(self._counts.values(), np.float32)
         values = logits[tokens] - (times * sampling.frequency_penalty + sampling.presence_penalty)

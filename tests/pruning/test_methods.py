@@ -8,12 +8,11 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.errors import UsageError
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.cut.surgery import pruned_tensors
-from edge_transact.pruning.methods import METHODS, find_method
+from edge_transact.pruning.methods import METHODS
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from edge_transact.widths import LayerWidths
@@ -211,9 +210,3 @@ def test_a_pruned_model_is_pruned_again(source: Checkpoint, tmp_path: Path, meth
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(twice.path)(WINDOWS).logits
     assert logits.isfinite().all() and logits.std() > 0
-
-
-def test_an_unknown_method() -> None:
-    with pytest.raises(UsageError, match="there is no method 'wnada'") as error:
-        find_method("wnada")
-    assert "wanda" in str(error.value.fix)

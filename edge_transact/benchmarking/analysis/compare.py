@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from edge_transact.benchmarking.analysis.export import markdown
 from edge_transact.benchmarking.analysis.intervals import (
     CONFIDENCE,
     METRICS,
@@ -146,11 +147,6 @@ def cells(row: Comparison) -> list[str]:
 
 def to_markdown(rows: Sequence[Comparison]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        f"| model | device | test | metric | before | after | after / before ({CONFIDENCE:.0%}) | verdict | warnings |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
-    ]
-    lines += [
-        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells(row)) + " |" for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    ratio = f"after / before ({CONFIDENCE:.0%})"
+    header = ("model", "device", "test", "metric", "before", "after", ratio, "verdict", "warnings")
+    return markdown(header, [cells(row) for row in rows])

@@ -25,7 +25,7 @@ FORMATS = ("md", "csv", "json", "jsonl", "sqlite")
 def to_text(results: Rows, kind: str) -> str:
     """Results in a text format: ``md``, ``csv``, ``json`` or ``jsonl``."""
     if kind == "md":
-        return _markdown(results)
+        return markdown(list(COLUMNS), [[cell(each) for cell in COLUMNS.values()] for each in results])
     if kind == "csv":
         return _csv(results)
     if kind == "json":
@@ -73,8 +73,10 @@ def _cells(result: Mapping[str, Any]) -> dict[str, object]:
     return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in result.items()}
 
 
-def _spread(result: Result, name: str) -> str:
-    return plus_minus(result[f"{name}_low"], result[f"{name}_high"])  # type: ignore[literal-required]
+def _spread(result: Mapping[str, Any], name: str) -> str:
+    """Half the width of an interval, relative to its middle; nothing if there is no interval."""
+    low, high = result[f"{name}_low"], result[f"{name}_high"]
+    return "" if low is None or high is None or high <= 0 else f" ±{100 * (high - low) / (high + low):.1f}%"
 
 
 def short_time(seconds: float | None) -> str:
@@ -135,9 +137,10 @@ def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[s
     return {name: of_name for name, of_name in cells.items() if name not in alike and set(of_name) not in ({"-"}, {""})}
 
 
-def _markdown(results: Rows) -> str:
-    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(each) for cell in COLUMNS.values()] for each in results)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    escaped = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *escaped])
 
 
 def sentence(result: Result) -> str | None:
@@ -167,8 +170,3 @@ def notes(result: Result) -> list[str]:
     if checked and agreed is not None and agreed < checked:
         found.append(f"{agreed} of {checked} tokens as in the build's parity record")
     return found + result["warnings"]
-
-
-def plus_minus(low: float | None, high: float | None) -> str:
-    """Half the width of an interval, relative to its middle; nothing if there is no interval."""
-    return "" if low is None or high is None or high <= 0 else f" ±{100 * (high - low) / (high + low):.1f}%"

@@ -14,6 +14,8 @@ from dataclasses import replace
 from statistics import fmean, median, stdev
 from typing import Any, TypedDict, TypeVar, cast
 
+import numpy as np
+
 from edge_transact.benchmarking.analysis.intervals import METRICS, THROTTLING, duration, speedups, turns_of, warnings_of
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord, labels
@@ -188,7 +190,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
     decode_s = median(sample.decode_s for sample in samples)
     prefill_tok_s = first.batch_size * first.prefill_tokens / median(sample.prefill_s for sample in samples)
     decode_tok_s = first.batch_size * (first.decode_tokens - 1) / decode_s if decode_s > 0 else None
-    steps = sorted(step for sample in samples for step in sample.decode_steps_s or ())
+    steps = [step for sample in samples for step in sample.decode_steps_s or ()]
     read_gb_s = first.decode_read_bytes * decode_tok_s / 1e9 if decode_tok_s else None
     energy_j, thermal_status = typical("energy_j"), most("thermal_status")
     fields = {
@@ -200,7 +202,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
         **_versus(samples, baseline),
         "prefill_tok_s": prefill_tok_s,
         "decode_tok_s": decode_tok_s,
-        **{f"decode_step_p{percent}_s": _percentile(steps, percent) for percent in (50, 90, 99)},
+        **{f"decode_step_p{each}_s": float(np.percentile(steps, each)) if steps else None for each in (50, 90, 99)},
         "peak_rss_mib": most("peak_rss_mib"),
         **_copied(first, "kv_mib", "weights_mib", "temp_start_c"),
         "temp_end_c": last.temp_end_c,
@@ -306,13 +308,3 @@ def _known(values: Iterable[Value | None]) -> list[Value]:
 def _std(values: Sequence[float]) -> float | None:
     """Sample standard deviation; None of fewer than two values."""
     return stdev(values) if len(values) > 1 else None
-
-
-def _percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """A percentile of sorted values, linear between neighbours; None if there are no values."""
-    if not ordered:
-        return None
-    position = percent / 100 * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

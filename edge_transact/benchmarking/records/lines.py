@@ -12,19 +12,20 @@ writes -1 or null for what it could not find out.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from edge_transact.benchmarking.records.plan import Lengths
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value) if value >= 0 else None
 
 
 def integer_of(text: str) -> int:
@@ -34,32 +35,27 @@ def integer_of(text: str) -> int:
     return value
 
 
-def _positive(value: object) -> float | None:
-    return _number(value) or None
+def _or_none(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return check(value)
+    except ValidationError:
+        return None
 
-
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-Number = Annotated[float | None, BeforeValidator(_number)]
-"""A finite number of at least 0, or None."""
-
-Positive = Annotated[float | None, BeforeValidator(_positive)]
-"""A finite number above 0, or None."""
-
-Integer = Annotated[int | None, BeforeValidator(_integer)]
-"""An integer, or None."""
-
-Text = Annotated[str | None, BeforeValidator(_text)]
-"""A text, or None."""
 
 Count = Annotated[int, Strict()]
 Seconds = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+
+Number = Annotated[Seconds | None, WrapValidator(_or_none)]
+"""A finite number of at least 0, or None."""
+
+Positive = Annotated[Annotated[Seconds, Field(gt=0)] | None, WrapValidator(_or_none)]
+"""A finite number above 0, or None."""
+
+Integer = Annotated[Count | None, WrapValidator(_or_none)]
+"""An integer, or None."""
+
+Text = Annotated[Annotated[str, Strict()] | None, WrapValidator(_or_none)]
+"""A text, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)

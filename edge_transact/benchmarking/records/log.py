@@ -122,7 +122,7 @@ class Log:
 
     def _take_over(self, conditions: Mapping[str, Any]) -> list[Record]:
         """The records of the file, which is a clean log afterwards."""
-        header = _header(conditions)
+        header = json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n"
         contents = _parse(_content(self.path), self.path)
         if contents.versions and not contents.ours:
             logger.warning(f"{self.path} is of another version of edge-transact: it is now {self._set_aside()}")
@@ -234,10 +234,6 @@ def _locked(path: Path) -> int:
                 f"another bench is writing {path}", fix="Wait for it, or write another log with --output."
             ) from error
         os.close(file)
-
-
-def _header(conditions: Mapping[str, Any]) -> bytes:
-    return json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n"
 
 
 def _parse(data: bytes, path: Path) -> _Contents:

@@ -164,7 +164,9 @@ def _spend(source: WidthPlan, layers: _Layers, limits: Sequence[Limit]) -> Spent
         cuts = [*_cuts_of_one_layer(layers), *_cuts_of_all_layers(layers)]
         if not any(excess):
             loss = sum(curve.losses[0] - curve.full_loss for of_layer in layers for curve in of_layer.values())
-            return Spent(plan, loss, min((_price_of_a_parameter(cut, plan) for cut in cuts), default=0.0))
+            parameters = costs.prunable_parameters(plan)
+            of_one = (cut.loss / (parameters - costs.prunable_parameters(cut.applied(plan))) for cut in cuts)
+            return Spent(plan, loss, min(of_one, default=0.0))
         cuts += _cuts_of_the_cache(plan, layers)
         prices = [(_price(cut.loss, savings.of(cut, plan), excess), cut) for cut in cuts]
         helpful = [(price, cut) for price, cut in prices if price is not None]
@@ -180,10 +182,6 @@ def _price(loss: float, saved: Sequence[float], excess: Sequence[float]) -> floa
     """Loss per share of the way to all limits; `None` if the cut saves nothing of those that are exceeded."""
     way = sum(min(gain, over) / over for gain, over in zip(saved, excess, strict=True) if over and gain > 0)
     return loss / way if way else None
-
-
-def _price_of_a_parameter(cut: _Cut, plan: WidthPlan) -> float:
-    return cut.loss / (costs.prunable_parameters(plan) - costs.prunable_parameters(cut.applied(plan)))
 
 
 class _Savings:
