@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, NonNegativeInt
+from pydantic import BaseModel
 
 from edge_transact import costs
 from edge_transact.architecture.families import FAMILIES, order_in_heads, rope_parameters, translated
@@ -23,7 +22,7 @@ from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widt
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.schema import Configuration, Kind
 from edge_transact.errors import EdgeTransactError
-from edge_transact.reading import AGAIN, checked, opened, parsed, read_model, read_object
+from edge_transact.reading import AGAIN, checked, opened, read_model, read_object
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:
@@ -42,28 +41,6 @@ class _Index(BaseModel):
     """``model.safetensors.index.json``: tensor to file name."""
 
     weight_map: dict[str, str]
-
-
-class _HeaderEntry(BaseModel):
-    """A tensor in the header of a safetensors file; offsets count from the end of the header."""
-
-    dtype: str
-    shape: tuple[NonNegativeInt, ...]
-    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
-
-
-class _Header(BaseModel, extra="allow"):
-    """A header: tensors by name, and a map of strings."""
-
-    metadata: dict[str, str] | None = Field(None, alias="__metadata__")
-    __pydantic_extra__: dict[str, _HeaderEntry]
-
-
-_MOST_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
-
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""Of a value, for the dtypes in which models are stored."""
 
 
 @dataclass(frozen=True)
@@ -326,36 +303,16 @@ def _read_headers(path: Path) -> dict[str, _StoredTensor]:
 
 
 def _read_header(file: Path) -> dict[str, _StoredTensor]:
-    """The tensors in a safetensors header: a little-endian u64 length, then JSON of that length, then the data."""
+    """The tensors of a safetensors file. The library checks its header, against its size too."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        stream = opened(file)
+        with opened(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+        with safe_open(file, "np") as stored:
+            slices = {name: stored.get_slice(name) for name in sorted(stored.keys())}
+            return {name: _StoredTensor(file, s.get_dtype(), tuple(s.get_shape()), name) for name, s in slices.items()}
     except FileNotFoundError as error:
         raise EdgeTransactError(f"{file} is missing", fix="Download the complete checkpoint again.") from error
-    with stream:
-        actual = os.fstat(stream.fileno()).st_size
-        length = int.from_bytes(stream.read(8), "little")
-        if actual < 8 + length:
-            raise EdgeTransactError(
-                f"{file} is truncated: {actual} bytes, its header alone says {8 + length}", fix=AGAIN
-            )
-        if length > _MOST_HEADER_BYTES:
-            raise EdgeTransactError(f"{file} is not a safetensors file: its header has {length:,} bytes", fix=AGAIN)
-        header = checked(_Header, parsed(stream.read(length), f"{file}: its header"), file, AGAIN, "a safetensors file")
-    tensors = header.__pydantic_extra__
-    end = 0
-    for name, entry in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
-        size = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
-        if entry.data_offsets[0] != end or (size and entry.data_offsets[1] != end + size):
-            raise EdgeTransactError(
-                f"{file} is damaged: tensor {name} of {entry.dtype} {list(entry.shape)} is at {entry.data_offsets}, "
-                f"the one before it ends at {end}",
-                fix=AGAIN,
-            )
-        end = entry.data_offsets[1]
-    expected = 8 + length + end
-    if actual != expected:
-        raise EdgeTransactError(
-            f"{file} is {'truncated' if actual < expected else 'damaged'}: {actual} bytes, its header says {expected}",
-            fix=AGAIN,
-        )
-    return {name: _StoredTensor(file, entry.dtype, entry.shape, name) for name, entry in tensors.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EdgeTransactError(f"{file}, {size} bytes, is truncated or damaged: {error}", fix=AGAIN) from error
