@@ -33,6 +33,7 @@ PARSED = {
     "benchmarking/records/lines.py": "a line of a running program; others are shown as they are",
     "benchmarking/records/log.py": "lines of a log; others are left out with a warning",
     "cache/__init__.py": "our own records, of which a damaged one counts as none",
+    "bundling/engine.py": "TOML that our template made",
     "cache/journal.py": "our own files, checked by digest",
     "cli/history.py": "our own record, of which a damaged one counts as none",
     "compiler/passes/kv_cache.py": "text that the definition made",

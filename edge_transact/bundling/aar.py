@@ -12,7 +12,7 @@ from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.benchmarking.link import require_linker
 from edge_transact.bundling import maven
-from edge_transact.bundling.maven import Module, add, digest
+from edge_transact.bundling.maven import Module, add, digest, newest
 from edge_transact.bundling.models import AppModel, AppModels
 from edge_transact.bundling.project import RECORD
 from edge_transact.bundling.sources import ASSETS_BYTES, Source, read_sources
@@ -56,23 +56,29 @@ class Repository:
 def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -> Repository:
     """Adds a module for each DIST's model to a folder of a Maven repository, all or none.
 
-    A module's version ends in a digest of its content, because Gradle keeps released versions. Weights above
-    `ASSETS_BYTES` stay out of it, unless `weights` is ``assets``: `install` puts them on a phone, or the app downloads
-    them if `weights` is a URL.
+    They need the newest library ``edge`` that `bundle_engine` put there, if it did. A module's version ends in a digest
+    of its content, because Gradle keeps released versions. Weights above `ASSETS_BYTES` stay out of it, unless
+    `weights` is ``assets``: `install` puts them on a phone, or the app downloads them if `weights` is a URL.
 
     Raises:
         UsageError: Two models have the same library, a DIST has none for Android, or `weights` can't be.
         EdgeTransactError: A file of a DIST changed after the build, there is no linker, or `output` is another output.
     """
-    if other := next((name for name in (RECORD, MANIFEST, PROVENANCE_FILE) if (output / name).exists()), None):
-        raise EdgeTransactError(f"{output} has a {other}: it is no Maven repository", fix="Choose another output.")
+    require_repository(output)
     if weights in ("pack", "fast-follow"):
         raise UsageError(f"--aar has no --weights {weights}", fix="An asset pack belongs to an app: leave out --aar.")
     sources = [_alone(source) if weights == "auto" else source for source in read_sources(dists, weights)]
     with scratch_directory() as scratch, working("write the models' modules"):
-        modules = [_module(source, scratch) for source in sources]
+        needs = newest(output, maven.GROUP, "edge")
+        modules = [_module(source, scratch, needs) for source in sources]
         add(output, modules)
     return Repository(output, [source.model for source in sources], [module.coordinates for module in modules])
+
+
+def require_repository(output: Path) -> None:
+    """Raises an `EdgeTransactError` if there is another output of this package."""
+    if other := next((name for name in (RECORD, MANIFEST, PROVENANCE_FILE) if (output / name).exists()), None):
+        raise EdgeTransactError(f"{output} has a {other}: it is no Maven repository", fix="Choose another output.")
 
 
 def _alone(source: Source) -> Source:
@@ -81,7 +87,7 @@ def _alone(source: Source) -> Source:
     return replace(source, model=source.model.model_copy(update={"weights": weights, "pack": None}))
 
 
-def _module(source: Source, scratch: Path) -> Module:
+def _module(source: Source, scratch: Path, needs: Sequence[str]) -> Module:
     model, linker = source.model, require_linker()
     entries: dict[str, tuple[Path, str] | bytes] = {
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
@@ -97,8 +103,8 @@ def _module(source: Source, scratch: Path) -> Module:
         for file in model.files:
             entries[f"assets/edge/{model.id}/{file.path}"] = (source.dist / file.path, file.sha256)
     logger.info(f"{model.id}: {megabytes(model.bytes)}, weights in {model.weights}")
-    version = f"{__version__}-{digest(entries)[:8]}"
-    return Module(GROUP, model.id, version, entries)
+    version = f"{__version__}-{digest(entries, needs)[:8]}"
+    return Module(GROUP, model.id, version, entries, needs)
 
 
 def _package(identifier: str) -> str:

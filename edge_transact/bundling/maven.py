@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -33,6 +33,7 @@ class Module:
     Attributes:
         entries: The content of its AAR, by path in it: a file with its sha256, or bytes.
         needs: Modules that it needs, as ``group:artifact:version``.
+        sources: The files of its sources, by their places in packages.
     """
 
     group: str
@@ -40,6 +41,7 @@ class Module:
     version: str
     entries: Mapping[str, tuple[Path, str] | bytes]
     needs: Sequence[str] = ()
+    sources: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def coordinates(self) -> str:
@@ -52,13 +54,32 @@ class Module:
         return Path(*self.group.split("."), self.artifact, self.version)
 
 
-def digest(entries: Mapping[str, tuple[Path, str] | bytes]) -> str:
-    """The sha256 over the paths and contents of an AAR, in hex."""
+def digest(entries: Mapping[str, tuple[Path, str] | bytes], needs: Sequence[str]) -> str:
+    """The sha256 over the paths and contents of an AAR and what it needs, in hex."""
     known = {
         name: hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content[1]
         for name, content in entries.items()
     }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([known, *needs], sort_keys=True).encode()).hexdigest()
+
+
+def newest(repository: Path, group: str, artifact: str) -> list[str]:
+    """The coordinates of a module's newest version in a repository; none if it isn't there."""
+    return [f"{group}:{artifact}:{version}" for version in _versions(repository, group, artifact)[-1:]]
+
+
+def _metadata(repository: Path, group: str, artifact: str) -> Path:
+    return repository.joinpath(*group.split("."), artifact, "maven-metadata.xml")
+
+
+def _versions(repository: Path, group: str, artifact: str) -> list[str]:
+    path = _metadata(repository, group, artifact)
+    try:
+        return [each.text or "" for each in ElementTree.parse(path).iterfind("versioning/versions/version")]
+    except FileNotFoundError:
+        return []
+    except ElementTree.ParseError as error:
+        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Remove it: it is written again.") from error
 
 
 def add(repository: Path, modules: Sequence[Module]) -> None:
@@ -83,6 +104,8 @@ def add(repository: Path, modules: Sequence[Module]) -> None:
 def _write(module: Module, directory: Path) -> None:
     stem = f"{module.artifact}-{module.version}"
     pack(directory / f"{stem}.aar", module.entries)
+    if module.sources:
+        pack(directory / f"{stem}-sources.jar", module.sources)
     (directory / f"{stem}.pom").write_bytes(_pom(module))
     for path in sorted(directory.iterdir()):
         _write_checksums(path)
@@ -124,13 +147,8 @@ def _pom(module: Module) -> bytes:
 
 def _write_versions(repository: Path, module: Module) -> None:
     """Adds the module's version to those that ``maven-metadata.xml`` lists."""
-    path = (repository / module.directory).parent / "maven-metadata.xml"
-    try:
-        there = [each.text for each in ElementTree.parse(path).iterfind("versioning/versions/version")]
-    except FileNotFoundError:
-        there = []
-    except ElementTree.ParseError as error:
-        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Remove it: it is written again.") from error
+    path = _metadata(repository, module.group, module.artifact)
+    there = _versions(repository, module.group, module.artifact)
     metadata = ElementTree.Element("metadata")
     ElementTree.SubElement(metadata, "groupId").text = module.group
     ElementTree.SubElement(metadata, "artifactId").text = module.artifact
@@ -138,7 +156,7 @@ def _write_versions(repository: Path, module: Module) -> None:
     for name in ("latest", "release"):
         ElementTree.SubElement(versioning, name).text = module.version
     versions = ElementTree.SubElement(versioning, "versions")
-    for version in dict.fromkeys([*there, module.version]):
+    for version in [*(each for each in there if each != module.version), module.version]:
         ElementTree.SubElement(versions, "version").text = version
     fresh = path.with_name(f".{path.name}")
     fresh.write_bytes(_xml(metadata))

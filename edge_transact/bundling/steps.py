@@ -72,16 +72,21 @@ class Step:
 
 
 def build_app(project: Project) -> Path:
-    """Builds the project's APK with MLC's packaging and Gradle, skipping finished steps, and returns its path.
+    """Builds the project's APK and returns its path. Raises what `run_steps` does."""
+    return run_steps(project.directory, ":app:assembleDebug", APK)
+
+
+def run_steps(directory: Path, task: str, result: Path) -> Path:
+    """Runs MLC's packaging and a task of Gradle in a project, skipping finished steps, and returns its result's path.
 
     Raises:
         EdgeTransactError: A step failed; the message has the end of its output, and the log all of it.
     """
-    directory = project.directory.absolute()
-    steps = [package_step(directory), gradle_step(directory)]
+    directory = directory.absolute()
+    steps = [package_step(directory), gradle_step(directory, task, result)]
     for number, step in enumerate(steps, 1):
         _run(step, directory, f"step {number} of {len(steps)}")
-    return directory / APK
+    return directory / result
 
 
 def package_step(directory: Path) -> Step:
@@ -122,12 +127,12 @@ def package_step(directory: Path) -> Step:
     )
 
 
-def gradle_step(directory: Path) -> Step:
-    """Gradle, which compiles and packages the app, and detects changes itself."""
+def gradle_step(directory: Path, task: str, result: Path) -> Step:
+    """Gradle, which compiles and packages, and detects changes itself."""
     wrapper = directory / "gradlew"
     program = str(wrapper) if wrapper.is_file() else shutil.which("gradle") or "gradle"
-    command = [program, "--console=plain", ":app:assembleDebug"]
-    return Step(name="gradle", does="Gradle: build the app", command=command, result=APK)
+    command = [program, "--console=plain", task]
+    return Step(name="gradle", does=f"Gradle: {task}", command=command, result=result)
 
 
 def _run(step: Step, directory: Path, which: str) -> None:

@@ -53,6 +53,7 @@ KINDS = {
     "libraries": "compiled model libraries",
     "dists": "models that `bench` built",
     "runners": "portable runners for phones",
+    "engines": "projects in which MLC's engine is built for apps",
     "kernels": "kernels of host libraries as machine code",
     UNFINISHED: "what interrupted runs have done so far",
     "times": "how long the steps of commands took",

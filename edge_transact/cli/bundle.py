@@ -26,11 +26,17 @@ _NOT_INSIDE = {
 
 @guarded
 def bundle(
-    dists: Annotated[list[Path], typer.Argument(metavar="DIST...", help="Directories that `build` wrote for Android.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="APP", help="Directory of the project.")],
     options: BundleOptions,
+    dists: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIST...", help="Directories that `build` wrote for Android.", show_default=False),
+    ] = None,
     aar: Annotated[
         bool, typer.Option("--aar", help="Write a Maven repository instead: a library of each model, for your own app.")
+    ] = False,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="Build the library that such models need into the repository, once.")
     ] = False,
     build: Annotated[
         bool, typer.Option("--build", help="Go on to the APK, with MLC's packaging and Gradle. Continues APP.")
@@ -47,14 +53,16 @@ def bundle(
     """Write an Android Studio project with models in it: a library module to build on, and a chat app.
 
     A model has the name of its directory. Up to 400 MB of weights are packed into the app, and larger models into
-    asset packs, which Google Play delivers; `install` copies these to a phone. `--build` needs an Android SDK with NDK,
-    a JDK, Gradle, Rust and a checkout of MLC-LLM, and lists what is missing.
+    asset packs, which Google Play delivers; `install` copies these to a phone. `--build` and `--engine` need an Android
+    SDK with NDK, a JDK, Gradle, Rust and a checkout of MLC-LLM, and list what is missing.
 
     **Examples**
 
     `edge-transact bundle dist -o app`
 
     `edge-transact bundle dist -o app --application-id com.example.notes --app-name "My Notes"`
+
+    `edge-transact bundle --engine -o maven`
 
     `edge-transact bundle dist --aar -o maven`
 
@@ -64,9 +72,16 @@ def bundle(
     """
     from edge_transact.bundling.project import bundle as write_project
 
+    if (aar or engine) and (build or install):
+        raise UsageError("a repository is no app, which --build and --install need", fix="Leave one of them out.")
+    if engine:
+        if dists:
+            raise UsageError("--engine has no models inside", fix=f"Then add them: bundle DIST --aar -o {output}")
+        _engine(output, as_json)
+        return
+    if not dists:
+        raise UsageError("there is no DIST", fix="Name a directory that `edge-transact build` wrote for Android.")
     if aar:
-        if build or install:
-            raise UsageError("--aar writes no app, which --build and --install need", fix="Leave one of them out.")
         _modules(dists, output, options.weights, as_json)
         return
     goes_on = build or install
@@ -87,6 +102,19 @@ def bundle(
     show(result, as_json, lambda: _print(project, result, lacking, checks))
     if lacking or not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _engine(output: Path, as_json: bool) -> None:
+    from edge_transact.bundling.engine import bundle_engine
+    from edge_transact.doctor.screen import print_checks
+
+    result: dict[str, object] = {"project": str(output), "package_config": None, "models": []}
+    if lacking := _lacking():
+        result["missing"] = [check.name for check in lacking]
+        show(result, as_json, lambda: print_checks(lacking))
+        raise typer.Exit(1)
+    result["engine"] = bundle_engine(output)
+    show(result, as_json, lambda: print(f'implementation("{result["engine"]}")'))
 
 
 def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> None:

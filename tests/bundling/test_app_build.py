@@ -12,7 +12,6 @@ from elftools.elf.elffile import ELFFile
 from edge_transact.bundling import apk as apk_checks
 from edge_transact.bundling import install as installing
 from edge_transact.bundling.steps import ALIGN
-from edge_transact.doctor import packages
 from edge_transact.doctor.check import Check
 from edge_transact.errors import UsageError
 from tests.support.app_tools import AppTools
@@ -33,13 +32,7 @@ def tools(tmp_path, monkeypatch) -> AppTools:
 
 
 def use(tools: AppTools, monkeypatch: pytest.MonkeyPatch) -> AppTools:
-    for name in ("ANDROID_SDK_ROOT", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "JAVA_HOME", "CCC_OVERRIDE_OPTIONS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in tools.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PATH", tools.path, prepend=os.pathsep)
-    # Packages that MLC's Python imports, and that the stand-in doesn't.
-    monkeypatch.setattr(packages.metadata, "version", lambda name: "1000" if name != "apache-tvm" else "0.26.0")
+    tools.use(monkeypatch)
     monkeypatch.setattr(apk_checks, "examine_apk", lambda path: [Check("apk", True, path.read_text())])
     (tools.root / "app.apk").write_text("finished")
     return tools
@@ -182,16 +175,24 @@ if CHECKOUT:
 
     @pytest.mark.slow
     @pytest.mark.needs("llvm-nm-19", "llvm-ar-19", "llvm-ranlib-19")
-    def test_mlc_itself_packages_the_project(tools, bundle, tmp_path, monkeypatch):
-        """With its own Python; rustup and CMake are scripts still."""
+    @pytest.mark.parametrize("models", [True, False])
+    def test_mlc_itself_packages_the_project(tools, bundle, tmp_path, monkeypatch, models):
+        """With its own Python, and without models, too; rustup and CMake are scripts still."""
         monkeypatch.setenv("MLC_LLM_SOURCE_DIR", str(CHECKOUT))
         programs = tools.root / "ndk/toolchains/llvm/prebuilt/linux-x86_64/bin"
         programs.mkdir(parents=True)
         for name in ("llvm-ar", "llvm-nm", "llvm-ranlib"):
             (programs / name).symlink_to(f"/usr/bin/{name}-19")
-        result = bundle("--build")
-        assert result.exit_code == 0, result.output
-        log = (tmp_path / "app/logs/package.log").read_text()
+        if models:
+            result, logs = bundle("--build"), tmp_path / "app/logs"
+        else:
+            monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
+            (tools.root / "edge.aar").write_bytes(b"PK\5\6" + bytes(18))  # a ZIP file without entries
+            result = run("bundle", "--engine", "-o", tmp_path / "maven")
+            (logs,) = tmp_path.glob("cache/engines/*/logs")
+        assert result.exit_code == 0 or "edge-release.aar has no" in result.stderr.replace("\n", ""), result.output
+        log = (logs / "package.log").read_text()
         assert "Validation pass" in log and "jit compile" not in log
-        assert "['edge_llama_q4f16_0_0123abcd', 'edge_llama_q4f16_0_0123abcd_cpu']" in log
+        names = ["edge_llama_q4f16_0_0123abcd", "edge_llama_q4f16_0_0123abcd_cpu"] if models else []
+        assert f"packaged: {names}" in log
         assert [name for name, _, _ in tools.calls()] == [*PACKAGING, "gradle"]

@@ -4,9 +4,14 @@ The checkout's ``mlc_llm package`` does what MLC-LLM 79d603f0 does after its che
 ``prepare_libs.py`` with a new interpreter, which calls rustup and CMake in ``build/`` and leaves the engine there.
 """
 
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
+
+from edge_transact.doctor import packages
 
 FILES = {
     # TVM's Python tries to import torch, which takes seconds.
@@ -69,9 +74,12 @@ PROGRAMS = {
     "gradle": """\
         if [ "$1" = --version ]; then
             echo "Gradle 99.0"
-        else
+        elif [ "$2" = :app:assembleDebug ]; then
             mkdir -p app/build/outputs/apk/debug
             cp ROOT/app.apk app/build/outputs/apk/debug/app-debug.apk
+        elif [ "$2" = :edge:assembleRelease ]; then
+            mkdir -p edge/build/outputs/aar
+            cp ROOT/edge.aar edge/build/outputs/aar/edge-release.aar
         fi
         """,
 }
@@ -82,7 +90,10 @@ QUESTIONS = ("--version", "-version", "--print")
 
 
 class AppTools:
-    """A machine that can make an app, in `root`, whose ``app.apk`` is what Gradle makes; the environment names it."""
+    """A machine that can make an app, in `root`; the environment names it.
+
+    Gradle makes what is there as ``app.apk`` and ``edge.aar``.
+    """
 
     def __init__(self, root: Path, ndk: str = "28.2.13676358") -> None:
         self.root = root
@@ -96,6 +107,17 @@ class AppTools:
             self._program(name, script)
         places = {"ANDROID_HOME": "sdk", "ANDROID_NDK": "ndk", "MLC_LLM_SOURCE_DIR": "mlc"}
         self.environment = {name: str(root / place) for name, place in places.items()}
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> "AppTools":
+        """Make this the machine that commands of a test see."""
+        for name in ("ANDROID_SDK_ROOT", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "JAVA_HOME", "CCC_OVERRIDE_OPTIONS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PATH", self.path, prepend=os.pathsep)
+        # Packages that MLC's Python imports, and that the stand-in doesn't.
+        monkeypatch.setattr(packages.metadata, "version", lambda name: "1000" if name != "apache-tvm" else "0.26.0")
+        return self
 
     @property
     def path(self) -> str:

@@ -1,0 +1,87 @@
+"""The library ``edge``: its Kotlin and Java with MLC's engine, built once and without a model.
+
+Gradle makes the AAR, from the project that `bundle` writes: Android's plugin compiles both languages, strips the native
+libraries and knows what an AAR of its version holds, and whoever has the engine's NDK can have Gradle. Its checks, its
+name in a repository and its sources are ours, because ``maven-publish`` wants a version before there is an AAR: it ends
+in a digest of the content, as models' versions do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+from edge_transact import cache
+from edge_transact.artifacts.digests import sha256
+from edge_transact.artifacts.outputs import scratch_directory
+from edge_transact.bundling import maven
+from edge_transact.bundling.aar import ABI, ENGINE, require_repository
+from edge_transact.bundling.maven import Module, add, digest
+from edge_transact.bundling.project import PACKAGE_CONFIG, render_templates
+from edge_transact.bundling.sources import package_config
+from edge_transact.bundling.steps import run_steps
+from edge_transact.errors import EdgeTransactError
+from edge_transact.mlc.checkout import find
+from edge_transact.version import __version__
+
+AAR = Path("edge/build/outputs/aar/edge-release.aar")
+"""Made by Gradle in the project."""
+
+PARTS = (
+    "AndroidManifest.xml", "classes.jar", "proguard.txt", f"jni/{ABI}/{ENGINE}", f"jni/{ABI}/libedge_programs.so",
+    "edgetransact/edge/android/MlcEngine.class", "org/apache/tvm/Function.class",
+)  # fmt: skip
+"""What the AAR and the jars in it must hold."""
+
+
+def bundle_engine(output: Path) -> str:
+    """Adds the library to a folder of a Maven repository and returns its coordinates.
+
+    It is built in the cache, where an interrupted call goes on, and a second one takes seconds.
+
+    Raises:
+        EdgeTransactError: A step of the build failed, its AAR lacks something, or `output` is another output.
+    """
+    require_repository(output)
+    project = cache.entry_of("engines", {"mlc": os.path.realpath(find().where)})
+    with cache.lock(project, "build the engine"), scratch_directory() as scratch:
+        for old in ("app", "edge/src"):
+            shutil.rmtree(project / old, ignore_errors=True)
+        render_templates(project, application_id="org.example.chat", app_name="Edge", models=[])
+        (project / PACKAGE_CONFIG).write_text(json.dumps(package_config([]), indent=2) + "\n")
+        module = _module(project, run_steps(project, ":edge:assembleRelease", AAR), scratch)
+        add(output, [module])
+    return module.coordinates
+
+
+def _module(project: Path, aar: Path, scratch: Path) -> Module:
+    with ZipFile(aar) as archive:
+        archive.extractall(scratch)
+    files = sorted(path for path in scratch.rglob("*") if path.is_file())
+    entries = {path.relative_to(scratch).as_posix(): (path, sha256(path)) for path in files}
+    classes = {name for path in files if path.suffix == ".jar" for name in ZipFile(path).namelist()}
+    if missing := [name for name in PARTS if name not in entries and name not in classes]:
+        raise EdgeTransactError(f"{aar} has no {', '.join(missing)}", fix="Report this as a bug, with Gradle's log.")
+    roots = [project / "edge/src/main" / language for language in ("java", "kotlin")]
+    sources = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for root in roots
+        for path in root.rglob("*.*")
+        if path.is_file()
+    }
+    needs = _needs(project)
+    return Module(maven.GROUP, "edge", f"{__version__}-{digest(entries, needs)[:8]}", entries, needs, sources)
+
+
+def _needs(project: Path) -> list[str]:
+    """What apps get with the library: all from other repositories that its ``build.gradle`` names."""
+    catalog = tomllib.loads((project / "gradle/libs.versions.toml").read_text())
+    build = (project / "edge/build.gradle").read_text()
+    names = re.findall(r"^ *(?:api|implementation)\(libs\.([\w.]+)\)", build, re.MULTILINE)
+    named = [catalog["libraries"][name.replace(".", "-")] for name in names]
+    return [f"{library['module']}:{catalog['versions'][library['version']['ref']]}" for library in named]
