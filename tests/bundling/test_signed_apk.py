@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from edge_transact.bundling.apk import PROGRAMS, examine_apk
 from edge_transact.verification import verify
 from tests.support.android_api import install_api, read_api
 from tests.support.android_app import FAKES
-from tests.support.android_project import APPLICATION_ID, aapt2, java, javac, render, setting
+from tests.support.android_project import APPLICATION_ID, aapt2, java, javac, render
 from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
 from tests.support.signed_apk import ABI, ENGINE, TOOLS, Member, dex, libraries, mlc, read_dex, shrink, sign, symbols
@@ -82,13 +81,14 @@ def test_its_signatures_are_those_of_android_7_and_9(app):
 
 def test_android_reads_what_the_project_says(app):
     badging = said(aapt2(), "dump", "badging", app.apk)
-    versions = tomllib.loads((app.project / "gradle" / "libs.versions.toml").read_text())["versions"]
-    code, name = (setting(app.project, "app", each) for each in ("versionCode", "versionName"))
-    assert f"package: name='{APPLICATION_ID}' versionCode='{code}' versionName='{name}'" in badging
-    assert f"sdkVersion:'{versions['minSdk']}'\ntargetSdkVersion:'{versions['targetSdk']}'\n" in badging
-    assert "sdkVersion:'26'" in badging and "\nnative-code: 'arm64-v8a'" in badging
+    assert f"package: name='{APPLICATION_ID}' versionCode='7' versionName='1.2 $beta'" in badging
+    assert "\nsdkVersion:'26'\ntargetSdkVersion:'36'\n" in badging and "\nnative-code: 'arm64-v8a'" in badging
     (launched,) = re.findall(r"launchable-activity: name='([\w.]+)'", badging)
-    assert Member(launched.replace(".", "/"), "onCreate", "(Landroid/os/Bundle;)V", False) in app.members
+    tree = said(aapt2(), "dump", "xmltree", "--file", "AndroidManifest.xml", app.apk)
+    activities = re.findall(r"E: activity .*\n +A: .*:name\(.*\)=\"([\w.]+)\"", tree)
+    assert launched in activities
+    for name in activities:
+        assert Member(name.replace(".", "/"), "onCreate", "(Landroid/os/Bundle;)V", False) in app.members
     assert "uses-permission" not in badging
 
 
@@ -114,10 +114,11 @@ def test_what_native_code_calls_by_name_is_still_there(app):
     """After the project's rules alone have told what to keep: all that isn't kept has other names."""
     short = {member.owner for member in app.members if re.fullmatch(r"edgetransact/\w+/(\w+/)?\w{1,2}", member.owner)}
     assert len(short) > 20
-    natives = {f"Java_{m.owner.replace('/', '_')}_{m.name}" for m in app.members if m.native}
-    exported = set.union(*map(symbols, app.libraries.values()))
-    # What C++ implements has a method in Java, and the other way round.
-    assert natives == {name for name in exported if name.startswith("Java_")}
+    methods = {f"Java_{m.owner.replace('/', '_')}_{m.name}" for m in app.members if m.native}
+    programs, engine = ({name for name in symbols(app.libraries[each]) if name.startswith("Java_")}
+                        for each in (PROGRAMS, f"{ABI}/{ENGINE}"))  # fmt: skip
+    assert len(engine) > 20 and engine <= methods
+    assert programs == {name for name in methods if "edgetransact" in name}
 
 
 def test_what_the_engine_asks_for_of_tvm4j_is_still_there(app, tmp_path):

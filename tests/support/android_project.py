@@ -90,9 +90,9 @@ def merged_manifest(project: Path) -> str:
 
 def setting(project: Path, module: str, name: str) -> str:
     """What a module's Gradle file sets."""
-    found = re.search(rf"^ *{name} = '?([^'\n]+)'?$", (project / module / "build.gradle").read_text(), re.M)
+    found = re.search(rf"^ *{name} = (['\"]?)(.+)\1$", (project / module / "build.gradle").read_text(), re.M)
     assert found, f"{name} in {module}/build.gradle"
-    return found[1]
+    return re.sub(r"\\(.)", r"\1", found[2])
 
 
 def java(*directories: Path) -> list[Path]:

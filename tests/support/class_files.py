@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _CLASS = re.compile(r"(?:[a-z]+ )*(?:class|interface|enum) ([\w.$]+)(?:<.*>)?(?: extends ([\w.$]+))?")
-_DECLARED = re.compile(r"  (?! ).*?([\w$.]+)(\(.*\))?(?: throws .*)?;$")
+_DECLARED = re.compile(r"  (?![ \d]).*?([\w$.]+)(\(.*\))?(?: throws .*)?;$")
 _DESCRIPTOR = re.compile(r"    descriptor: (\(.*\))")
 _USED = re.compile(
     r"(?://|REF_\w+) (?:(?:Interface)?Method |Field )?(?:([\w/$\[;]+)\.)?\"?([\w$<>]+)\"?:(\(.*\))?[\w/$\[;]+"

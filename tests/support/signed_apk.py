@@ -74,7 +74,7 @@ def shrink(project: Path, compiled: Compiled, others: Sequence[Path], output: Pa
     lines += [f"-injars {path}(!META-INF/**)" for path in given]
     platform = [f"{_java8(output)}", f"{android}(!org/apache/tvm/**,!com/google/**)", f"{JSON}(org/json/**)"]
     lines += [f"-libraryjars {path}" for path in platform]
-    lines += [f"-outjars {output / 'shrunk.jar'}", f"-printmapping {output / 'mapping.txt'}"]
+    lines.append(f"-outjars {output / 'shrunk.jar'}")
     (output / "all.pro").write_text("\n".join(lines))
     _do("proguard", f"@{output / 'all.pro'}")
     return output / "shrunk.jar"
@@ -124,7 +124,8 @@ def sign(linked: Path, files: Mapping[str, Path], path: Path) -> Path:
     who = ["-alias", "key", "-dname", "CN=Test", "-validity", "1", "-keyalg", "EC"]
     _do("keytool", "-genkeypair", "-keystore", str(keys), "-storepass", password, *who)
     # It aligns libraries to 16 KB and other stored files to 4 bytes.
-    _do("apksigner", "sign", "--ks", str(keys), "--ks-pass", f"pass:{password}", "--out", str(path), str(unsigned))
+    secret = ["--ks", str(keys), "--ks-pass", f"pass:{password}", "--v4-signing-enabled", "false"]
+    _do("apksigner", "sign", *secret, "--out", str(path), str(unsigned))
     return path
 
 
