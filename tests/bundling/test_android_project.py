@@ -17,10 +17,10 @@ from edge_transact.bundling.models import AppModel
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
 from tests.support.android_app import TVM_FFI, Programs, compile_fakes, endings, jni_headers, run_app, weights_of_pack
-from tests.support.android_project import ROOT, Compiled, java, javac, link_resources, merged_manifest, render
+from tests.support.android_project import ROOT, WARNINGS, Compiled, java, javac, link_resources, merged_manifest, render
 from tests.support.app_picture import CONVERSATION, Renderer, screens
 from tests.support.class_files import read_classes
-from tests.support.compiled_project import WARNINGS, compile_project
+from tests.support.compiled_project import compile_project
 from tests.support.json_ffi.fields import GOLDEN
 from tests.support.kotlin import LIBRARY, kotlinc
 

@@ -25,6 +25,7 @@ RULES = "aapt2.pro"
 APPLICATION_ID = "org.example.chat"
 # Compiling takes seconds: the JVM's second compiler would cost more than it gains.
 QUICK = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC")
+WARNINGS = ("-Xlint:all", "-Werror")
 Done = subprocess.CompletedProcess[str]
 
 

@@ -182,6 +182,7 @@ class Stubs:
     def _members(self, stub: Stub) -> Iterator[str]:
         if self._is_interface(stub.name) or stub.is_annotation:
             yield from (self._method(stub, method, "") for method in stub.methods)
+            yield from (self._field(stub, name, kind) for name, kind in stub.fields.items() if name in self._named)
             return
         if Method("__init__", False, [], "None") not in stub.methods:
             yield f"protected {stub.simple}() {{}}\n"  # for subclasses among the stubs

@@ -10,7 +10,7 @@ _CLASS = re.compile(r"(?:[a-z]+ )*(?:class|interface|enum) ([\w.$]+)(?:<.*>)?(?:
 _DECLARED = re.compile(r"  (?![ \d]).*?([\w$.]+)(\(.*\))?(?: throws .*)?;$")
 _DESCRIPTOR = re.compile(r"    descriptor: (\(.*\))")
 _USED = re.compile(
-    r"(?://|REF_\w+) (?:(?:Interface)?Method |Field )?(?:([\w/$\[;]+)\.)?\"?([\w$<>]+)\"?:(\(.*\))?[\w/$\[;]+"
+    r"(?://|REF_\w+) (?:(?:Interface)?Method |Field )?(?:([\w/$\[;]+)\.)?\"?([\w$]+|<\w+>)\"?:(\(.*\))?[\w/$\[;]+"
 )
 _CREATED = re.compile(r"// class \"?([\w/$]+)\"?")
 _LEVEL = re.compile(r"^          value=(\d+)$")

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.android_api import ApiClass
-from tests.support.android_project import JSON, Compiled, java, javac, link_resources
+from tests.support.android_project import JSON, WARNINGS, Compiled, java, javac, link_resources
 from tests.support.android_stubs import compile_stubs
-from tests.support.kotlin import LIBRARY, compile_kotlin, kotlin, runtime
-
-WARNINGS = ("-Xlint:all", "-Werror")
+from tests.support.edge_library import build_library
+from tests.support.kotlin import compile_kotlin, kotlin, runtime
 
 
 def compile_project(project: Path, api: dict[str, ApiClass], output: Path, others: Sequence[Path] = ()) -> Compiled:
@@ -21,12 +20,12 @@ def compile_project(project: Path, api: dict[str, ApiClass], output: Path, other
     """
     linked = link_resources(project, output / "resources")
     assert linked.returncode == 0, linked.stderr
-    sources = [*java(project), *java(output / "resources")]
-    classpath = [compile_stubs(api, [*sources, *kotlin(project), *others], output / "stubs"), JSON]
-    classes = output / "classes"
-    done = javac(sources, classpath, classes, *WARNINGS)
+    generated = java(output / "resources")
+    named = [*java(project), *generated, *kotlin(project), *others]
+    classpath = [compile_stubs(api, named, output / "stubs"), JSON, *runtime()]
+    classes = shutil.copytree(build_library().classes, output / "classes")
+    done = javac([*java(project / "app"), *generated], [classes, *classpath], classes, *WARNINGS)
     assert done.returncode == 0, done.stderr
-    for module, flags in (("edge", LIBRARY), ("app", ())):
-        if files := kotlin(project / module):
-            shutil.copytree(compile_kotlin(files, [classes, *classpath], *flags), classes, dirs_exist_ok=True)
-    return Compiled(classes=classes, classpath=[*classpath, *runtime()], resources=output / "resources")
+    if files := kotlin(project / "app"):
+        shutil.copytree(compile_kotlin(files, [classes, *classpath]), classes, dirs_exist_ok=True)
+    return Compiled(classes=classes, classpath=classpath, resources=output / "resources")

@@ -89,6 +89,15 @@ public final class Conversation {
         }
     }
 
+    /** Ends the answer that a listener hears, unless it has ended. What was said stays. Returns at once. */
+    void stop(Listener listener) {
+        synchronized (engine) {
+            if (turn != null && turn.listener == listener) {
+                stop();
+            }
+        }
+    }
+
     /** Ends the answer that is being given here, and forgets all messages but the system's. Returns at once. */
     public void reset() {
         synchronized (engine) {

@@ -159,6 +159,11 @@ public final class Session implements AutoCloseable {
         answering = null;
     }
 
+    /** Whether the engine answers nothing any more. */
+    boolean isDead() {
+        return engine.isDead();
+    }
+
     /** The engine has ended at an answer, and that wasn't the request's fault: the next start should know. */
     void fail() {
         failure.run();

@@ -1,0 +1,143 @@
+"""The library's Kotlin API on the JVM, over the stand-in engine: `EdgeMain` does what an app does, and tells."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.byte_model import STOP_IDS
+from tests.support.edge_app import REPOSITORY, engine
+from tests.support.edge_library import library_command
+
+pytestmark = pytest.mark.needs("java", "javac", "npm")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the engine writes down what it is called with."""
+    return tmp_path_factory.mktemp("log") / "calls.jsonl"
+
+
+@pytest.fixture(scope="module")
+def told(app, log, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    """What `EdgeMain` says at each step, on a phone whose driver ended the app at an earlier start."""
+    command = library_command("EdgeMain", tmp_path_factory.mktemp("classes"))
+    phone = tmp_path_factory.mktemp("phone")
+    assets = tmp_path_factory.mktemp("assets")
+    for name in ("short", "long"):
+        (assets / name).symlink_to(app.assets / name)
+    (assets / "models.json").write_text(json.dumps({"models": [app.entry("short"), app.entry("long")]}))
+    names = {"JSON_FFI_LOG": str(log), "JSON_FFI_PACE": str(log.with_suffix(".pace")), "PYTHONPATH": str(REPOSITORY)}
+    lines: list[str] = []
+    for engines, code in ((["crash"], 139), (engine({"tiny": app.library, "tiny-cpu": app.library}), 0)):
+        done = subprocess.run(
+            [*command, str(phone), str(assets), *engines], capture_output=True, text=True, timeout=180, cwd=REPOSITORY,
+            env={**os.environ, **names},
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        lines += done.stdout.splitlines()
+    return {step: words for step, *words in map(json.loads, lines)}
+
+
+TOLD = {
+    "loading tells its stages, and the model last": ("stages", ["COPY", "LOAD", "KERNELS", True]),
+    "after a start that ended the app, the CPU is taken": ("gave way", ["CPU", "GPU_FAILED"]),
+    "and there is a way back": ("retried", ["OPENCL", "USUAL"]),
+    "an answer's times are told": ("times", [True, True]),
+    "its end alone is in the last piece": ("begun", [True]),
+    "observers see the same": ("observers", ["Ready Answering Ready"] * 2),
+    "an answer waits for another chat's": ("take turns", [True]),
+    "another model takes the memory": ("another model", ["Unloaded", "null", "CPU", "PREFERRED"]),
+    "a stopped answer ends its flow": ("stopped", ["STOPPED", "null", 2]),
+    "so does an unloaded one's": ("unloaded", ["STOPPED", "Unloaded", 6]),
+    "Java hears how loading goes": ("java reloads", ["LOAD KERNELS true", "OPENCL"]),
+    "a message that is too long leaves all as it was": ("too long", ["CONTEXT_FULL 0 0", "Ready", 0]),
+    "an engine that ends fails the flow": ("died", ["ENGINE_FAILED 0 0", "Failed", 0]),
+    "a model that is too large is not loaded": ("small", ["TOO_LITTLE_MEMORY 1000 10", "Unloaded"]),
+    "unless its user goes on all the same": ("anyway", ["Ready", "short"]),
+    "there is nothing to answer again": (
+        "nothing said", ["IllegalStateException there is no message to answer", "Ready"],
+    ),
+    "Java hears of errors": ("java loads", ["CONTEXT_FULL"]),
+    "who closes a model has no more of it": (
+        "closed", ["IllegalStateException the model was closed: load it with Edge.load"],
+    ),
+    "nothing that failed or was closed is kept": ("watched", [2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("demand", TOLD)
+def test_what_the_api_does(told, demand):
+    step, words = TOLD[demand]
+    assert told[step] == words
+
+
+def answers(app, stop_ids, *messages: str) -> str:
+    """What the model says after messages of its user and itself by turns."""
+    roles = ("user", "assistant") * len(messages)
+    return app.answer([list(message) for message in zip(roles, messages, strict=False)], stop_ids)[0]
+
+
+def test_an_answer_streams(app, told):
+    text, prompt_tokens, completion_tokens = app.answer([["user", "Hi"]], STOP_IDS)
+    assert told["answer"][:4] == [text, "STOP", prompt_tokens, completion_tokens]
+    assert told["answer"][4] > 2, "it came in pieces"
+
+
+def test_weights_are_copied_once_with_progress(app, told):
+    size = sum(path.stat().st_size for path in (app.assets / "short").iterdir())
+    assert told["copied"] == [size, size]
+
+
+def test_a_conversation_is_restored_and_its_answer_given_again(app, told):
+    hi = answers(app, STOP_IDS, "Hi")
+    assert told["restored"] == told["given again"] == [answers(app, STOP_IDS, "Hi", hi, "And?"), 4]
+
+
+def test_two_chats_have_one_model(app, told):
+    first, second = told["both"]
+    assert first == answers(app, STOP_IDS, "Hi") == told["forgotten"][0]
+    assert second and second != first
+
+
+def test_cancelling_stops_the_engine_and_keeps_what_was_said(app, told):
+    heard, kept, messages = told["cancelled"]
+    whole = answers(app, [], "Hi")
+    assert heard and kept.startswith(heard) and whole.startswith(kept) and len(kept) < len(whole) / 2
+    assert messages == 2
+    assert told["goes on"] == [answers(app, [], "Hi", kept, "And?"), 4]
+
+
+def test_chats_survive_unloading_and_what_takes_their_place(app, told):
+    hi = answers(app, STOP_IDS, "Hi")
+    assert told["back again"] == [hi, answers(app, STOP_IDS, "Hi", hi, "And?"), "Ready", "Unloaded"]
+    assert told["reloaded"] == ["PREFERRED", answers(app, STOP_IDS, "Hi", hi, "And?", told["back again"][1], "Why?"), 6]
+
+
+def test_after_an_engine_ends_the_next_message_is_answered_on_the_cpu(app, told):
+    assert told["after death"] == [answers(app, STOP_IDS, "Hi"), "CPU", "GPU_FAILED"]
+
+
+def test_java_can_ask(app, told):
+    assert told["java"] == ["STOP " + answers(app, STOP_IDS, "Hi")]
+
+
+def test_what_the_engine_is_asked(told, log):
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    requests = [json.loads(call["arguments"][0]) for call in calls if call["function"] == "chat_completion"]
+    all_of_it = {
+        "temperature": 0.5, "top_p": 0.25, "frequency_penalty": -2.0, "presence_penalty": 1.5, "seed": 7,
+        "max_tokens": 9, "stop": ["é", "\n\n"],
+    }  # fmt: skip
+    asked = [request for request in requests if request.get("seed") == 7]
+    assert len(asked) == 1 and asked[0].items() >= all_of_it.items()
+    (brief,) = [request["messages"] for request in requests if request.get("max_tokens") == 3]
+    assert [(each["role"], each["content"]) for each in brief] == [("system", "Be brief. "), ("user", "Hi")]
+    assert [request["response_format"] for request in requests if "response_format" in request]
+    functions = [call["function"] for call in calls]
+    # Cancelled, stopped and unloaded, and each model that was loaded was freed but that of the engine that ended.
+    assert functions.count("abort") == 3
+    assert functions.count("unload") == functions.count("reload") - 1
+    assert "not cancelled" not in told
