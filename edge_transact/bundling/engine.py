@@ -22,6 +22,7 @@ from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.bundling import maven
 from edge_transact.bundling.aar import ABI, ENGINE, require_repository
 from edge_transact.bundling.maven import Module, add, digest
+from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import PACKAGE_CONFIG, render_templates
 from edge_transact.bundling.sources import package_config
 from edge_transact.bundling.steps import run_steps
@@ -52,7 +53,7 @@ def bundle_engine(output: Path) -> str:
     with cache.lock(project, "build the engine"), scratch_directory() as scratch:
         for old in ("app", "edge/src"):
             shutil.rmtree(project / old, ignore_errors=True)
-        render_templates(project, application_id="org.example.chat", app_name="Edge", models=[])
+        render_templates(project, [], **BundleOptions().model_dump())
         (project / PACKAGE_CONFIG).write_text(json.dumps(package_config([]), indent=2) + "\n")
         module = _module(project, run_steps(project, ":edge:assembleRelease", AAR), scratch)
         add(output, [module])
