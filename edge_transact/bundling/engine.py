@@ -55,7 +55,7 @@ def bundle_engine(output: Path) -> str:
             shutil.rmtree(project / old, ignore_errors=True)
         render_templates(project, [], **BundleOptions().model_dump())
         (project / PACKAGE_CONFIG).write_text(json.dumps(package_config([]), indent=2) + "\n")
-        module = _module(project, run_steps(project, ":edge:assembleRelease", AAR), scratch)
+        module = _module(project, run_steps(project, [":edge:assembleRelease"], AAR), scratch)
         add(output, [module])
     return module.coordinates
 

@@ -30,8 +30,8 @@ LOGS = "logs"
 RUNTIME = Path("dist/lib/mlc4j/output/arm64-v8a/libtvm4j_runtime_packed.so")
 """Made by MLC's packaging: its engine, TVM's runtime and the models' libraries."""
 
-APK = Path("app/build/outputs/apk/debug/app-debug.apk")
-"""Made by Gradle, signed with the debug key of this machine's Android tools."""
+OUTPUTS = Path("app/build/outputs")
+"""Gradle's: APKs, signed with the debug key of this machine's Android tools or for a release with the user's."""
 
 ALIGN = {"CCC_OVERRIDE_OPTIONS": "# +-Wl,-z,max-page-size=16384 +-Wno-unused-command-line-argument"}
 """Makes clang align segments as Google Play requires, which NDKs before r28 don't do by default.
@@ -71,19 +71,21 @@ class Step:
         return " ".join([*variables, shlex.join(self.command)])
 
 
-def build_app(project: Project) -> Path:
-    """Builds the project's APK and returns its path. Raises what `run_steps` does."""
-    return run_steps(project.directory, ":app:assembleDebug", APK)
+def build_app(project: Project, *, release: bool = False) -> Path:
+    """Builds the project's APK, a `release` with an app bundle, and returns its path. Raises what `run_steps` does."""
+    kind = "release" if release else "debug"
+    tasks = [":app:assembleRelease", ":app:bundleRelease"] if release else [":app:assembleDebug"]
+    return run_steps(project.directory, tasks, OUTPUTS / f"apk/{kind}/app-{kind}.apk")
 
 
-def run_steps(directory: Path, task: str, result: Path) -> Path:
-    """Runs MLC's packaging and a task of Gradle in a project, skipping finished steps, and returns its result's path.
+def run_steps(directory: Path, tasks: Sequence[str], result: Path) -> Path:
+    """Runs MLC's packaging and tasks of Gradle in a project, skipping finished steps, and returns the result's path.
 
     Raises:
         EdgeTransactError: A step failed; the message has the end of its output, and the log all of it.
     """
     directory = directory.absolute()
-    steps = [package_step(directory), gradle_step(directory, task, result)]
+    steps = [package_step(directory), gradle_step(directory, tasks, result)]
     for number, step in enumerate(steps, 1):
         _run(step, directory, f"step {number} of {len(steps)}")
     return directory / result
@@ -127,12 +129,12 @@ def package_step(directory: Path) -> Step:
     )
 
 
-def gradle_step(directory: Path, task: str, result: Path) -> Step:
+def gradle_step(directory: Path, tasks: Sequence[str], result: Path) -> Step:
     """Gradle, which compiles and packages, and detects changes itself."""
     wrapper = directory / "gradlew"
     program = str(wrapper) if wrapper.is_file() else shutil.which("gradle") or "gradle"
-    command = [program, "--console=plain", task]
-    return Step(name="gradle", does=f"Gradle: {task}", command=command, result=result)
+    command = [program, "--console=plain", *tasks]
+    return Step(name="gradle", does=f"Gradle: {' '.join(tasks)}", command=command, result=result)
 
 
 def _run(step: Step, directory: Path, which: str) -> None:

@@ -41,6 +41,9 @@ def bundle(
     build: Annotated[
         bool, typer.Option("--build", help="Go on to the APK, with MLC's packaging and Gradle. Continues APP.")
     ] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Build for release, with R8 and your key, and an app bundle, too.")
+    ] = False,
     install: Annotated[
         bool, typer.Option("--install", help="Build, and put app and weights on a phone. Continues APP.")
     ] = False,
@@ -72,7 +75,8 @@ def bundle(
     """
     from edge_transact.bundling.project import bundle as write_project
 
-    if (aar or engine) and (build or install):
+    goes_on = build or release or install
+    if (aar or engine) and goes_on:
         raise UsageError("a repository is no app, which --build and --install need", fix="Leave one of them out.")
     if engine:
         if dists:
@@ -84,7 +88,6 @@ def bundle(
     if aar:
         _modules(dists, output, options.weights, as_json)
         return
-    goes_on = build or install
     project = write_project(dists, output, **options.model_dump(), force=force, keep=goes_on)
     lacking = _lacking() if goes_on else []
     result = project.to_dict()
@@ -96,7 +99,7 @@ def bundle(
 
         if install:
             find_phone(device)  # before a long build
-        checks = _build(project, result)
+        checks = _build(project, release, result)
         if install and all(check.ok for check in checks):
             result["installed"] = install_app(project, Path(str(result["apk"])), device).to_dict()
     show(result, as_json, lambda: _print(project, result, lacking, checks))
@@ -144,15 +147,17 @@ def _lacking() -> list[Check]:
     return [check for check in examine(APP_EXAMINERS) if check.name in JOBS["app"].needs and not check.ok]
 
 
-def _build(project: Project, result: dict[str, Any]) -> list[Check]:
+def _build(project: Project, release: bool, result: dict[str, Any]) -> list[Check]:
     from dataclasses import asdict
 
     from edge_transact.bundling.apk import examine_apk
-    from edge_transact.bundling.steps import build_app
+    from edge_transact.bundling.steps import OUTPUTS, build_app
 
-    apk = build_app(project)
+    apk = build_app(project, release=release)
     checks = examine_apk(apk)
     result |= {"apk": str(apk), "checks": [asdict(check) for check in checks]}
+    if release:
+        result["bundle"] = str(project.directory / OUTPUTS / "bundle/release/app-release.aab")
     return checks
 
 
@@ -186,6 +191,8 @@ def _print(project: Project, result: dict[str, Any], lacking: list[Check], check
         print_checks(lacking)
         return
     print_checks(checks)
+    if "bundle" in result:
+        console.print(f"For Google Play: {result['bundle']}", soft_wrap=True)
     if "installed" in result:
         console.print(f"{project.application_id} is on {result['installed']['device']}.")
     elif "apk" in result:

@@ -59,6 +59,13 @@ def test_each_step_runs_once(tools, bundle, tmp_path):
     assert "step 1 of 2" in result.stderr and "-m edge_transact.mlc.package" in result.stderr
     assert "gradle --console=plain :app:assembleDebug" in result.stderr
 
+    released = bundle("--release")
+    assert released.exit_code == 0 and "app/build/outputs/apk/release/app-release.apk\n" in released.stdout
+    assert f"For Google Play: {tmp_path}/app/app/build/outputs/bundle/release/app-release.aab\n" in released.stdout
+    assert [words for _, words, _ in tools.calls()] == [
+        ["--console=plain", ":app:assembleRelease", ":app:bundleRelease"]
+    ]
+
     again = bundle("--build")
     assert again.exit_code == 0 and "unchanged" in again.stderr
     assert [name for name, _, _ in tools.calls()] == ["gradle"], "Gradle knows itself what has changed"

@@ -77,6 +77,9 @@ PROGRAMS = {
         elif [ "$2" = :app:assembleDebug ]; then
             mkdir -p app/build/outputs/apk/debug
             cp ROOT/app.apk app/build/outputs/apk/debug/app-debug.apk
+        elif [ "$2 $3" = ":app:assembleRelease :app:bundleRelease" ]; then
+            mkdir -p app/build/outputs/apk/release
+            cp ROOT/app.apk app/build/outputs/apk/release/app-release.apk
         elif [ "$2" = :edge:assembleRelease ]; then
             mkdir -p edge/build/outputs/aar
             cp ROOT/edge.aar edge/build/outputs/aar/edge-release.aar
