@@ -17,6 +17,7 @@ from tests.support.android_project import ROOT
 from tests.support.app_tools import AppTools
 from tests.support.command import run, said
 from tests.support.dists import make_dist
+from tests.support.kotlin import LANGUAGE
 from tests.support.published_aars import PUBLISHED, published_repository
 
 POM = "{http://maven.apache.org/POM/4.0.0}"
@@ -84,6 +85,10 @@ def test_the_engine_is_built_once_and_models_need_it(tools, tmp_path):
         for file in root.rglob("*")
         if file.is_file()
     }
+
+    stdlib, coroutines = needs(tmp_path / "maven", made["engine"])
+    assert stdlib.startswith(f"org.jetbrains.kotlin:kotlin-stdlib:{LANGUAGE}.")
+    assert coroutines.startswith("org.jetbrains.kotlinx:kotlinx-coroutines-core:")
 
     assert said("bundle", "--engine", "-o", tmp_path / "maven") == made
     assert [name for name, _, _ in tools.calls()] == ["gradle"], "Gradle knows itself what has changed"
@@ -210,4 +215,4 @@ def test_modules_are_laid_out_as_published_ones(tools, tmp_path):
         assert ours["native"] == {"jni/arm64-v8a/lib*.so"} <= known["native"]
         assert common["manifest"] <= ours["manifest"] and ours["levels"] == common["levels"]
     assert layout(maven, engine)["rules"] and layout(maven, engine)["rules"] >= known["rules"]
-    assert layout(maven, engine)["sources"] >= {".java"} and ".kt" in common["sources"]
+    assert layout(maven, engine)["sources"] == {".java", ".kt"} and ".kt" in common["sources"]
