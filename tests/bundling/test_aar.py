@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -152,6 +153,29 @@ def test_all_modules_or_none(dist, tmp_path, monkeypatch):
     result = run("bundle", dist, "--aar", "-o", tmp_path / "new")
     assert result.exit_code == 1 and "params_shard_1.bin changed after the build" in result.stderr.replace("\n", "")
     assert everything(tmp_path / "new") == {}
+
+
+def test_killed_between_renames_modules_are_whole_and_listed_last(tmp_path, monkeypatch):
+    modules = [maven.Module("a.b", name, "1", {"classes.jar": name.encode()}) for name in ("one", "two")]
+    maven.add(tmp_path / "whole", modules)
+    whole, replace = everything(tmp_path / "whole"), os.replace
+    for renames, there in enumerate([(0, 0), (1, 0), (2, 0), (2, 1)]):
+        place, done = tmp_path / str(renames), []
+
+        def until_killed(old: Path, new: Path, most: int = renames, done: list[Path] = done) -> None:
+            if len(done) == most:
+                raise KilledError
+            done.append(new)
+            replace(old, new)
+
+        with monkeypatch.context() as patched, pytest.raises(KilledError):
+            patched.setattr(os, "replace", until_killed)
+            maven.add(place, modules)
+        assert (len([*place.rglob("*.aar")]), len([*place.rglob("maven-metadata.xml")])) == there
+        assert not maven.problems(place, place)
+        assert all(len([*path.parent.iterdir()]) == 8 for path in place.rglob("*.aar"))
+        maven.add(place, modules)
+        assert everything(place) == whole
 
 
 def test_large_weights_stay_out_of_the_library(dist, tmp_path, monkeypatch):
