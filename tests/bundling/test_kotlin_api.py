@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.byte_model import STOP_IDS
 from tests.support.edge_app import REPOSITORY, engine
-from tests.support.edge_library import library_command
+from tests.support.edge_library import library_command, shown_kotlin
 
 pytestmark = pytest.mark.needs("java", "javac", "npm")
 
@@ -21,21 +21,31 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(app, log, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
-    """What `EdgeMain` says at each step, on a phone whose driver ended the app at an earlier start."""
-    command = library_command("EdgeMain", tmp_path_factory.mktemp("classes"))
-    phone = tmp_path_factory.mktemp("phone")
+def assets(app, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app's, with two models."""
     assets = tmp_path_factory.mktemp("assets")
     for name in ("short", "long"):
         (assets / name).symlink_to(app.assets / name)
     (assets / "models.json").write_text(json.dumps({"models": [app.entry("short"), app.entry("long")]}))
+    return assets
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs a main class of the tests, but for its name."""
+    return library_command(tmp_path_factory.mktemp("classes"))
+
+
+@pytest.fixture(scope="module")
+def told(app, log, assets, command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    """What `EdgeMain` says at each step, on a phone whose driver ended the app at an earlier start."""
+    phone = tmp_path_factory.mktemp("phone")
     names = {"JSON_FFI_LOG": str(log), "JSON_FFI_PACE": str(log.with_suffix(".pace")), "PYTHONPATH": str(REPOSITORY)}
     lines: list[str] = []
     for engines, code in ((["crash"], 139), (engine({"tiny": app.library, "tiny-cpu": app.library}), 0)):
-        done = subprocess.run(
-            [*command, str(phone), str(assets), *engines], capture_output=True, text=True, timeout=180, cwd=REPOSITORY,
-            env={**os.environ, **names},
-        )  # fmt: skip
+        arguments = [*command, "edgetransact.tests.EdgeMain", str(phone), str(assets), *engines]
+        variables = {**os.environ, **names}
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=180, cwd=REPOSITORY, env=variables)
         assert done.returncode == code, done.stdout + done.stderr
         lines += done.stdout.splitlines()
     return {step: words for step, *words in map(json.loads, lines)}
@@ -126,18 +136,35 @@ def test_java_can_ask(app, told):
 
 def test_what_the_engine_is_asked(told, log):
     calls = [json.loads(line) for line in log.read_text().splitlines()]
-    requests = [json.loads(call["arguments"][0]) for call in calls if call["function"] == "chat_completion"]
+    functions = [call["function"] for call in calls]
+    asked = [call["arguments"] for call in calls if call["function"] == "chat_completion"]
+    requests = [json.loads(request) for request, _ in asked]
     all_of_it = {
         "temperature": 0.5, "top_p": 0.25, "frequency_penalty": -2.0, "presence_penalty": 1.5, "seed": 7,
         "max_tokens": 9, "stop": ["é", "\n\n"],
     }  # fmt: skip
-    asked = [request for request in requests if request.get("seed") == 7]
-    assert len(asked) == 1 and asked[0].items() >= all_of_it.items()
+    (full,) = [request for request in requests if request.get("seed") == 7]
+    assert full.items() >= all_of_it.items()
     (brief,) = [request["messages"] for request in requests if request.get("max_tokens") == 3]
     assert [(each["role"], each["content"]) for each in brief] == [("system", "Be brief. "), ("user", "Hi")]
     assert [request["response_format"] for request in requests if "response_format" in request]
-    functions = [call["function"] for call in calls]
-    # Cancelled, stopped and unloaded, and each model that was loaded was freed but that of the engine that ended.
-    assert functions.count("abort") == 3
+    said = [[message["content"] for message in request["messages"]] for request in requests]
+    after = next(index for index, texts in enumerate(said) if told["cancelled"][1] in texts)
+    assert [asked[after - 1][1]] in [call["arguments"] for call in calls if call["function"] == "abort"]
+    # Each model that was loaded was freed but that of the engine that ended.
     assert functions.count("unload") == functions.count("reload") - 1
     assert "not cancelled" not in told
+
+
+def test_whatever_an_app_does_at_once_one_model_is_in_memory_and_nothing_hangs(command, assets, tmp_path):
+    """Eight users of two models, with an engine that dies now and then."""
+    arguments = [*command, "edgetransact.tests.StressMain", str(tmp_path), str(assets), "60", "1"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    most, answers, watched = map(int, done.stdout.split())
+    assert (most, watched) == (1, 0) and answers > 0
+
+
+def test_the_lines_that_documents_show_compile_as_they_stand(command):
+    """They are compiled with the tests: `library_command` fails otherwise."""
+    assert any("Edge.load(context" in block for block in shown_kotlin())

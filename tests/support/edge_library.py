@@ -1,8 +1,10 @@
 """The edge module as an app's library, compiled on this machine: Java and Kotlin, against stubs of Android."""
 
 import hashlib
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,9 @@ from tests.support.kotlin import FLAGS, LIBRARY, VERSION, compile_kotlin, kotlin
 from tests.support.phone.runner import CACHE, one_at_a_time
 
 SOURCES = ROOT / "templates" / "android" / "edge" / "src" / "main"
+KOTLIN = SOURCES / "kotlin" / "edgetransact" / "edge"
 TESTS = ROOT / "tests" / "bundling" / "library"
+_LINES = re.MULTILINE | re.DOTALL
 
 
 class Library(NamedTuple):
@@ -56,13 +60,41 @@ def _build() -> Path:
     return target
 
 
-def library_command(main: str, directory: Path) -> list[str]:
-    """The command that runs a main class of the tests' Kotlin, which sees what is internal to the library."""
+def library_command(directory: Path) -> list[str]:
+    """The command that runs a main class of the tests' Kotlin, but for its name.
+
+    They see what is internal to the library. What documents show is compiled with them.
+    """
     library = build_library()
     classpath = [*library.classpath, build_edge()]
-    done = javac(java(TESTS), classpath, directory, *WARNINGS)
+    done = javac(java(TESTS), classpath, directory / "java", *WARNINGS)
     assert done.returncode == 0, done.stderr
-    classpath.insert(0, directory)
-    classpath.insert(0, compile_kotlin(kotlin(TESTS), classpath, f"-Xfriend-paths={library.classes}"))
+    classpath.insert(0, directory / "java")
+    shown = directory / "Shown.kt"
+    shown.write_text(functions(shown_kotlin()))
+    sources = [*kotlin(TESTS), shown]
+    classpath.insert(0, compile_kotlin(sources, classpath, f"-Xfriend-paths={library.classes}"))
     options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m", "-cp", ":".join(map(str, classpath))]
-    return ["java", *options, f"edgetransact.tests.{main}"]
+    return ["java", *options]
+
+
+def shown_kotlin() -> list[str]:
+    """The blocks of Kotlin in documents and in the comment of `Edge`."""
+    documents = [*(ROOT / "templates").rglob("README*"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    blocks = [
+        block for file in sorted(documents) for block in re.findall(r"^```kotlin\n(.*?)^```$", file.read_text(), _LINES)
+    ]
+    (comment,) = re.findall(r"^ \* ```\n(.*?)^ \* ```$", (KOTLIN / "Edge.kt").read_text(), _LINES)
+    return [*blocks, re.sub(r"^ \* ", "", comment, flags=re.MULTILINE)]
+
+
+def functions(blocks: Sequence[str]) -> str:
+    """A function of each block, in which there is an Android `context`; the file imports what the blocks import."""
+    imports = {"import android.content.Context", "import edgetransact.edge.*"}
+    bodies = []
+    for number, block in enumerate(blocks):
+        lines = block.splitlines()
+        imports |= {line for line in lines if line.startswith("import ")}
+        body = "\n".join(line for line in lines if not line.startswith("import "))
+        bodies.append(f"internal suspend fun shown{number}(context: Context) {{\n{body}\n}}")
+    return "\n".join(["package shown", *sorted(imports), *bodies]) + "\n"

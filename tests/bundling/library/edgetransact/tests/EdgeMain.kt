@@ -231,7 +231,7 @@ internal object EdgeMain {
 }
 
 /** A phone with OpenCL. */
-private class TestPhone(root: Path, private val assets: Path, var factory: Engine.Factory) : Host {
+internal class TestPhone(root: Path, private val assets: Path, var factory: Engine.Factory) : Host {
     private val releases = CopyOnWriteArrayList<() -> Unit>()
     private val copies = root.resolve("internal")
     var free = Long.MAX_VALUE / 2
