@@ -26,7 +26,11 @@ def write_listing(
     """
     known = known or {}
     names = [name for name in files_beside(listing) if name != apart_from]
-    files = {name: known.get(name) or sha256(listing.parent / name) for name in names}
+    write_sealed(listing, content, {name: known.get(name) or sha256(listing.parent / name) for name in names})
+
+
+def write_sealed(listing: Path, content: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Writes `content` as JSON with such a list, and the sha256 of it all."""
     listing.write_text(json.dumps({**content, FILES: files, SEAL: UNSEALED}, indent=2) + "\n")
     seal(listing)
 

@@ -31,7 +31,7 @@ _CHECKPOINT = rf"""model(-\d+-of-\d+)?\.safetensors|edge_rounding\.safetensors|m
 _BUILT = r"([^/]+/)?(build|\.gradle|\.idea|\.kotlin|\.cxx)/.+|(dist|logs)/.+|local\.properties"
 
 _PROJECT = ("bundle.json", "settings.gradle")
-_MODELS = re.compile(r"(models|libraries|[^/]+/src/main/assets/edge)/")
+MODELS = re.compile(r"(models|libraries|[^/]+/src/main/assets/edge)/")
 
 OURS: dict[tuple[str, ...], str] = {
     (MANIFEST, CHAT_CONFIG): rf"definition/__pycache__/[^/]+|{re.escape(TUNING)}",
@@ -99,7 +99,7 @@ def _require_ours(path: Path, begins: bytes | None) -> None:
         if changed := _changed(path):
             raise EdgeTransactError(
                 f"{path / changed} was changed since edge-transact wrote it",
-                fix="--force replaces no project with others' work in it: move it away, or choose another output.",
+                fix="--force replaces no project with others' work in it: --update changes its models alone.",
             )
     elif stat.S_ISDIR(mode):
         raise EdgeTransactError(f"{path} is a directory, and the output is a file", fix=another)
@@ -136,7 +136,7 @@ def _changed(directory: Path) -> str | None:
     record = directory / _PROJECT[0]
     if not (files := listed(record)):
         return record.name
-    code = {name: digest for name, digest in files.items() if not _MODELS.match(name)}
+    code = {name: digest for name, digest in files.items() if not MODELS.match(name)}
     return next((name for name, what in problems(directory, code).items() if what == CHANGED), None)
 
 

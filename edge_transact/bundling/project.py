@@ -120,28 +120,35 @@ def bundle(
             return there
     refuse_existing(output, force, apart_from=dists)
     with new_directory(output, force=force) as directory:
-        render_templates(directory, models, **names)
-        total = sum(model.bytes for model in models)
-        with bar(f"copy {megabytes(total)} of weights", total) as advance:
-            for source in sources:
-                _copy_model(source, directory, advance)
-        (directory / "libraries").mkdir()
-        for source in sources:
-            for archive in source.archives().values():
-                name = archive.relative_to(source.dist).as_posix()
-                _copy(archive, directory / "libraries" / archive.name, source.manifest.files[name])
-        (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
-        assets = directory / ASSETS / MODELS_JSON
-        assets.parent.mkdir(parents=True, exist_ok=True)
-        assets.write_text(AppModels(models=models).text())
-        listed = {
-            (parent / file.path).as_posix(): file.sha256
-            for model in models
-            for parent in (model.directory, model.assets or ASSETS / "edge" / model.id)
-            for file in model.files
-        }
-        write_listing(directory / RECORD, {"edge_transact": __version__, **names, "digest": digest}, listed)
+        write_project(directory, sources, names)
     return Project(output, application_id, models, digest)
+
+
+def write_project(directory: Path, sources: Sequence[Source], names: Mapping[str, object]) -> None:
+    """Writes all files of a project into an empty directory."""
+    models = [source.model for source in sources]
+    render_templates(directory, models, **names)
+    total = sum(model.bytes for model in models)
+    with bar(f"copy {megabytes(total)} of weights", total) as advance:
+        for source in sources:
+            _copy_model(source, directory, advance)
+    (directory / "libraries").mkdir()
+    for source in sources:
+        for archive in source.archives().values():
+            name = archive.relative_to(source.dist).as_posix()
+            _copy(archive, directory / "libraries" / archive.name, source.manifest.files[name])
+    (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
+    assets = directory / ASSETS / MODELS_JSON
+    assets.parent.mkdir(parents=True, exist_ok=True)
+    assets.write_text(AppModels(models=models).text())
+    listed = {
+        (parent / file.path).as_posix(): file.sha256
+        for model in models
+        for parent in (model.directory, model.assets or ASSETS / "edge" / model.id)
+        for file in model.files
+    }
+    content = {"edge_transact": __version__, **names, "digest": _digest(sources, names)}
+    write_listing(directory / RECORD, content, listed)
 
 
 def warnings(models: Sequence[AppModel]) -> list[str]:

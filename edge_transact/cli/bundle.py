@@ -50,6 +50,9 @@ def bundle(
     device: Annotated[
         str | None, typer.Option(metavar="SERIAL", help="The phone for --install.", show_default="the only one")
     ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Change the models of an APP that has others' code in it, and no names.")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,6 +68,8 @@ def bundle(
 
     `edge-transact bundle dist -o app --application-id com.example.notes --app-name "My Notes"`
 
+    `edge-transact bundle dist other -o app --update`
+
     `edge-transact bundle --engine -o maven`
 
     `edge-transact bundle dist --aar -o maven`
@@ -74,10 +79,11 @@ def bundle(
     `edge-transact bundle dist -o app --build`
     """
     from edge_transact.bundling.project import bundle as write_project
+    from edge_transact.bundling.update import update as update_project
 
     goes_on = build or release or install
-    if (aar or engine) and goes_on:
-        raise UsageError("a repository is no app, which --build and --install need", fix="Leave one of them out.")
+    if (aar or engine) and (goes_on or update):
+        raise UsageError("a repository is no app, which --build and --update need", fix="Leave one of them out.")
     if engine:
         if dists:
             raise UsageError("--engine has no models inside", fix=f"Then add them: bundle DIST --aar -o {output}")
@@ -88,7 +94,10 @@ def bundle(
     if aar:
         _modules(dists, output, options.weights, as_json)
         return
-    project = write_project(dists, output, **options.model_dump(), force=force, keep=goes_on)
+    if update:
+        project = update_project(dists, output, options.weights)
+    else:
+        project = write_project(dists, output, **options.model_dump(), force=force, keep=goes_on)
     lacking = _lacking() if goes_on else []
     result = project.to_dict()
     checks: list[Check] = []
