@@ -214,19 +214,8 @@ def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
     from edge_transact.evaluation.tables import Evaluations
 
     names = [str(model) for model in models]
-    return Evaluations(
-        evaluate_models(
-            names,
-            text=options.text,
-            window=window_of([*names, *filter(None, [options.reference])], options.window),
-            max_windows=options.max_windows,
-            reference=options.reference,
-            tasks=options.load_tasks(),
-            threads=options.threads,
-            basics=options.basics,
-            fresh=options.fresh,
-        )
-    )
+    window = window_of([*names, *filter(None, [options.reference])], options.window)
+    return Evaluations(evaluate_models(names, options, window, tasks=options.load_tasks(), fresh=options.fresh))
 
 
 @keywords(InspectOptions)

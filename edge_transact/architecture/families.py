@@ -18,7 +18,6 @@ class Family:
     """A ``model_type`` of transformers.
 
     Attributes:
-        title: What people call it.
         architecture: transformers' class of its language models.
         fixed: Fields of ``edge_llama``'s configuration whose values its code has, or a value by the name of its field.
         defaults: What transformers has where ``config.json`` leaves a field out.

@@ -14,7 +14,6 @@ class Matrix:
     """A linear layer, ``[output features, input features]``.
 
     Attributes:
-        name: Its name in a decoder layer.
         rows: The sizes whose product is its output features, the outermost first: fields of `LayerWidths` or of
             `WidthPlan`. A row of q, for example, is ``(group * q_per_kv + query) * qk_head_dim + dim``.
         columns: The same of its input features.

@@ -77,7 +77,7 @@ def judge(
     for phase in ("decode", "prefill"):
         (result, model), clear, sentence = _best(measured, phase)
         setting = {"target": result["target"], "cores": parse_cores(model.cores)}
-        best[phase] = Best(**setting, tok_s=_tok_s(result, phase), clear=clear)
+        best[phase] = Best(**setting, tok_s=result[f"{phase}_tok_s"], clear=clear)
         sentences.append(f"{phase}: {sentence}.")
     clusters = "; ".join(map(str, driver.info.clusters))
     cells = columns([result for result, _ in measured], COLUMNS)
@@ -85,10 +85,6 @@ def judge(
     rows = list(zip(*cells.values(), strict=True))
     section = Section("tuning", "What it runs on best", header=list(cells), rows=rows, note=note)
     return TuningResult(driver.info.soc, clusters, Tuned(device=driver.info.name, **best), sentences, section)
-
-
-def _tok_s(result: Result, phase: str) -> float:
-    return result[f"{phase}_tok_s"]  # type: ignore[literal-required,no-any-return]
 
 
 def _best(measured: Sequence[Measured], phase: str) -> tuple[Measured, bool, str]:
@@ -101,9 +97,9 @@ def _best(measured: Sequence[Measured], phase: str) -> tuple[Measured, bool, str
         return turns(((one["session"], one["round"]), one[f"{phase}_s"]) for one in each[0]["samples"])
 
     def named(each: Measured) -> str:
-        return f"{each[0]['model']} ({number(_tok_s(each[0], phase))} tokens a second)"
+        return f"{each[0]['model']} ({number(each[0][f'{phase}_tok_s'])} tokens a second)"
 
-    fastest, *others = sorted(measured, key=lambda each: -_tok_s(each[0], phase))
+    fastest, *others = sorted(measured, key=lambda each: -each[0][f"{phase}_tok_s"])
     ratios = [(each, speedup(in_turns(each), in_turns(fastest))) for each in others]
     if rivals := [each for each, ratio in ratios if ratio is None or ratio.verdict != "faster"]:
         best = min([fastest, *rivals], key=lambda each: (each[0]["n_threads"] or 0, each[0]["energy_per_token_j"] or 0))

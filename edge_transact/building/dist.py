@@ -125,13 +125,11 @@ def build(
     ``build("demo:smollm2", Path("dist"), BuildOptions(target=["host"]))``
 
     Args:
-        options: For what, in which quantization, and with which sizes.
         pruning: Prune the model first, to this budget; bytes are counted in the build's quantization and context. Its
             calibration text is also what ``rounding="gptq"`` and ``"best"`` read, with or without a budget.
         healing: Then train the pruned model to predict what its source predicts.
         report: A directory for a report of what rounding cost, written when the DIST is complete.
         fresh: Start pruning and rounding over where an interrupted run has begun. Finished stages come from the cache.
-        force: Replace `output` and `report` if they exist.
 
     Raises:
         UsageError: Sizes that contradict each other or the model, or a budget that is beyond it.
@@ -148,7 +146,9 @@ def build(
     require_c_compiler()
     text = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
     if options.engine == "mlc":
-        _require_our_compiler(options)
+        given = {"--cpu": options.cpu, "--device-profile": options.device_profile != GENERIC.name}
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            raise UsageError(f"{flag} needs our compiler, not MLC-LLM's", fix=f"Leave out {flag} or --engine mlc.")
     mlc = MLC(names) if options.engine == "mlc" else None
     with scratch_directory() as scratch:
         checkpoint = Checkpoint.open(resolve_model(model))
@@ -187,13 +187,6 @@ def build(
     return made
 
 
-def _require_our_compiler(options: BuildOptions) -> None:
-    """Refuses options that MLC's compiler wouldn't follow."""
-    given = {"--cpu": options.cpu, "--device-profile": options.device_profile != GENERIC.name}
-    for flag in (flag for flag, is_given in given.items() if is_given):
-        raise UsageError(f"{flag} needs our compiler, not MLC-LLM's", fix=f"Leave out {flag} or --engine mlc.")
-
-
 def _rounding_name(options: BuildOptions, quantization: Quantization, report: Path | None) -> str:
     """The rounding, once it and the report are known to be possible."""
     rounding = options.rounding or ("nearest" if options.engine == "mlc" else "search")
@@ -224,12 +217,10 @@ def takes_trained(checkpoint: Checkpoint, quantization: Quantization, options: B
     own = trained.quantization.name
     if trained.fits(quantization) and options.rounding is None and options.engine != "mlc":
         return True
+    what, instead = quantization.name, f"Give --quant {own}"
     if trained.fits(quantization):
-        what, instead = f"--rounding {options.rounding}", "Leave out --rounding"
-        if options.engine == "mlc":
-            what, instead = "--engine mlc", "Leave out --engine mlc"
-    else:
-        what, instead = quantization.name, f"Give --quant {own}"
+        what = "--engine mlc" if options.engine == "mlc" else f"--rounding {options.rounding}"
+        instead = f"Leave out {what}"
     logger.warning(
         f"{checkpoint.path} was trained as it is rounded to {own}, and {what} rounds it anew. {instead} to build what "
         "was trained."

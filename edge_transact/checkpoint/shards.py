@@ -24,8 +24,6 @@ def write_shards(
     """Writes ``model.safetensors``, or several ``model-0000i-of-0000n.safetensors`` and their index.
 
     Args:
-        directory: An existing directory.
-        shapes: Name to shape of all tensors.
         tensors: Each tensor once, in any order. Memory holds at most one shard of them.
         max_shard_bytes: The most bytes of a file, unless one tensor is larger.
 

@@ -61,12 +61,9 @@ def write_checkpoint(
 
     Args:
         source: The source of everything that isn't a width: configuration, tokenizer, ``generation_config.json``.
-        plan: The widths of the new model.
         tensors: Each tensor of `plan` once, in any order, with the shapes of `tensor_shapes(plan)`.
         provenance: How the model was made, as JSON values, for ``edge_transact.json`` and the model card.
-        output: The directory to make.
         also: Writes more files into the directory that it is given, before that is complete.
-        force: Replace `output` if it exists.
         max_shard_bytes: The most bytes of a weight file, unless one tensor is larger.
 
     Raises:

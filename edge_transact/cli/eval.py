@@ -87,17 +87,7 @@ def evaluate(
         if not dry_run:
             without = f", without {', '.join(options.lm_eval_tasks)}" if tasks else ""
             logger.info(common.described(required, history) + without)
-            results = evaluate_models(
-                models,
-                text=options.text,
-                window=window,
-                max_windows=options.max_windows,
-                reference=options.reference,
-                tasks=tasks,
-                threads=options.threads,
-                basics=options.basics,
-                fresh=fresh,
-            )
+            results = evaluate_models(models, options, window, tasks=tasks, fresh=fresh)
     if dry_run:
         common.show_requirements(required, history, as_json)
         return

@@ -35,15 +35,6 @@ def run(
             show_default="of mlc-chat-config.json",
         ),
     ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Choose among the most likely tokens only, as few as have this probability together.",
-            show_default="of mlc-chat-config.json",
-        ),
-    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random choices.", show_default="another each time")
     ] = None,
@@ -84,7 +75,6 @@ def run(
     session = Session.load(
         dist,
         temperature=temperature,
-        top_p=top_p,
         seed=seed,
         system=system,
         max_tokens=max_tokens,

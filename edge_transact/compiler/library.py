@@ -49,8 +49,6 @@ def build_library(
 
     Args:
         definition: Its configuration has the library's context window, prefill chunk and batch.
-        quantization: The format of the library's weights.
-        target: The device that the library runs on.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
 

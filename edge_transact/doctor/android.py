@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+from packaging.version import Version
+
 from edge_transact.artifacts.templates import TEMPLATE_DIRECTORIES
 from edge_transact.benchmarking.link import NDK_VARIABLES, find_linker
 from edge_transact.benchmarking.portable import COMPILER, INSTALL, RUNNER
@@ -140,26 +142,17 @@ def jdk() -> list[Check]:
 
 def gradle() -> list[Check]:
     """Gradle, at least in the version that an app's project names."""
-    wanted = _gradle_wanted()
+    places = (base / "android/gradle/wrapper/gradle-wrapper.properties" for base in TEMPLATE_DIRECTORIES)
+    named = re.search(r"gradle-([\d.]+)-bin\.zip", next(filter(Path.is_file, places)).read_text())
+    assert named is not None
+    wanted = named[1]
     fix = f"unpack https://services.gradle.org/distributions/gradle-{wanted}-bin.zip, and put its bin on PATH"
     version = output_of("gradle", "--version", timeout_s=60)
     match = re.search(r"^Gradle (\d+(?:\.\d+)*)", version or "", re.MULTILINE)
     if not match:
         return [Check("gradle", False, "no working gradle on PATH", fix)]
     found = f"{match[1]} at {shutil.which('gradle')}"
-    return [_new_enough("gradle", found, _numbers(match[1]) >= _numbers(wanted), wanted, fix)]
-
-
-def _gradle_wanted() -> str:
-    places = (base / "android/gradle/wrapper/gradle-wrapper.properties" for base in TEMPLATE_DIRECTORIES)
-    wrapper = next(filter(Path.is_file, places))
-    match = re.search(r"gradle-([\d.]+)-bin\.zip", wrapper.read_text())
-    assert match is not None
-    return match[1]
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
+    return [_new_enough("gradle", found, Version(match[1]) >= Version(wanted), wanted, fix)]
 
 
 def rust() -> list[Check]:

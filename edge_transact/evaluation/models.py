@@ -19,8 +19,8 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.answers.basics import AnswerRow, ask
 from edge_transact.evaluation.answers.basics import scores as basics_scores
 from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of, step_name
-from edge_transact.evaluation.answers.questions import questions, quick_questions
-from edge_transact.evaluation.options import BASICS
+from edge_transact.evaluation.answers.questions import QUESTIONS, quick_questions
+from edge_transact.evaluation.options import BASICS, EvalOptions
 from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
@@ -122,24 +122,17 @@ def _context(name: str) -> int | None:
 
 def evaluate_models(
     models: Sequence[str],
+    options: EvalOptions,
+    window: int = WINDOW,
     *,
-    text: str,
-    window: int = 512,
-    max_windows: int | None = None,
-    reference: str | None = None,
     tasks: Tasks | None = None,
-    threads: int | None = None,
-    basics: bool = False,
     fresh: bool = False,
 ) -> list[Evaluation]:
     """Evaluates models. Returns the objects that ``eval --json`` prints, one per model.
 
     Windows and tasks that an interrupted run with the same arguments has measured aren't measured again.
 
-    Args:
-        reference: A MODEL or DIST to measure each model's divergence from. It stays in memory beside them.
-        basics: Ask all of the short questions, too, and not only the dozen that show whether a model still answers.
-        threads: CPU threads, of torch and of host libraries; by default what torch takes, and one for each big core.
+    `window` is that of `window_of`, and `tasks` are those of the options, loaded. The reference stays in memory.
 
     Raises:
         EdgeTransactError: A model or the text can't be read, the text is shorter than a window, or the reference has
@@ -149,8 +142,9 @@ def evaluate_models(
 
     from edge_transact.inputs import read_text
 
+    reference, max_windows, threads = options.reference, options.max_windows, options.threads
     with working(TEXT_STEP):
-        document = read_text(text, "evaluation", max_windows and max_windows * window)
+        document = read_text(options.text, "evaluation", max_windows and max_windows * window)
         ingredients = {
             "models": [_digest(model) for model in (*models, *([reference] if reference else []))],
             "text": text_digest(document),
@@ -167,7 +161,7 @@ def evaluate_models(
             torch.set_num_threads(threads)
         compared_with = load(reference, threads)[0] if reference else None
         for number, name in enumerate(models, start=1):
-            logger.debug(f"{name} on {text}")
+            logger.debug(f"{name} on {options.text}")
             model, codec = load(name, threads)
             result = perplexity(
                 _network(model),
@@ -181,16 +175,16 @@ def evaluate_models(
                 step=perplexity_step(name),
             )
             scores: Scores = {}
-            if (tasks or basics) and getattr(model, "max_batch_size", None) == 1:
+            if (tasks or options.basics) and getattr(model, "max_batch_size", None) == 1:
                 logger.info(f"{name} answers one question at a time; built with `--max-batch 4`, it would answer four")
             if tasks:
                 logger.info(f"{name} on tasks")
                 if (group := f"model {number} tasks") not in journal:
                     journal.note(group, tasks.scores(model, codec.tokenizer))
                 scores = journal.noted(group)
-            group = f"model {number} {'answers' if basics else 'questions'}"
-            rows = _answers(name, model, codec, basics, journal, group)
-            if basics:
+            group = f"model {number} {'answers' if options.basics else 'questions'}"
+            rows = _answers(name, model, codec, options.basics, journal, group)
+            if options.basics:
                 scores = {BASICS: basics_scores(rows)} | scores
             figures = asdict(result)
             divergence = figures.pop("divergence")
@@ -200,9 +194,9 @@ def evaluate_models(
                 figures |= {"reference": reference, **divergence}
             if rows and codec.has_chat_template:
                 figures["degenerate"] = figures_of(rows)
-            if basics:
+            if options.basics:
                 figures["answers"] = rows
-            results.append(cast("Evaluation", {"model": name, "text": text, **figures}))
+            results.append(cast("Evaluation", {"model": name, "text": options.text, **figures}))
             del model  # the next one needs the memory
             trim()
     if len({result["text_tokens"] for result in results}) > 1:
@@ -226,7 +220,7 @@ def _answers(
         return []
     if group not in journal:
         try:
-            asked = questions() if basics else quick_questions()
+            asked = QUESTIONS if basics else quick_questions()
             rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
         except EdgeTransactError as error:
             if basics:

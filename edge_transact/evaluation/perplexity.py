@@ -111,7 +111,6 @@ def perplexity(
 
     Args:
         model: A causal language model of transformers in any dtype, or a `LogitsFunction` such as a host library.
-        tokenizer: transformers' tokenizer of that model.
         text: One string; `edge_transact.inputs.read_text` joins documents.
         reference: A model with the same vocabulary, to measure the divergence from.
         journal: Where the result of each window goes; those that it has aren't measured again.

@@ -34,10 +34,8 @@ class Export:
     """A GGUF file that was written.
 
     Attributes:
-        path: The file.
         architecture: llama.cpp's name of the architecture.
         kind: The type of most matrices.
-        size_bytes: Bytes of the file.
         matrices: Number of matrices by type.
         other_bytes: Extra bytes of matrices that are of another type than `kind`.
         filled_parameters: Number of zeros that replace dims cut from heads.
@@ -70,12 +68,9 @@ def export_gguf(
     """Writes a GGUF file, complete or not at all.
 
     Args:
-        model: A MODEL or a DIST.
-        output: The file.
         kind: The type of a MODEL's matrices: ``f16``, the default, ``bf16``, ``q8_0`` or ``q4_0``. A DIST has its own.
         pre: llama.cpp's name of how the tokenizer splits text, if it isn't recognized.
         tokenizer: Without one, llama.cpp reads no text, as ``llama-bench`` doesn't.
-        force: Replace `output` if it exists.
 
     Raises:
         UsageError: `kind` isn't the DIST's.

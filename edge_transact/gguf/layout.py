@@ -45,7 +45,6 @@ class Place:
     """The place of a checkpoint's tensor in a GGUF tensor that is at least as large.
 
     Attributes:
-        name: The GGUF tensor's name.
         shape: The GGUF tensor's shape, outputs first.
         rows: The GGUF row of each of the checkpoint's rows; `None` for the same.
         columns: The GGUF column of each of the checkpoint's columns; `None` for the same.

@@ -51,11 +51,9 @@ class HealResult(Summarized):
     """A healed model.
 
     Attributes:
-        checkpoint: The healed checkpoint.
         source: The one before.
         record: The entry in ``edge_transact.json``.
         is_main: Whether this is the process that reports, of those that trained it together.
-        seconds: Wall time of the run.
     """
 
     checkpoint: Checkpoint

@@ -50,7 +50,6 @@ class Schedule:
         sequences: Sequences of a step, over all processes.
         together: Sequences that go through the model at once.
         length: Tokens of a sequence.
-        rate: The highest learning rate.
     """
 
     steps: int

@@ -86,7 +86,6 @@ class Student(nn.Module):
             counted: bool ``[batch, length]``: which tokens' predictions count; `None` for the penalty on continuations
                 of `ids`.
             predictions: The teacher's, for these tokens in order.
-            dtype: The dtype of products.
         """
         if counted is None:
             return self._repetition(ids, dtype)

@@ -185,7 +185,9 @@ class Training:
         summed = 0.0
         for number, group in enumerate(groups, 1):
             with self.processes.part(self.model, last=number == len(groups)), self.processes.failing_together():
-                loss = self._loss(*self._batch(group))
+                ids, counts = self._batch(group)
+                predictions = self.teacher.predict(ids, counts) if self.teacher else None
+                loss = self.model(ids, counts, predictions, self.processes.dtype)
                 # DDP and FSDP average gradients over the processes, and the loss is a sum over all.
                 self.processes.accelerator.backward(loss * (self.processes.count / max(counted, 1)))
             summed += loss.item()
@@ -254,10 +256,6 @@ class Training:
         ids = torch.stack([sequence.ids for sequence in sequences])
         counted = torch.stack([sequence.counted for sequence in sequences])
         return ids.to(self.processes.device), counted.to(self.processes.device)
-
-    def _loss(self, ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        predictions = self.teacher.predict(ids, counted) if self.teacher else None
-        return self.model(ids, counted, predictions, self.processes.dtype)
 
     def _clip(self) -> float:
         gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]

@@ -34,7 +34,6 @@ def divergences(
     """The mean Kullback-Leibler divergence of each variant's predictions from the model's.
 
     Args:
-        model: The model.
         whole: The output of its last layer, ``[windows, window, hidden_size]``.
         variants: The model whose last norm and `lm_head` a variant has, and the output of the variant's last layer.
         advance: Moves a progress bar by a number of tokens, those of every variant.

@@ -46,7 +46,6 @@ class LayerwiseModel:
     """The parts of a model that its layers share, and its layers one at a time.
 
     Args:
-        checkpoint: The source.
         windows: int64 token ids, ``[windows, window]``.
         dtype: The dtype of the computation; `None` for that of `computation_dtype`.
 
@@ -119,8 +118,6 @@ class LayerwiseModel:
         """A layer on `device`, without gradients for its weights.
 
         Args:
-            index: Which layer.
-            widths: Its widths.
             tensors: Its tensors by their names in a layer.
 
         Raises:

@@ -23,8 +23,6 @@ def rounding_named(
     Args:
         name: ``nearest``, ``search``, or `TRAINED`; any with `codes`.
         checkpoint: The checkpoint. Matrices of which it has codes keep them.
-        sources: The definition's parameters.
-        quantization: The format of the weights.
         codes: The directory that `keep_rounded` filled, if text was read.
     """
     if quantization.bits is None:

@@ -19,7 +19,6 @@ def generate(
 
     Args:
         model: The library. Its own sequence isn't changed.
-        prompts: Token ids.
         max_tokens: The most tokens after a prompt, at least 1. A full context window ends it, too.
         ends: Called after each token with the prompt's index and the tokens after it; true ends it.
         shared: Length of a common prefix of all prompts that is computed once; less than the shortest prompt.

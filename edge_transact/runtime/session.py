@@ -54,7 +54,6 @@ class Answer:
         text: Its text, without the reasoning before it.
         reasoning: What the model wrote between ``<think>`` and ``</think>``; empty if it doesn't reason.
         tokens: The token ids of both, without a stop token.
-        finish: Why it ended.
         prompt_tokens: Tokens of the prompt, including the chat template.
         prefill_tokens: Prompt tokens that weren't in the KV cache.
         dropped_turns: How many of the oldest turns were forgotten because they no longer fit.
@@ -106,7 +105,6 @@ class Session:
         stop_token_ids: Ids that end an answer.
         max_tokens: The most tokens of an answer.
         sampling: How tokens are chosen; by default, the likeliest.
-        seed: Seed of the random choices; by default, random.
         system: The system message; by default, the chat template's own, if it has one.
         raw: Continue the text without the chat template.
         thinking: Whether a model that can reasons before it answers; by default, as its chat template has it.

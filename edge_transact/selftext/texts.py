@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from edge_transact import cache
-from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.dist_files import TOKENIZER_FILES
 from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint import Checkpoint
@@ -82,10 +81,8 @@ def self_tokens(checkpoint: Checkpoint, tokens: int) -> torch.Tensor:
 
 def writer_identity(writer: Checkpoint) -> dict[str, object]:
     """The ingredients of a model's text, besides the piece."""
-    names = ("config.json", *TOKENIZER_FILES, "chat_template.jinja")
-    files = [path for path in map(writer.path.joinpath, names) if path.is_file()]
     return {
-        "writer": files_digest([*files, *writer.path.glob("*.safetensors")]),
+        "writer": writer.digest(*TOKENIZER_FILES, "chat_template.jinja"),
         "dtype": str(dtype_of(writer)),
         "code": code_of(write),
         **{package: version(package) for package in ("torch", "transformers")},

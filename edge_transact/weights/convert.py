@@ -49,8 +49,6 @@ def convert(
     """Write a checkpoint's weights as MLC parameter shards; returns their bytes, `costs.weight_bytes` of the plan.
 
     Args:
-        checkpoint: The checkpoint.
-        sources: The definition's parameters.
         quantization: Packs matrices if it has 4 bits. Vectors have its model dtype, RoPE pairs int32.
         directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
         rounding_of: How matrices are rounded to 4 bits; `None` for `w4.nearest`.

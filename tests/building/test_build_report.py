@@ -17,6 +17,7 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.evaluation.models import evaluate_models
+from edge_transact.evaluation.options import EvalOptions
 from edge_transact.evaluation.report_text import TEXT
 from edge_transact.inputs import read_text
 from edge_transact.quantization import QUANTIZATIONS
@@ -173,8 +174,8 @@ def test_the_report_says_what_was_built(built, tiny_model):
     assert list(report["models"]) == ["unrounded", "nearest", "search", "gptq"]
     # The host library computes what torch does with the shards.
     evaluation = report["evaluation"]
-    asked = {"text": TEXT, "window": evaluation["window"], "max_windows": evaluation["windows"]}
-    unrounded, library = evaluate_models([str(tiny_model), str(dist)], reference=str(tiny_model), **asked)
+    asked = EvalOptions(text=TEXT, max_windows=evaluation["windows"], reference=str(tiny_model))
+    unrounded, library = evaluate_models([str(tiny_model), str(dist)], asked, evaluation["window"])
     assert report["models"]["unrounded"] == {"perplexity": pytest.approx(unrounded["perplexity"], rel=1e-4)}
     gptq = report["models"]["gptq"]
     assert gptq == {name: pytest.approx(library[name], rel=1e-2) for name in gptq}

@@ -19,7 +19,7 @@ from edge_transact.evaluation.answers.basics import Reply, ask
 from edge_transact.evaluation.answers.collapse import CollapseFigures, warning
 from edge_transact.evaluation.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluation.answers.degenerate import cycles, degenerate, loops
-from edge_transact.evaluation.answers.questions import Question, questions, quick_questions
+from edge_transact.evaluation.answers.questions import QUESTIONS, Question, quick_questions
 from edge_transact.evaluation.models import load
 from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
@@ -64,7 +64,7 @@ WRONG = {
 
 
 def question(text: str) -> Question:
-    return next(each for each in questions() if each.text == text)
+    return next(each for each in QUESTIONS if each.text == text)
 
 
 def test_rules_accept_what_a_person_would():
@@ -75,7 +75,7 @@ def test_rules_accept_what_a_person_would():
 
 
 def test_no_question_answers_itself_and_no_answer_answers_many():
-    asked = questions()
+    asked = QUESTIONS
     assert len({each.text for each in asked}) == len(asked) == 54
     assert len(quick_questions()) == 12 and {each.kind for each in quick_questions()} == {each.kind for each in asked}
     for answer in ("", *(each.text for each in asked)):
@@ -196,7 +196,7 @@ def test_work_counts_and_not_how_many_answers_have_ended(chat_model):
 
 def test_a_library_gives_the_answers_of_run(dist):
     library, codec = load(str(dist))
-    replies = ask(library, codec, questions()[::9])
+    replies = ask(library, codec, QUESTIONS[::9])
     session = Session.load(dist, temperature=0.0, max_tokens=MAX_TOKENS)
     for reply in replies:
         session.reset()
@@ -211,9 +211,9 @@ def test_a_library_gives_the_answers_of_run(dist):
 def test_a_library_for_several_sequences_gives_the_answers_of_one(batch_dist, pruned, tmp_path):
     library, codec = load(str(chatting(batch_dist, tmp_path / "dist", str(pruned))))
     assert library.max_batch_size == 3
-    together = ask(library, codec, questions()[::5])
+    together = ask(library, codec, QUESTIONS[::5])
     library.max_batch_size = 1
-    alone = ask(library, codec, questions()[::5])
+    alone = ask(library, codec, QUESTIONS[::5])
     # But for rounding: where two tokens are as likely, the long answers of this tiny model may part. How likely they
     # are depends on the CPU, too, which trained it.
     assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(alone) - 2
@@ -226,7 +226,7 @@ def test_eval_asks_all_models_and_writes_a_page(pruned, dist, tmp_path):
     assert done.exit_code == 0, done.stderr
     for result in json.loads(done.stdout.splitlines()[-1])["models"]:
         rows = result["answers"]
-        assert [row["question"] for row in rows] == [each.text for each in questions()]
+        assert [row["question"] for row in rows] == [each.text for each in QUESTIONS]
         right = [question(row["question"]).is_right(row["answer"]) and row["degenerate"] != "loop" for row in rows]
         assert [row["right"] for row in rows] == right
         assert result["tasks"]["basics"]["acc"] == sum(right) / 54

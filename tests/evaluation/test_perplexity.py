@@ -17,6 +17,7 @@ from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation import models
 from edge_transact.evaluation.models import evaluate_models, window_of
+from edge_transact.evaluation.options import EvalOptions
 from edge_transact.evaluation.perplexity import perplexity, windows_of
 from edge_transact.inputs import read_text, resolve_model
 from tests.support.dists import make_dist
@@ -114,7 +115,8 @@ def evaluated(tmp_path, caplog):
     (tmp_path / "text.txt").write_text(TEXT)
 
     def run(*names):
-        evaluate_models([str(name) for name in names], text=str(tmp_path / "text.txt"), window=16, max_windows=1)
+        options = EvalOptions(text=str(tmp_path / "text.txt"), max_windows=1)
+        evaluate_models([str(name) for name in names], options, window=16)
         return caplog.text
 
     return run

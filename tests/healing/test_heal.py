@@ -16,6 +16,7 @@ from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.evaluation.answers.answering import answers
 from edge_transact.evaluation.answers.basics import Reply
 from edge_transact.evaluation.models import evaluate_model, evaluate_models
+from edge_transact.evaluation.options import EvalOptions
 from edge_transact.healing import evaluation, train
 from edge_transact.healing import run as pipeline
 from edge_transact.healing.options import HealOptions
@@ -93,7 +94,8 @@ def test_perplexity_of_other_text_and_tasks_while_it_trains(
     (tmp_path / "text.txt").write_text(TEXT * 4)
     healed = heal(str(pruned_model), tmp_path / "out", chosen, finish=lambda done: write_report(done, report, TEXT * 4))
     assert healed.trained.best == 12
-    (expected,) = evaluate_models([str(tmp_path / "out")], text=str(tmp_path / "text.txt"), max_windows=1, basics=True)
+    asked = EvalOptions(text=str(tmp_path / "text.txt"), max_windows=1, tasks=["basics"])
+    (expected,) = evaluate_models([str(tmp_path / "out")], asked)
     points = curve(report / "metrics.jsonl", "perplexity", "demo:sotu")
     scores = curve(report / "metrics.jsonl", "tasks", "basics")
     assert [tokens for tokens, _ in points] == [tokens for tokens, _ in scores] == [0, 1536, 3072]

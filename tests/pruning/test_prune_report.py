@@ -13,6 +13,7 @@ import torch
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.evaluation.models import evaluate_models
+from edge_transact.evaluation.options import EvalOptions
 from edge_transact.evaluation.report_text import TEXT, WINDOWS
 from edge_transact.pruning.report.figures import bars
 from edge_transact.pruning.scores import LayerScores
@@ -39,7 +40,7 @@ def test_the_figures_are_the_models(written, random_model) -> None:
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
     source, pruned = Checkpoint.open(random_model).plan, Checkpoint.open(output).plan
     quantization = get_quantization("q4f16_0")
-    evaluated = evaluate_models([str(random_model), str(output)], text=TEXT, max_windows=WINDOWS)
+    evaluated = evaluate_models([str(random_model), str(output)], EvalOptions(text=TEXT, max_windows=WINDOWS))
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]

@@ -14,7 +14,7 @@ from edge_transact.building.report.measure import MatrixError, Part
 from edge_transact.building.report.page import page as build_page
 from edge_transact.evaluation.answers.basics import AnswerRow, scores
 from edge_transact.evaluation.answers.collapse import figures_of
-from edge_transact.evaluation.answers.questions import questions
+from edge_transact.evaluation.answers.questions import QUESTIONS
 from edge_transact.evaluation.models import Evaluation
 from edge_transact.evaluation.report import write_report as write_eval_report
 from edge_transact.evaluation.tasks import PAPER_TASKS
@@ -143,13 +143,13 @@ def eval_page(directory: Path) -> Path:
     """The page of an evaluation of three models on many tasks, with every picture and every answer."""
     results = []
     for index, name in enumerate(("dense", "pruned", NAME)):
-        right = [(number + index) % (index + 2) == 0 for number in range(len(questions()))]
+        right = [(number + index) % (index + 2) == 0 for number in range(len(QUESTIONS))]
         rows = [
             AnswerRow(
                 kind=question.kind, question=question.text, answer=f"{NAME} again and again" if index else "Paris",
                 right=is_right, degenerate="loop" if index else None, tokens=9, ended=True,
             )
-            for question, is_right in zip(questions(), right, strict=True)
+            for question, is_right in zip(QUESTIONS, right, strict=True)
         ]  # fmt: skip
         tasks = {task: {"acc": 0.9 - 0.2 * index, "acc_stderr": 0.02} for task in PAPER_TASKS}
         tasks["wikitext"] = {"word_perplexity": 20.0 + 1234 * index}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from edge_transact.benchmarking.analysis.export import markdown
 from edge_transact.benchmarking.analysis.intervals import (
@@ -24,32 +24,18 @@ from edge_transact.errors import EdgeTransactError
 
 Pairing = tuple[str | None, str, str, Lengths]
 
+_SHARED = ("device", "target", "test", "prefill_tokens", "decode_tokens", "batch_size")
+
 Pair = tuple[Result, Result]
 """The results of the first and of the second log that are compared."""
 
 
-class Comparison(TypedDict):
-    """One metric of a pair of results.
+Comparison = Mapping[str, Any]
+"""One metric of a pair of results.
 
-    `before` and `after` are median seconds; `ratio` is after divided by before, of the geometric means, with its
-    interval if both sides have two rounds. `verdict` is as in `Estimate`.
-    """
-
-    model: str
-    device: str
-    target: str
-    test: str
-    prefill_tokens: int
-    decode_tokens: int
-    batch_size: int
-    metric: Metric
-    before: float
-    after: float
-    ratio: float
-    low: float | None
-    high: float | None
-    verdict: str
-    warnings: list[str]
+``before`` and ``after`` are median seconds; ``ratio`` is after divided by before, of the geometric means, with its
+interval if both sides have two rounds. ``verdict`` is as in `Estimate`.
+"""
 
 
 def paired(before: Path, after: Path) -> list[Pair]:
@@ -98,12 +84,7 @@ def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> 
     opposite = {"faster": "slower", "slower": "faster"}
     return {
         "model": before["model"] if before["model"] == after["model"] else f"{before['model']} -> {after['model']}",
-        "device": after["device"],
-        "target": after["target"],
-        "test": after["test"],
-        "prefill_tokens": after["prefill_tokens"],
-        "decode_tokens": after["decode_tokens"],
-        "batch_size": after["batch_size"],
+        **{name: after[name] for name in _SHARED},
         "metric": metric,
         "before": before[metric],
         "after": after[metric],

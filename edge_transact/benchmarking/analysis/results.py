@@ -9,10 +9,10 @@ of each. What a device doesn't report is None.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median, stdev
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,107 +25,11 @@ SAMPLE_FIELDS = (
     "decode_s", "decode_steps_s", "e2e_s", "peak_rss_mib", "temp_start_c", "temp_end_c", "temp_peak_c",
     "thermal_status", "cpu_mhz", "gpu_mhz", "energy_j", "other_cpu_share",
 )  # fmt: skip
-"""The fields of a `RepetitionRecord` that `Result.samples` shows of each repetition."""
+"""The fields of a `RepetitionRecord` that a result's ``samples`` show of each repetition."""
 
 
-class Result(TypedDict):
-    """All fields of a result, in the order of CSV columns. ``docs/bench-reference.md`` explains each."""
-
-    model: str
-    model_digest: str
-    device: str
-    serial: str
-    target: str
-    quantization: str
-    prefill_tokens: int
-    decode_tokens: int
-    batch_size: int
-    repetitions: int
-    warmups: int
-    load_s: float | None
-    load_s_std: float | None
-    kernel_build_s: float | None
-    kernel_build_s_std: float | None
-    ttft_s: float
-    ttft_s_std: float | None
-    ttft_s_low: float | None
-    ttft_s_high: float | None
-    prefill_s: float
-    prefill_s_std: float | None
-    prefill_s_low: float | None
-    prefill_s_high: float | None
-    decode_s: float
-    decode_s_std: float | None
-    decode_s_low: float | None
-    decode_s_high: float | None
-    e2e_s: float
-    e2e_s_std: float | None
-    e2e_s_low: float | None
-    e2e_s_high: float | None
-    kernels_restored: bool
-    baseline: str | None
-    pairs: int
-    verdict: str | None
-    warnings: list[str]
-    ttft_speedup: float | None
-    ttft_speedup_low: float | None
-    ttft_speedup_high: float | None
-    decode_speedup: float | None
-    decode_speedup_low: float | None
-    decode_speedup_high: float | None
-    e2e_speedup: float | None
-    e2e_speedup_low: float | None
-    e2e_speedup_high: float | None
-    prefill_tok_s: float
-    decode_tok_s: float | None
-    decode_step_p50_s: float | None
-    decode_step_p90_s: float | None
-    decode_step_p99_s: float | None
-    peak_rss_mib: float | None
-    kv_mib: float | None
-    weights_mib: float
-    temp_start_c: float | None
-    temp_end_c: float | None
-    temp_peak_c: float | None
-    throttled: bool | None
-    cpu_mhz: float | None
-    gpu_mhz: float | None
-    battery_percent: int | None
-    fixed_performance: bool | None
-    other_cpu_share: float | None
-    decode_read_gb_s: float | None
-    bandwidth_share: float | None
-    energy_per_token_j: float | None
-    prefill_slow: bool
-    tokens: list[int] | None
-    tokens_equal: bool
-    tokens_checked: int | None
-    tokens_agreed: int | None
-    soc: str | None
-    android: str | None
-    device_fingerprint: str | None
-    cpu: str | None
-    runner: str | None
-    build: dict[str, str]
-    test: str
-    n_prompt: int
-    n_gen: int
-    n_depth: int
-    n_threads: int | None
-    backends: str
-    model_type: str
-    model_size: int
-    model_n_params: int
-    build_commit: str
-    test_time: str
-    avg_ns: int
-    stddev_ns: int
-    avg_ts: float
-    stddev_ts: float
-    samples_ns: list[int]
-    samples_ts: list[float]
-    samples: list[dict[str, Any]]
-
+Result = Mapping[str, Any]
+"""The fields of a result, in the order of CSV columns. ``docs/bench-reference.md`` explains each."""
 
 DURATIONS = ("ttft_s", "prefill_s", "decode_s", "e2e_s")
 
@@ -193,7 +97,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
     steps = [step for sample in samples for step in sample.decode_steps_s or ()]
     read_gb_s = first.decode_read_bytes * decode_tok_s / 1e9 if decode_tok_s else None
     energy_j, thermal_status = typical("energy_j"), most("thermal_status")
-    fields = {
+    return {
         **_copied(first, "model", "model_digest", "device", "serial", "target", "quantization"),
         **_copied(first, "prefill_tokens", "decode_tokens", "batch_size"),
         "repetitions": len(samples),
@@ -226,7 +130,6 @@ def _result(samples: Samples, baseline: Samples) -> Result:
         **_llama_bench(samples),
         "samples": [_copied(sample, *SAMPLE_FIELDS) for sample in samples],
     }
-    return cast("Result", fields)
 
 
 def _copied(record: RepetitionRecord, *names: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,6 @@ class Repetition:
     decode_steps_s: tuple[float, ...]
     e2e_s: float
     tokens: tuple[int, ...]
-
-    @property
-    def decode_s(self) -> float:
-        """Duration of all tokens after the first ones."""
-        return sum(self.decode_steps_s)
 
 
 def main() -> None:
@@ -82,12 +77,9 @@ def main() -> None:
                 index=index,
                 prefill_tokens=len(request.prompt),
                 ttft_s=result.prefill_s,
-                prefill_s=result.prefill_s,
-                decode_s=result.decode_s,
-                decode_steps_s=result.decode_steps_s,
-                e2e_s=result.e2e_s,
-                tokens=result.tokens,
+                decode_s=sum(result.decode_steps_s),
                 peak_rss_mib=peak_rss_mib(),
+                **vars(result),
             )
         )
     _write(FinalLine(run=request.run))
@@ -96,15 +88,11 @@ def main() -> None:
 def run_once(model: HostModel, prompt: Sequence[int], decode_tokens: int) -> Repetition:
     """Run one repetition as the C++ runner does: greedy, with the first token from the prefill."""
     model.reset()
-    start = time.perf_counter()
-    tokens = [int(model.prefill(prompt).argmax())]
-    prefill_s = time.perf_counter() - start
-    steps = []
-    for _ in range(decode_tokens - 1):
-        since = time.perf_counter()
-        tokens.append(int(model.decode(tokens[-1]).argmax()))
-        steps.append(time.perf_counter() - since)
-    return Repetition(prefill_s, tuple(steps), time.perf_counter() - start, tuple(tokens))
+    return _timed(
+        lambda: [int(model.prefill(prompt).argmax())],
+        lambda latest: [int(model.decode(latest[0]).argmax())],
+        decode_tokens,
+    )
 
 
 def run_together(batch: Batch, prompt: Sequence[int], decode_tokens: int) -> Repetition:
@@ -112,13 +100,24 @@ def run_together(batch: Batch, prompt: Sequence[int], decode_tokens: int) -> Rep
     sequences = range(len(batch.lengths))
     for sequence in sequences:
         batch.rewind(sequence, 0)
+    return _timed(
+        lambda: [int(batch.prefill(sequence, prompt).argmax()) for sequence in sequences],
+        lambda latest: batch.decode(dict(zip(sequences, latest, strict=True))).argmax(axis=-1).tolist(),
+        decode_tokens,
+    )
+
+
+def _timed(
+    prefill: Callable[[], list[int]], decode: Callable[[list[int]], list[int]], decode_tokens: int
+) -> Repetition:
+    """Time a prefill and the steps after it, which give the next token of each sequence; the tokens are the first's."""
     start = time.perf_counter()
-    latest = [int(batch.prefill(sequence, prompt).argmax()) for sequence in sequences]
+    latest = prefill()
     prefill_s = time.perf_counter() - start
     tokens, steps = [latest[0]], []
     for _ in range(decode_tokens - 1):
         since = time.perf_counter()
-        latest = batch.decode(dict(zip(sequences, latest, strict=True))).argmax(axis=-1).tolist()
+        latest = decode(latest)
         tokens.append(latest[0])
         steps.append(time.perf_counter() - since)
     return Repetition(prefill_s, tuple(steps), time.perf_counter() - start, tuple(tokens))

@@ -100,7 +100,6 @@ class Measurement:
         decode_s: All tokens after the first.
         decode_steps_s: Each token after the first; None if the device can't tell them apart.
         tokens: Generated token ids; None if the device tells only their text.
-        peak_rss_mib: Peak resident memory of the process so far.
     """
 
     index: Count

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 from edge_transact.errors import UsageError
 
@@ -30,15 +30,7 @@ class Lengths:
         return pair if self.batch_size == 1 else f"{self.batch_size} x {pair}"
 
 
-class Measured(TypedDict):
-    """The fields of a result, or of a comparison, that say what was measured."""
-
-    prefill_tokens: int
-    decode_tokens: int
-    batch_size: int
-
-
-def lengths_of(result: Measured | Mapping[str, Any]) -> Lengths:
+def lengths_of(result: Mapping[str, Any]) -> Lengths:
     """The lengths of a result, or of a comparison."""
     return Lengths(result["prefill_tokens"], result["decode_tokens"], result["batch_size"])
 

@@ -29,13 +29,10 @@ class VisitContext:
     """What both kinds of records say about their visit.
 
     Attributes:
-        model_digest: As in `BenchModel`.
         decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length. The
             tokens of a batch share the weights.
-        build: Versions that the DIST was built with.
         serial: What adb calls the device, or ``host``.
         device: Name of the device, which other devices may share.
-        device_fingerprint: Build of the operating system.
         cpu: The clusters of a phone's cores.
         runner: What ran it on a phone: ``portable``, ``ndk``, ``app`` or ``llama.cpp``.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.

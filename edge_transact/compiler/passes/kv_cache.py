@@ -39,18 +39,13 @@ def create_kv_cache(mod: IRModule, target: tvm.target.Target, metadata: dict[str
         relax.Var(f"{name}_", relax.ShapeType([size])) for name, size in zip(_RUNTIME_SHAPE, shape, strict=True)
     ]
     kernels = _kernels(target, arguments)
-    arguments["runtime_shape"][1] = _capacity(shape[1], metadata["context_window_size"])
+    # Room for one context window is `ENGINE_FREE_TOKENS` larger: at its end, MLC's engine would fail.
+    free, none = (tirx.IntImm("int64", tokens) for tokens in (ENGINE_FREE_TOKENS, 0))
+    shape[1] += tirx.if_then_else(shape[1] == metadata["context_window_size"], free, none)
     with builder.function("create_tir_paged_kv_cache", parameters):
         variables = {name: builder.add_func(function, name) for name, function in kernels.items()}
         builder.emit_func_output(_creation(arguments, variables))
     return builder.finalize()
-
-
-def _capacity(tokens: tirx.Var, window: int) -> tirx.PrimExpr:
-    """`tokens`, and `ENGINE_FREE_TOKENS` more for one context window, at whose end MLC's engine would fail."""
-    return tokens + tirx.if_then_else(
-        tokens == window, tirx.IntImm("int64", ENGINE_FREE_TOKENS), tirx.IntImm("int64", 0)
-    )
 
 
 def _creation(arguments: dict[str, Any], kernels: dict[str, relax.GlobalVar]) -> relax.Call:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from edge_transact.evaluation.answers.answering import Answered, answers
 from edge_transact.evaluation.answers.degenerate import Degenerate
-from edge_transact.evaluation.answers.questions import Question, questions
+from edge_transact.evaluation.answers.questions import QUESTIONS, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,12 +62,11 @@ class Reply:
 def ask(
     model: PreTrainedModel | HostModel,
     codec: TextCodec,
-    asked: Sequence[Question] | None = None,
+    asked: Sequence[Question] = QUESTIONS,
     *,
     step: str = "questions",
 ) -> list[Reply]:
-    """Asks a model questions: ``ask(model, codec, questions()[:5])``."""
-    asked = questions() if asked is None else asked
+    """Asks a model questions: ``ask(model, codec, QUESTIONS[:5])``."""
     given = answers(model, codec, [question.text for question in asked], step=step)
     return [Reply(question, answer) for question, answer in zip(asked, given, strict=True)]
 

@@ -167,11 +167,7 @@ QUESTIONS: Sequence[Question] = (
         quick=2,
     ),
 )
-
-
-def questions() -> Sequence[Question]:
-    """All questions, in order: kind by kind, six of each."""
-    return QUESTIONS
+"""All questions, kind by kind, six of each."""
 
 
 def quick_questions() -> Sequence[Question]:

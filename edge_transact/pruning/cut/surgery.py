@@ -83,9 +83,7 @@ def shifted_biases(
 
     Args:
         tensors: The layer as it was scored, as `pruned_layer` gives it.
-        widths: The widths of that layer.
         selection: What is kept of it, counted in it.
-        means: `LayerScores.means`.
     """
     shifted = {}
     for module, mean in means.items():
