@@ -1,11 +1,12 @@
-"""fp16 on x86 CPUs without F16C: conversions by integers, and arithmetic in fp32.
+"""fp16 on x86 CPUs without F16C: conversions by ``half.ll``, and arithmetic in fp32.
 
 LLVM would call a function for each element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from pathlib import Path
 
 import tvm
 from tvm import IRModule, tirx
@@ -14,12 +15,15 @@ from tvm.target import codegen
 from tvm.tirx import Expr
 from tvm.tirx.stmt_functor import ir_transform
 
-from edge_transact.compiler.vector import cast, lanes_of, scalar_dtype, splat
+from edge_transact.compiler.vector import cast, lanes_of, scalar_dtype
 
-_ARITHMETIC = [f"tirx.{name}" for name in ("Add", "Sub", "Mul", "Div", "Max", "Min")]
+_BINARY = [f"tirx.{name}" for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "LT", "LE", "GT", "GE", "EQ", "NE")]
 
-_CALLS = {"tirx.if_then_else", "tirx.call_extern"}
+_CALLS = {"tirx.if_then_else", "tirx.call_extern", "tirx.reinterpret"}
 """Calls that hand values on."""
+
+_CONVERSIONS = (Path(__file__).parent / "half.ll").read_text()
+"""LLVM's code for vectors of $N lanes, which it inlines."""
 
 
 def replace_fp16(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
@@ -29,93 +33,42 @@ def replace_fp16(function: tirx.PrimFunc, _mod: IRModule, _context: tvm.transfor
         return function
     if codegen.llvm_cpu_has_features(["f16c"], target):
         return function
-    body = ir_transform(function.body, None, _promoted, ["tirx.Cast", "ir.Call", *_ARITHMETIC])
-    return function.with_body(ir_transform(body, None, _converted, ["tirx.Cast"]))
+    used: set[int] = set()
 
+    def call(name: str, dtype: str, value: Expr) -> Expr:
+        used.add(lanes := lanes_of(value))
+        return T.call_extern(dtype if lanes == 1 else f"{dtype}x{lanes}", f"edge_{name}_{lanes}", value)
 
-def _promoted(node: Expr) -> Expr:
-    """fp16 arithmetic in fp32, which isn't rounded in between."""
-    if isinstance(node, tirx.Cast):
-        return _single(node.value) if _is_half(node.value) and scalar_dtype(node) == "float32" else node
-    if not _is_half(node) or (isinstance(node, tvm.ir.Call) and node.op.name in _CALLS):
-        return node
-    if isinstance(node, tvm.ir.Call):
-        operands = [_single(argument) if _is_half(argument) else argument for argument in node.args]
-        return cast("float16", tvm.ir.Call(node.op, operands, ret_ty=tvm.ir.PrimType(_lanes("float32", node))))
-    return cast("float16", type(node)(_single(node.a), _single(node.b)))
+    def single(half: Expr) -> Expr:
+        """fp16 as fp32; what was rounded just before, as it was."""
+        is_call = isinstance(half, tvm.ir.Call) and half.op.name == "tirx.call_extern"
+        is_rounded = is_call and half.args[0].value.startswith("edge_narrow_")
+        return half.args[1] if is_rounded else call("widen", "float32", half)
 
+    def replaced(node: Expr) -> Expr:
+        if isinstance(node, tirx.Cast):
+            value = single(node.value) if _is_half(node.value) else node.value
+            if _is_half(node):
+                return call("narrow", "float16", cast("float32", value))
+            return cast(scalar_dtype(node), value) if _is_half(node.value) else node
+        if isinstance(node, tvm.ir.Call):
+            if not _is_half(node) or node.op.name in _CALLS:
+                return node
+            operands = [single(argument) if _is_half(argument) else argument for argument in node.args]
+            dtype = str(node.ty.dtype).replace("float16", "float32")
+            return call("narrow", "float16", tvm.ir.Call(node.op, operands, ret_ty=tvm.ir.PrimType(dtype)))
+        if not _is_half(node.a):
+            return node
+        value = type(node)(single(node.a), single(node.b))
+        return call("narrow", "float16", value) if _is_half(node) else value
 
-def _single(half: Expr) -> Expr:
-    is_rounded = isinstance(half, tirx.Cast) and scalar_dtype(half.value) == "float32"
-    return half.value if is_rounded else cast("float32", half)
-
-
-def _converted(node: tirx.Cast) -> Expr:
-    if _is_half(node.value):
-        return cast(scalar_dtype(node), widen(node.value))
-    return narrow(cast("float32", node.value)) if _is_half(node) else node
-
-
-def widen(half: Expr) -> Expr:
-    """fp16 lanes as fp32."""
-    integers, floats = _constants(half)
-
-    def wide(bits: Expr) -> Expr:
-        magnitude = T.bitwise_and(bits, integers(0x7FFF))
-        # A subnormal number is converted as an integer: as a subnormal fp32, it would take a CPU a hundred cycles.
-        subnormal = cast("float32", cast("int32", magnitude)) * floats(2.0**-24)
-        # Infinity has the largest exponent before and after.
-        moved = T.shift_left(magnitude, integers(13)) + integers(224 << 23)
-        normal = T.reinterpret(_lanes("float32", half), moved) * floats(2.0**-112)
-        value = T.reinterpret(_lanes("uint32", half), T.Select(magnitude < integers(1 << 10), subnormal, normal))
-        sign = T.shift_left(T.bitwise_and(bits, integers(0x8000)), integers(16))
-        return T.reinterpret(_lanes("float32", half), T.bitwise_or(value, sign))
-
-    return _let(cast("uint32", T.reinterpret(_lanes("uint16", half), half)), wide)
-
-
-def narrow(single: Expr) -> Expr:
-    """fp32 lanes as fp16, rounded to the nearest, ties to even."""
-    integers, floats = _constants(single)
-
-    def half(bits: Expr) -> Expr:
-        magnitude = T.bitwise_and(bits, integers(0x7FFFFFFF))
-        # What is too large becomes infinite, and the rest 4 times as large.
-        scaled = T.reinterpret(_lanes("float32", single), magnitude) * floats(2.0**112) * floats(2.0**-110)
-        # Added to a number with an exponent larger by 15, it is rounded to fp16's fraction, below its exponent less 1.
-        exponent = T.max(T.bitwise_and(magnitude, integers(0x7F800000)), integers(113 << 23)) + integers(15 << 23)
-        rounded = T.reinterpret(_lanes("uint32", single), scaled + T.reinterpret(_lanes("float32", single), exponent))
-        return _let(rounded, lambda sum_: joined(magnitude, sum_, T.bitwise_xor(bits, magnitude)))
-
-    def joined(magnitude: Expr, rounded: Expr, sign: Expr) -> Expr:
-        exponent = T.bitwise_and(T.shift_right(rounded, integers(13)), integers(0x7C00))
-        value = exponent + T.bitwise_and(rounded, integers(0xFFF))
-        number = T.Select(magnitude > integers(0x7F800000), integers(0x7E00), value)
-        joined_ = T.bitwise_or(number, T.shift_right(sign, integers(16)))
-        return T.reinterpret(_lanes("float16", single), cast("uint16", joined_))
-
-    return _let(T.reinterpret(_lanes("uint32", single), single), half)
+    body = ir_transform(function.body, None, replaced, ["tirx.Cast", "ir.Call", *_BINARY])
+    for lanes in sorted(used):
+        code = _CONVERSIONS if lanes > 1 else re.sub(r"<\$N x (\w+)>|splat \(\w+ (\w+)\)", r"\1\2", _CONVERSIONS)
+        code = tirx.StringImm(code.replace("$N", str(lanes)))
+        body = tirx.AttrStmt(T.int32(0), "pragma_import_llvm", code, body)
+    return function.with_body(body)
 
 
 def _is_half(value: object) -> bool:
     return isinstance(value, Expr) and isinstance(value.ty, tvm.ir.PrimType) and scalar_dtype(value) == "float16"
-
-
-def _lanes(dtype: str, like: Expr) -> str:
-    return dtype if lanes_of(like) == 1 else f"{dtype}x{lanes_of(like)}"
-
-
-def _constants(like: Expr) -> tuple[Callable[[int], Expr], Callable[[float], Expr]]:
-    lanes = lanes_of(like)
-    return lambda value: splat(T.uint32(value), lanes), lambda value: splat(T.float32(value), lanes)
-
-
-def _let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """An expression that uses a value, uint32 lanes, more than once.
-
-    TVM's analyzer would put the value itself back into the body, but for a call that may have effects: LLVM removes
-    this one, a shift by 0 bits.
-    """
-    none = splat(T.uint32(0), lanes_of(value))
-    name = tirx.Var("bits", value.ty)
-    return tirx.Let(name, T.call_llvm_intrin(value.ty.dtype, "llvm.fshl", value, none, none), body(name))
