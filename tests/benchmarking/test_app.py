@@ -76,6 +76,13 @@ def test_an_app_that_is_not_there(phone, run_bench):
         run_bench("host", app=PACKAGE)
 
 
+def test_a_release_has_no_benchmark(phone, run_bench):
+    install(phone, "")
+    (phone.root / "data/app" / PACKAGE).chmod(0o644)
+    (failure,) = run_bench(phone.serial, app=PACKAGE).failures
+    assert f"{PACKAGE} has no benchmark" in failure
+
+
 def test_an_app_that_says_something_else(phone, run_bench, tiny_dist):
     """The app compares no tokens; what it says is compared here."""
     (model,) = open_models([tiny_dist], [])

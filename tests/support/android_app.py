@@ -13,6 +13,7 @@ from pathlib import Path
 from edge_transact.benchmarking.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
 from tests.support.edge_app import entry
+from tests.support.kotlin import compile_kotlin, kotlin
 
 FAKES = ROOT / "tests" / "bundling" / "fakes"
 TVM_FFI = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
@@ -24,39 +25,46 @@ def compile_fakes(compiled: Compiled, directory: Path) -> list[Path]:
     classpath = [compiled.classes, *compiled.classpath]
     done = javac(java(FAKES), classpath, directory)
     assert done.returncode == 0, done.stderr
-    return [directory, *classpath]
+    return [directory, *classpath, compile_kotlin(kotlin(FAKES), [directory, *classpath])]
 
 
 def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
-    """Runs ``AppMain`` on a phone without OpenCL that has the models ``good``, ``other`` and ``broken``.
+    """Runs ``AppMain`` in three processes of a phone, whose OpenCL no engine can use.
 
-    ``broken`` is a module's, and the library of ``good`` too.
+    The app has the models ``good``, ``other``, ``broken`` and ``both``. The last alone has a library for GPUs. It and
+    ``broken`` are modules', as is the library of ``good``.
 
     Returns:
         The words of each line by the first of them.
     """
     assets = directory / "assets" / "edge"
     models = []
-    for name in ("good", "other", "broken"):
+    for name in ("good", "other", "broken", "both"):
         (assets / name).mkdir(parents=True)
         (assets / name / "params_shard_0.bin").write_bytes(name.encode() * 100)
         (assets / name / "mlc-chat-config.json").write_text('{"context_window_size": 256, "prefill_chunk_size": 64}')
-        models.append(entry(assets / name, {"android-cpu": f"{name}_cpu"}, memory_bytes={"android-cpu": 2 << 30}))
+        libraries = {"android-cpu": f"{name}_cpu"} | ({"android": "both_gpu"} if name == "both" else {})
+        models.append(entry(assets / name, libraries, memory_bytes=dict.fromkeys(libraries, 2 << 30)))
     (assets / "models.json").write_text(json.dumps({"models": models[:2]}))
-    (assets / "broken" / "models.json").write_text(json.dumps({"models": models[2:]}))
+    for model in models[2:]:
+        (assets / model["id"] / "models.json").write_text(json.dumps({"models": [model]}))
     made = directory / "library.c"
-    mark = json.dumps(str(directory / "good_cpu was loaded"))
-    made.write_text(f"#include <fcntl.h>\n__attribute__((constructor)) void load(void) {{ creat({mark}, 0600); }}\n")
-    _run("gcc", "-shared", "-fPIC", str(made), "-o", str(directory / "libgood_cpu.so"))
+    for name in ("good_cpu", "OpenCL"):
+        mark = json.dumps(str(directory / f"{name} was loaded"))
+        made.write_text(
+            f"#include <fcntl.h>\n__attribute__((constructor)) void load(void) {{ creat({mark}, 0600); }}\n"
+        )
+        _run("gcc", "-shared", "-fPIC", str(made), "-o", str(directory / f"lib{name}.so"))
     request = AppRequest(
         run="run-1", model_lib="good_cpu", prompt=[1, 2], decode_tokens=9, repetitions=2, warmups=0, check=None,
         timeout_s=99.0,
     )  # fmt: skip
-    arguments = [str(directory), json.dumps(asdict(request))]
-    done = _start(classpath, directory, "edgetransact.app.AppMain", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line.split(" | ") for line in done.stdout.splitlines()]
-    return {words[0]: words[1:] for words in lines}
+    told: dict[str, list[str]] = {}
+    for part in (["first"], ["second"], ["bench", json.dumps(asdict(request))]):
+        done = _start(classpath, directory, "edgetransact.app.AppMainKt", str(directory), *part)
+        assert done.returncode == 0, done.stdout + done.stderr
+        told |= {words[0]: words[1:] for words in (line.split(" | ") for line in done.stdout.splitlines())}
+    return told
 
 
 @dataclass(frozen=True)

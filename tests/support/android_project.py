@@ -44,19 +44,21 @@ def render(directory: Path, app_name: str = "Edge Chat", models: Sequence[AppMod
     return directory
 
 
-def link_resources(project: Path, output: Path) -> Done:
+def link_resources(project: Path, output: Path, build: str = "debug") -> Done:
     """Compiles and links manifest and resources as Gradle would, and writes ``R.java`` below `output`."""
     if not FRAMEWORK.exists():
         pytest.skip(f"needs {FRAMEWORK}; as root, `make system-packages` installs what tests need")
     output.mkdir(parents=True, exist_ok=True)
-    compiled = output / "resources.zip"
-    resources = project / "app" / "src" / "main" / "res"
-    done = run_tool([aapt2(), "compile", "--dir", str(resources), "-o", str(compiled)])
-    if done.returncode:
-        return done
+    compiled = []
+    for resources in (project / "app" / "src" / name / "res" for name in ("main", build)):
+        if resources.exists():
+            compiled.append(str(output / f"{resources.parent.name}.zip"))
+            done = run_tool([aapt2(), "compile", "--dir", str(resources), "-o", compiled[-1]])
+            if done.returncode:
+                return done
     manifest = output / "AndroidManifest.xml"
-    manifest.write_text(merged_manifest(project))
-    inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), str(compiled)]
+    manifest.write_text(merged_manifest(project, build))
+    inputs = ["-I", str(FRAMEWORK), "--manifest", str(manifest), *compiled]
     sdk = tomllib.loads((project / "gradle" / "libs.versions.toml").read_text())["versions"]
     levels = ["--min-sdk-version", sdk["minSdk"], "--target-sdk-version", sdk["targetSdk"]]
     for option, name in (("--version-code", "versionCode"), ("--version-name", "versionName")):
@@ -75,16 +77,17 @@ def aapt2() -> str:
     return str(program)
 
 
-def merged_manifest(project: Path) -> str:
-    """The app's manifest with its id as the package and with what the library's adds, as Gradle merges them.
+def merged_manifest(project: Path, build: str = "debug") -> str:
+    """The app's manifest with its id as the package and with what library and build add, as Gradle merges them.
 
     Classes have their full names: in a module's manifest, one that begins with a dot is of the module's namespace.
     """
     texts = []
-    for module in ("app", "edge"):
-        text = (project / module / "src" / "main" / "AndroidManifest.xml").read_text()
+    for module, sources in (("app", "main"), ("edge", "main"), ("app", build)):
+        file = project / module / "src" / sources / "AndroidManifest.xml"
+        text = file.read_text() if file.exists() else "<application></application>"
         texts.append(re.sub(r'(android:name=")(?=\.)', rf"\g<1>{setting(project, module, 'namespace')}", text))
-    added = texts[1].split("<application>")[1].split("</application>")[0]
+    added = "".join(re.split("<application.*?>|</application>", text)[1] for text in texts[1:])
     text = texts[0].replace("</application>", f"{added}</application>")
     return text.replace("<manifest ", f'<manifest package="{APPLICATION_ID}" ', 1)
 

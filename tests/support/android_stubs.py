@@ -27,7 +27,17 @@ from tests.support.android_project import ROOT, java, javac
 
 TVM4J = ROOT / "tests" / "bundling" / "stubs"
 
-PROTECTED = {"android.app.Activity": {"onCreate", "onNewIntent", "onStart", "onStop"}}
+PROTECTED = {
+    "android.app.Activity": {
+        "onActivityResult",
+        "onCreate",
+        "onDestroy",
+        "onNewIntent",
+        "onSaveInstanceState",
+        "onStart",
+        "onStop",
+    }
+}
 THROWS = {
     "android.content.pm.PackageManager.getPackageInfo": "android.content.pm.PackageManager.NameNotFoundException",
     "android.content.res.AssetManager.open": "java.io.IOException",
@@ -125,8 +135,9 @@ class Stubs:
         self._api = api
         text = "\n".join(sources)
         words = set(re.findall(r"\w+", text))
-        # Kotlin calls `getName` and `setName` by `name`.
+        # Kotlin calls `getName` and `setName` by `name`, and `setEnabled` by `isEnabled`.
         self._named = words | {f"{kind}{word[0].upper()}{word[1:]}" for word in words for kind in ("get", "set")}
+        self._named |= {f"set{word[2:]}" for word in words if word.startswith("is")}
         self._texts: dict[str, str] = {}
         self._queue: list[str] = []
         for name in sorted(set(re.findall(r"\bandroid(?:\.\w+)+", text))):
@@ -183,6 +194,7 @@ class Stubs:
         if self._is_interface(stub.name) or stub.is_annotation:
             yield from (self._method(stub, method, "") for method in stub.methods)
             yield from (self._field(stub, name, kind) for name, kind in stub.fields.items() if name in self._named)
+            self._want_inner(stub)
             return
         if Method("__init__", False, [], "None") not in stub.methods:
             yield f"protected {stub.simple}() {{}}\n"  # for subclasses among the stubs
@@ -195,11 +207,14 @@ class Stubs:
             for name, (interface, method) in self._promised(stub).items():
                 if name not in written:
                     yield self._method(interface, method, "public native ")
-        for name in self._named:
-            self._want(f"{stub.name}.{name}")
+        self._want_inner(stub)
         for name, kind in stub.fields.items():
             if name in self._named:
                 yield self._field(stub, name, kind)
+
+    def _want_inner(self, stub: Stub) -> None:
+        for name in self._named:
+            self._want(f"{stub.name}.{name}")
 
     def _line(self, stub: Stub) -> Iterator[Stub]:
         """A class or interface, and all those above it."""

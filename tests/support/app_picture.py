@@ -33,7 +33,7 @@ class Screen:
     hidden: frozenset[str] = frozenset()
     disabled: frozenset[str] = frozenset()
     texts: dict[str, str] = field(default_factory=dict)
-    rows: tuple[tuple[str, str], ...] = ()
+    rows: tuple[tuple[str, str, str], ...] = ()  # and what each hides
     progress: float = 0  # of the bar, up to 1
 
 
@@ -46,23 +46,24 @@ def _named(file: str) -> dict[str, ElementTree.Element]:
 STRINGS = {name: (element.text or "").replace("\\'", "'") for name, element in _named("values/strings.xml").items()}
 STYLES = _named("values/styles.xml")
 CONVERSATION = (
-    ("message_mine", "Do you need the Internet?"),
-    ("message_model", "No. I am a file on this phone, and the phone does all the work."),
-    ("message_mine", "What is inside that file?"),
-    ("message_model", "Mostly numbers of four bits each, in groups of 32 that share a"),
+    ("message_mine", "Do you need the Internet?", "-"),
+    ("message_model", "No. I am a file on this phone, and the phone does all the work.", "-"),
+    ("message_mine", "What is inside that file?", "-"),
+    ("message_model", "Mostly numbers of four bits each, in groups of 32 that share a", "copy"),
 )
 
 
 def screens() -> list[Screen]:
     """An answer under way by day and by night, and the first start."""
-    texts = {"choice": "smollm2-30", "status": STRINGS["runs_on_gpu"]}
-    hidden = frozenset({"send", "empty", "waiting", "note"})
-    answering = Screen("values", shown=frozenset({"stop"}), hidden=hidden, texts=texts, rows=CONVERSATION)
+    used = STRINGS["detail_gpu"].replace("%1$s", "181 MB")
+    texts = {"choice": "smollm2-30", "status": STRINGS["answering"], "detail": used}
+    hidden = frozenset({"send", "empty", "waiting", "note", "again"})
+    answering = Screen("values", shown=frozenset({"stop", "detail"}), hidden=hidden, texts=texts, rows=CONVERSATION)
     copied = STRINGS["progress_bytes"].replace("%1$s", "48 MB").replace("%2$s", "97 MB")
     texts = {"status": STRINGS["stage_copy"], "detail": copied, "empty": STRINGS["empty_not_ready"]}
     starting = Screen(
         "values-night", shown=frozenset({"progress", "detail"}), hidden=frozenset({"messages"}),
-        disabled=frozenset({"restart", "send"}), texts={"choice": "smollm2-30"} | texts, progress=48 / 97,
+        disabled=frozenset({"new_chat", "send"}), texts={"choice": "smollm2-30"} | texts, progress=48 / 97,
     )  # fmt: skip
     return [answering, replace(answering, mode="values-night"), starting]
 
@@ -72,6 +73,7 @@ class Renderer:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
+        self._hidden = "-"  # in a row
         colors = _named("values/colors.xml") | _named(f"{screen.mode}/colors.xml")
         self._colors = {f"@color/{name}": element.text or "" for name, element in colors.items()} | FRAMEWORK_COLORS
 
@@ -90,15 +92,18 @@ class Renderer:
         values = self._values(view)
         identifier = values.get("id", "").rpartition("/")[2]
         gone = values.get("visibility") == "gone" and identifier not in self._screen.shown
-        if gone or identifier in self._screen.hidden:
+        if gone or identifier in (*self._screen.hidden, self._hidden):
             return ""
         style = self._style(values, parent)
         inner = getattr(self, f"_{view.tag.lower()}")(view, values, identifier)
         return f'<div class="{view.tag}" style="{style}">{inner}</div>'
 
     def _values(self, view: ElementTree.Element) -> dict[str, str]:
-        style = STYLES.get((view.get("style") or "").removeprefix("@style/"), [])
-        inherited = {item.get("name", "").removeprefix("android:"): item.text or "" for item in style}
+        inherited: dict[str, str] = {}
+        name = (view.get("style") or "").removeprefix("@style/")
+        while (style := STYLES.get(name)) is not None:
+            inherited = {item.get("name", "").removeprefix("android:"): item.text or "" for item in style} | inherited
+            name = style.get("parent", "")
         return inherited | {name.removeprefix(ANDROID): value for name, value in view.attrib.items()}
 
     def _style(self, values: dict[str, str], parent: str) -> str:
@@ -165,6 +170,8 @@ class Renderer:
         return f'<svg width="{size}" viewBox="{view_box}" {self._tint(values["tint"], identifier)}>{paths}</svg>'
 
     def _tint(self, name: str, identifier: str) -> str:
+        if name in self._colors:
+            return f'fill="{self._colors[name]}"'
         disabled, enabled = ElementTree.parse(RESOURCES / f"{name[1:]}.xml").getroot()
         item = disabled if identifier in self._screen.disabled else enabled
         color = self._colors[item.attrib[ANDROID + "color"]]
@@ -172,8 +179,8 @@ class Renderer:
 
     def _listview(self, view: ElementTree.Element, values: dict[str, str], identifier: str) -> str:
         rows = []
-        for layout, text in self._screen.rows:
-            self._screen.texts["text"] = text
+        for layout, text, hidden in self._screen.rows:
+            self._screen.texts["text"], self._hidden = text, hidden
             rows.append(self._view(ElementTree.parse(RESOURCES / "layout" / f"{layout}.xml").getroot(), "vertical"))
         return "".join(rows)
 

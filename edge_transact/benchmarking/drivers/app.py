@@ -69,6 +69,9 @@ class AppDriver(PhoneDriver):
             raise EdgeTransactError(
                 f"{self.label} has no app {self.package}", fix="Install what `edge-transact bundle` made."
             )
+        if "unable to resolve" in self._am_start():  # its benchmark ends at once, without a run
+            fix = "Releases leave it out: install the debug build, `edge-transact bundle DIST -o APP --build --install`."
+            raise EdgeTransactError(f"{self.label}: {self.package} has no benchmark", fix=fix)
         self._folder.make("bench")
         self.fix_performance()
         return False
@@ -122,10 +125,13 @@ class AppDriver(PhoneDriver):
         self.restore_performance()
 
     def _start(self, run: str) -> None:
-        result = self.device.shell("am", "start", "-W", "-S", "-a", ACTION, "-p", self.package, "--es", "run", run)
-        words = (result.stdout + result.stderr).strip()
-        if result.code or "Error" in words:
+        if "Error" in (words := self._am_start("--es", "run", run)):
             raise RunFailed(f"{self.label}: {self.package} does not start: {words[-300:]}")
+
+    def _am_start(self, *extra: str) -> str:
+        """What Android says when the app's benchmark starts."""
+        result = self.device.shell("am", "start", "-W", "-S", "-a", ACTION, "-p", self.package, *extra)
+        return (result.stdout + result.stderr).strip() + ("\nError" if result.code else "")
 
     def _poll(self, run: str) -> tuple[list[Line], bool]:
         """New complete lines, and whether the app was alive after they were read."""

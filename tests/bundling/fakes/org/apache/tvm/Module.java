@@ -12,7 +12,7 @@ import org.json.JSONObject;
 /**
  * A stand-in for MLC-LLM's JSON FFI engine, with its functions and its threads. It answers a message word for word. At
  * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "die twice", both
- * loops do. At "go on", and in a benchmark, it answers until it is stopped.
+ * loops do. At "go on", and in a benchmark, it answers until it is stopped. At "recall", it answers with all messages.
  */
 public class Module {
     /** Models that were loaded, and not freed again. */
@@ -128,6 +128,9 @@ public class Module {
             if (text.equals("die")) {
                 throw new IllegalStateException("Check failed: num_rsentries > 0");
             }
+            if (text.equals("recall")) {
+                text = recall(messages);
+            }
             String[] words = text.split("(?<= )");
             for (int index = 0; index < words.length || text.equals("go on"); index++) {
                 if (aborted.contains(id)) {
@@ -145,6 +148,16 @@ public class Module {
         } catch (JSONException | InterruptedException error) {
             throw new AssertionError(error);
         }
+    }
+
+    private static String recall(JSONArray messages) throws JSONException {
+        StringBuilder all = new StringBuilder();
+        for (int index = 0; index < messages.length(); index++) {
+            JSONObject message = messages.getJSONObject(index);
+            all.append(index == 0 ? "" : ", ").append(message.getString("role")).append(' ');
+            all.append(message.getString("content"));
+        }
+        return all.toString();
     }
 
     private void respond(String id, JSONArray choices, JSONObject usage) throws JSONException {

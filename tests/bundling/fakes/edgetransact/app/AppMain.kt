@@ -1,0 +1,307 @@
+package edgetransact.app
+
+import android.app.ActivityManager
+import android.content.ComponentCallbacks
+import android.content.ComponentCallbacks2
+import android.content.Context
+import android.content.res.AssetManager
+import android.os.Looper
+import android.os.Process
+import edgetransact.edge.EdgeException
+import edgetransact.edge.Model
+import edgetransact.edge.Preference
+import edgetransact.edge.android.Bench
+import java.io.File
+import java.io.InputStream
+import java.nio.file.Files
+import java.nio.file.Path
+import java.nio.file.Paths
+import java.util.concurrent.atomic.AtomicBoolean
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.CoroutineStart
+import kotlinx.coroutines.cancelChildren
+import kotlinx.coroutines.job
+import kotlinx.coroutines.launch
+import org.apache.tvm.Module
+
+private const val GIB = 1L shl 30
+
+/** A phone, whose app has its files below [root]. */
+private class Phone(private val root: Path) : Context() {
+    var available = 4 * GIB
+    var fails = false
+    val callbacks = mutableListOf<ComponentCallbacks>()
+
+    override fun getApplicationContext(): Context = this
+
+    override fun getFilesDir(): File = root.resolve("files").toFile()
+
+    override fun getNoBackupFilesDir(): File = root.resolve("no-backup").toFile()
+
+    override fun getCacheDir(): File = root.resolve("cache").toFile()
+
+    override fun getExternalFilesDir(name: String?): File = root.resolve("external").resolve(name!!).toFile()
+
+    override fun registerComponentCallbacks(callback: ComponentCallbacks) {
+        callbacks += callback
+    }
+
+    override fun unregisterComponentCallbacks(callback: ComponentCallbacks) {
+        callbacks -= callback
+    }
+
+    @Suppress("UNCHECKED_CAST")
+    override fun <T> getSystemService(service: Class<T>): T =
+        object : ActivityManager() {
+            override fun getMemoryInfo(info: MemoryInfo) {
+                if (fails) throw OutOfMemoryError("Java heap space")
+                info.availMem = available
+                info.threshold = GIB / 2
+            }
+        } as T
+
+    override fun getAssets(): AssetManager =
+        object : AssetManager() {
+            override fun open(path: String, mode: Int): InputStream = Files.newInputStream(root.resolve("assets/$path"))
+
+            override fun list(path: String): Array<String>? = root.resolve("assets/$path").toFile().list()
+        }
+}
+
+/** A user of the app: what the activities do with a chat's model, in a process of one phone. */
+private class User(private val root: Path) {
+    val phone = Phone(root)
+    var app = model()
+    val screen: Screen
+        get() = app.screen.value
+    val last: Entry
+        get() = screen.chat.entries.last()
+    val error: EdgeException?
+        get() = (screen.status as? Status.Failed)?.error
+    private val scope = CoroutineScope(MainThread)
+
+    private fun model() = ChatModel(phone, MainThread, { error, _ -> error.code().name }) { 100 * Module.LOADED.get().toLong() }
+
+    fun start(chat: String? = null) {
+        app.start(chat)
+        until { ready }
+    }
+
+    /** The activity is gone for good, and another one begins. */
+    fun again(chat: String?) {
+        app.close()
+        app = model()
+        start(chat)
+    }
+
+    val ready: Boolean
+        get() = screen.status is Status.Ready
+
+    fun model(id: String): Model = screen.models.first { it.id() == id }
+
+    fun load(wanted: String? = null, load: () -> Unit = { app.load() }) {
+        if (wanted == null) load() else app.choose(model(wanted))
+        until { !ready }
+        until { ready || error != null }
+    }
+
+    fun ask(text: String) {
+        check(app.send(text)) { "no model to answer $text" }
+        until { !screen.answering }
+    }
+
+    fun reload(wanted: String) {
+        if (screen.model?.id() == wanted) load() else load(wanted)
+    }
+
+    fun bench(run: String): AtomicBoolean {
+        val ended = AtomicBoolean()
+        scope.launch(start = CoroutineStart.UNDISPATCHED) {
+            try {
+                Bench.run(phone, run)
+            } finally {
+                ended.set(true)
+            }
+        }
+        return ended
+    }
+
+    fun leave() = scope.coroutineContext.job.cancelChildren()
+
+    fun until(done: () -> Boolean) = Looper.runUntil(done)
+
+    fun say(vararg words: Any?) = println(words.joinToString(" | "))
+
+    fun chats() = chatStore(phone).list()
+}
+
+fun main(arguments: Array<String>) {
+    val root = Paths.get(arguments[0])
+    val user = User(root)
+    when (arguments[1]) {
+        "first" -> first(user, root)
+        "second" -> second(user)
+        else -> bench(user, root, arguments[2])
+    }
+    System.out.flush()
+    Runtime.getRuntime().halt(0) // as Android ends an app
+}
+
+private fun first(user: User, root: Path) = with(user) {
+    start()
+    say("loaded", screen.model?.id(), (screen.status as Status.Ready).choice.device(), Files.exists(root.resolve("good_cpu was loaded")))
+    ask("one two three")
+    say("answered", last.text, last.finish, last.tokens, last.tokensPerSecond, last.firstTokenS != null, screen.answered)
+    until { screen.memoryBytes != null }
+    say("memory", screen.memoryBytes)
+
+    app.send("go on")
+    until { last.text.length > 10 }
+    val seen = screen
+    app.pause() // the activity is destroyed and made again
+    app.resume()
+    say("turned", screen.chat.entries.size, seen.answering, "loads", Module.LOADS)
+    app.stop()
+    until { !screen.answering }
+    say("stopped", last.text.startsWith("go on"), last.finish)
+
+    app.regenerate()
+    until { last.text.length > 10 }
+    say("regenerated", screen.chat.entries.size, screen.answering)
+    app.stop()
+    until { !screen.answering }
+    ask("recall")
+    say("recalled", last.text.startsWith("user one two three, assistant one two three, user go on, assistant go on"), last.text.endsWith("user recall"))
+
+    val first = screen.chat.id
+    app.change(app.settings.copy(system = "Be brief.", maxTokens = 9))
+    app.open(null)
+    until { screen.chat.id != first }
+    say("new", screen.chat.entries.size, chats().size)
+    ask("recall")
+    say("told", last.text)
+    until { chats().size == 2 }
+    say("chats", chats().joinToString(" + ") { it.title })
+    app.open(first)
+    until { screen.chat.id == first }
+    say("opened", screen.chat.entries.size, screen.chat.entries.first().text, screen.answered)
+
+    app.send("go on")
+    until { last.text.isNotEmpty() }
+    app.choose(model("other"))
+    until { !screen.answering }
+    say("interrupted", last.finish, last.failure)
+    app.choose(model("good"))
+    app.choose(model("other"))
+    until { ready && screen.model?.id() == "other" }
+    until { Module.LOADED.get() == 1 }
+    ask("one")
+    say("chosen", screen.model?.id(), last.text, "loaded", Module.LOADED)
+
+    load("broken")
+    say("broken", error?.code(), error?.detail(), "loaded", Module.LOADED)
+    say("refused", app.send("anyone?"), screen.answering)
+    phone.available = GIB
+    load("good")
+    say("small", error?.code(), error?.needed(), error?.available())
+    load { app.load(anyway = true) }
+    say("anyway", error, "loaded", Module.LOADED)
+    phone.available = 4 * GIB
+
+    ask("die")
+    say("died", last.failure, last.finish, error?.code(), error?.detail())
+    load()
+    say("loaded again", error, "loaded", Module.LOADED, last.failure)
+    val before = screen.chat.entries.size
+    app.regenerate()
+    until { !screen.answering }
+    say("asked again", last.failure, screen.chat.entries.size - before)
+    load()
+    ask("die twice")
+    load()
+    say("died twice", error, "loaded", Module.LOADED)
+    phone.fails = true
+    load()
+    say("no memory", error?.code(), error?.detail())
+    phone.fails = false
+    load()
+
+    (phone.callbacks.single() as ComponentCallbacks2).onTrimMemory(ComponentCallbacks2.TRIM_MEMORY_BACKGROUND)
+    until { screen.status == Status.Unloaded && Module.LOADED.get() == 0 }
+    app.resume()
+    until { ready && screen.memoryBytes != null }
+    say("released", "loaded", Module.LOADED, screen.memoryBytes)
+
+    val deleted = chats().first { it.id != first }
+    chatStore(phone).delete(deleted.id)
+    app.resume()
+    app.open(deleted.id)
+    until { screen.chat.id != first }
+    say("deleted", screen.chat.entries.size, chats().size)
+    ask("to be deleted")
+    until { chats().size == 2 }
+    chatStore(phone).delete(screen.chat.id)
+    app.resume()
+    until { screen.chat.entries.isEmpty() }
+    say("gone", chats().size)
+
+    load { app.change(app.settings.copy(device = Preference.GPU)) }
+    say("gpu", error?.code())
+    load { app.change(app.settings.copy(device = Preference.AUTO)) }
+    load("both")
+    say("gave way", (screen.status as Status.Ready).choice.device(), (screen.status as Status.Ready).choice.reason())
+    val loads = Module.LOADS.get()
+    app.retryGpu()
+    until { Module.LOADS.get() > loads && ready }
+    say("retried", (screen.status as Status.Ready).choice.reason())
+
+    load("good")
+    again(null)
+    ask("say it")
+    again(screen.chat.id)
+    say("began again", screen.chat.entries.map { it.text }, "loaded", Module.LOADED)
+    app.send("go on")
+    until { last.text.length > 10 }
+    app.pause()
+    until { chats().first().entries.last().text.isNotEmpty() }
+}
+
+/** The app was ended in the background while it answered. */
+private fun second(user: User) = with(user) {
+    start(chats().first().id)
+    say("restored", screen.chat.entries.size, last.finish, last.text.startsWith("go on"), app.settings.system, screen.model?.id())
+    ask("recall")
+    say("goes on", last.text.startsWith("system Be brief., user say it, assistant say it, user go on, assistant go on"))
+}
+
+private fun bench(user: User, root: Path, request: String) = with(user) {
+    start()
+    var ended = bench("../../run")
+    until { ended.get() }
+    say("bench", screen.status, "loaded", Module.LOADED, "killed", Process.KILLED)
+
+    val bench = Files.createDirectories(root.resolve("external/bench"))
+    Files.write(bench.resolve("run-1.json"), request.toByteArray())
+    ended = bench("run-1")
+    val lines = bench.resolve("run-1.jsonl")
+    until { Files.exists(lines) && Files.readAllLines(lines).size >= 2 }
+    load()
+    until { ended.get() }
+    say("interrupted benchmark", "loaded", Module.LOADED, "killed", Process.KILLED, Files.readAllLines(lines).joinToString(" | "))
+
+    bench("run-2")
+    ended = bench("run-3")
+    leave()
+    until { ended.get() }
+    val skipped = Files.readAllLines(bench.resolve("run-3.jsonl")).joinToString("")
+    say("skipped", "\"error\"" in skipped)
+
+    Files.createSymbolicLink(bench.resolve("full.jsonl"), Paths.get("/dev/full"))
+    ended = bench("full")
+    until { ended.get() }
+    say("full", "killed", Process.KILLED)
+    for (text in listOf("models.json", "broken/models.json", "both/models.json")) Files.delete(root.resolve("assets/edge/$text"))
+    ended = bench("run-1")
+    until { ended.get() }
+    say("no models", "killed", Process.KILLED)
+}
