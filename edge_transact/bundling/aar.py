@@ -10,6 +10,7 @@ from pathlib import Path
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.dist_files import MANIFEST
 from edge_transact.artifacts.outputs import scratch_directory
+from edge_transact.artifacts.templates import environment
 from edge_transact.benchmarking.link import require_linker
 from edge_transact.bundling import maven
 from edge_transact.bundling.maven import Module, add, digest, newest
@@ -72,6 +73,7 @@ def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -
         needs = newest(output, maven.GROUP, "edge")
         modules = [_module(source, scratch, needs) for source in sources]
         add(output, modules)
+        write_readme(output)
     return Repository(output, [source.model for source in sources], [module.coordinates for module in modules])
 
 
@@ -79,6 +81,16 @@ def require_repository(output: Path) -> None:
     """Raises an `EdgeTransactError` if there is another output of this package."""
     if other := next((name for name in (RECORD, MANIFEST, PROVENANCE_FILE) if (output / name).exists()), None):
         raise EdgeTransactError(f"{output} has a {other}: it is no Maven repository", fix="Choose another output.")
+
+
+def write_readme(repository: Path) -> None:
+    """How an app takes the newest of each module, beside these: the folder's own README may be another's."""
+    home = repository / maven.GROUP
+    models = [each for path in sorted(home.glob("models/*")) for each in newest(repository, GROUP, path.name)]
+    engine = newest(repository, maven.GROUP, "edge")
+    fresh = home / ".README.md"
+    fresh.write_text(environment().get_template("aar/README.md.j2").render(models=models, engine=engine))
+    fresh.replace(home / "README.md")
 
 
 def _alone(source: Source) -> Source:

@@ -20,7 +20,7 @@ from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.bundling import maven
-from edge_transact.bundling.aar import ABI, ENGINE, require_repository
+from edge_transact.bundling.aar import ABI, ENGINE, require_repository, write_readme
 from edge_transact.bundling.maven import Module, add, digest
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import PACKAGE_CONFIG, render_templates
@@ -57,6 +57,7 @@ def bundle_engine(output: Path) -> str:
         (project / PACKAGE_CONFIG).write_text(json.dumps(package_config([]), indent=2) + "\n")
         module = _module(project, run_steps(project, [":edge:assembleRelease"], AAR), scratch)
         add(output, [module])
+        write_readme(output)
     return module.coordinates
 
 

@@ -126,7 +126,7 @@ def _engine(output: Path, as_json: bool) -> None:
         show(result, as_json, lambda: print_checks(lacking))
         raise typer.Exit(1)
     result["engine"] = bundle_engine(output)
-    show(result, as_json, lambda: print(f'implementation("{result["engine"]}")'))
+    show(result, as_json, lambda: print(f'implementation("{result["engine"]}"): see {output}/edgetransact/README.md'))
 
 
 def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> None:
@@ -145,6 +145,7 @@ def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> No
                 console.print(f"Not in the library: edge-transact install {dist} --application-id ID", soft_wrap=True)
             if model.url:
                 console.print(f"Not in the library: upload {dist} to {model.url}", soft_wrap=True)
+        console.print(f"Next: the steps of {output / 'edgetransact/README.md'}", soft_wrap=True)
 
     show(made.to_dict(), as_json, text)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.android_project import ROOT
 from tests.support.app_tools import AppTools
 from tests.support.command import run, said
 from tests.support.dists import make_dist
+from tests.support.edge_library import shown_kotlin
 from tests.support.kotlin import LANGUAGE
 from tests.support.published_aars import PUBLISHED, published_repository
 
@@ -140,6 +142,28 @@ def test_all_that_is_missing_is_said_at_once(tools, tmp_path, monkeypatch):
     missing = json.loads(result.stdout.splitlines()[-1])["missing"]
     assert result.exit_code == 1 and missing == ["cmake", "sdk", "ndk", "gradle", "rustup", "mlc", "mlc-tvm"]
     assert not (tmp_path / "maven").exists()
+
+
+@pytest.mark.needs("clang-19", "ld.lld-19")
+def test_a_repository_says_how_an_app_takes_what_is_in_it(tools, tmp_path):
+    """Its lines of Kotlin are compiled with those of other documents."""
+    maven, dists = tmp_path / "maven", [make_dist(tmp_path / "tiny")]
+    dists += [make_dist(tmp_path / "other", ["android-cpu"], "edge_llama_q4f16_0_89abcdef")]
+    maven.mkdir()
+    (maven / "README.md").write_text("theirs")
+    said("bundle", dists[0], "--aar", "-o", maven)
+    readme = maven / "edgetransact/README.md"
+    assert "The library isn't here yet" in readme.read_text()
+    engine = said("bundle", "--engine", "-o", maven)["engine"]
+    models = [model["coordinates"] for model in said("bundle", *dists, "--aar", "-o", maven)["models"]]
+    text = readme.read_text()
+    assert re.findall(r"^    implementation\('(.*)'\)$", text, re.M) == [*sorted(models), engine]
+    assert "isn't here yet" not in text and "Here: `other`, `tiny`." in text
+    catalog = tomllib.loads((ROOT / "templates/android/gradle/libs.versions.toml").read_text())["versions"]
+    assert f"(API {catalog['minSdk']})" in text and f"**Kotlin**: {LANGUAGE} or newer" in text
+    (kotlin,) = re.findall(r"^```kotlin\n(.*?)^```$", text, re.M | re.S)
+    assert kotlin in shown_kotlin() and len(kotlin.splitlines()) == 5
+    assert (maven / "README.md").read_text() == "theirs" and all(check.ok for check in verify(maven))
 
 
 @pytest.mark.parametrize("words", [["--engine", "DIST"], ["--engine", "--build"], []])
