@@ -109,13 +109,8 @@ def described(names: Sequence[str]) -> str:
             match = re.fullmatch(r"(.*?)(?:-(\d+))?", name)
             assert match is not None
             numbers.setdefault(match[1], []).extend([int(match[2])] if match[2] else [])
-    return ", ".join(f"{name} {_range(those)}".strip() for name, those in numbers.items()) or "a first step"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    if len(set(numbers)) < 2:
-        return "".join(map(str, set(numbers)))
-    return f"{min(numbers)} to {max(numbers)}"
+    ends = {name: dict.fromkeys((min(those), max(those))) if those else () for name, those in numbers.items()}
+    return ", ".join(f"{name} {' to '.join(map(str, of))}".strip() for name, of in ends.items()) or "a first step"
 
 
 def _nothing_to_resume(what: str, ingredients: Mapping[str, object]) -> UsageError:

@@ -80,10 +80,7 @@ class Evaluation(TypedDict):
 
 
 def window_of(models: Sequence[str], window: int | None) -> int:
-    """Tokens of a window for these models.
-
-    Args:
-        window: What was asked for; `None` for 512, or the smallest context of the models.
+    """Tokens of a window for these models: what was asked for, or else 512 or the models' smallest context.
 
     Raises:
         UsageError: The window is longer than a DIST's context, which its library can't compute.

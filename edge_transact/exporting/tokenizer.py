@@ -67,7 +67,9 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
     writer.add_token_types(types)
     if is_sentencepiece:
         writer.add_token_scores(_scores(tokens, model))
-        writer.add_add_space_prefix("Prepend" in json.dumps(spec["normalizer"]) or _prepends(spec["pre_tokenizer"]))
+        step = spec["pre_tokenizer"] or {"type": ""}
+        prepends = step["type"] == "Metaspace" and step["prepend_scheme"] != "never"
+        writer.add_add_space_prefix(prepends or "Prepend" in json.dumps(spec["normalizer"]))
     try:
         special = gguf.SpecialVocab(directory, load_merges=not is_sentencepiece, n_vocab=vocab_size)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
@@ -112,10 +114,6 @@ def _steps(step: Mapping[str, Any] | None) -> tuple[str, ...]:
             return ("bytes",)
         case _:
             return (json.dumps(step),)
-
-
-def _prepends(step: Mapping[str, Any] | None) -> bool:
-    return step is not None and step["type"] == "Metaspace" and step["prepend_scheme"] != "never"
 
 
 def _tokens(directory: Path, spec: Mapping[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:

@@ -236,6 +236,8 @@ class _Model:
         head_dim = count("attention.key_length", hidden // heads[0])
         rotated = count("rope.dimension_count", head_dim)
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
+        if "token_embd.weight" not in self.tensors:
+            raise EdgeTransactError(f"{self.file} has no token_embd.weight", fix=NOT_A_LLAMA)
         architecture = self.field("general.architecture")
         config: dict[str, Any] = {
             "model_type": architecture if architecture in FAMILIES else "llama",
@@ -243,7 +245,7 @@ class _Model:
             "num_hidden_layers": layers,
             **{name: max(values) for name, values in widths.items()},
             "head_dim": head_dim,
-            "vocab_size": self._vocab_size(),
+            "vocab_size": int(self.tensors["token_embd.weight"].shape[1]),
             "max_position_embeddings": count("context_length", 2048),
             "rms_norm_eps": size("attention.layer_norm_rms_epsilon", 1e-6),
             "sliding_window": self.field(f"{architecture}.attention.sliding_window"),
@@ -276,11 +278,6 @@ class _Model:
         if refused := unsupported(config):
             raise EdgeTransactError(f"{self.file}: {refused[0]}", fix=refused[1])
         return translated(config)
-
-    def _vocab_size(self) -> int:
-        if "token_embd.weight" not in self.tensors:
-            raise EdgeTransactError(f"{self.file} has no token_embd.weight", fix=NOT_A_LLAMA)
-        return int(self.tensors["token_embd.weight"].shape[1])
 
     def _of_layers(self, value: Any, name: str, layers: int) -> list[int]:
         """A width of every layer, none of which may be 0."""

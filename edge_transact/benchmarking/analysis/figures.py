@@ -39,7 +39,11 @@ def of_device(
         # The medians of the parts need not add up to the median of the total, so the parts are scaled to it.
         share = result["prefill_s"] / (result["prefill_s"] + result["decode_s"])
         ends = _interval(result["e2e_s_low"], result["e2e_s_high"])
-        rows.setdefault(lengths, []).append(_bar(name, share * result["e2e_s"], result["e2e_s"], ends))
+        written = short_time(result["e2e_s"])
+        if ends:
+            written += f" ({short_time(ends[0])} to {short_time(ends[1])})"
+        parts = [(share * result["e2e_s"], PREFILL), ((1 - share) * result["e2e_s"], DECODE)]
+        rows.setdefault(lengths, []).append(Bar(name, written, parts, ends))
         if result["e2e_speedup"] is not None:
             ends = _interval(result["e2e_speedup_low"], result["e2e_speedup_high"])
             ratios.setdefault(name, {})[lengths] = result["e2e_speedup"], ends
@@ -104,11 +108,6 @@ def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Se
     ordered = sorted(rows, key=lambda pair: (pair.decode_tokens, pair))
     charts = [bars(f"{lengths} tokens", rows[lengths], "seconds") for lengths in ordered]
     return Section(name, title, charts, text=text, legend={"prompt": PREFILL, "answer": DECODE})
-
-
-def _bar(model: str, prefill_s: float, total_s: float, interval: Interval | None = None) -> Bar:
-    ends = f" ({short_time(interval[0])} to {short_time(interval[1])})" if interval else ""
-    return Bar(model, f"{short_time(total_s)}{ends}", [(prefill_s, PREFILL), (total_s - prefill_s, DECODE)], interval)
 
 
 def _quality(name: str, seconds: Mapping[str, float], perplexities: Mapping[str, float], lengths: Lengths) -> Section:

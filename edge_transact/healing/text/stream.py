@@ -170,22 +170,16 @@ class _Stream:
                 found = self._packed(self._trained_on)
             else:
                 found = self._packed(draw.sample(self._trained_on, len(self._trained_on)))
-            for sequence in self._shuffled(found, draw):
-                if skip:
-                    skip -= 1
-                else:
-                    yield sequence
+            while buffer := list(itertools.islice(found, max(1, self._buffer_tokens // self._length))):
+                draw.shuffle(buffer)
+                yield from buffer[skip:]
+                skip -= min(skip, len(buffer))
 
     def _every(self, *, held_out: bool) -> Iterator[Sequence]:
         """Of a text in its own order, the sequences that are held out, or the others."""
         for number, sequence in enumerate(self._packed(self._in_order)):
             if (number % LEAST_PIECES == 0) == held_out:
                 yield sequence
-
-    def _shuffled(self, sequences: Iterator[Sequence], draw: random.Random) -> Iterator[Sequence]:
-        while buffer := list(itertools.islice(sequences, max(1, self._buffer_tokens // self._length))):
-            draw.shuffle(buffer)
-            yield from buffer
 
     def _packed(self, pieces: Iterable[_Piece]) -> Iterator[Sequence]:
         """The tokens of the pieces, cut into sequences; those in which nothing counts are left out."""

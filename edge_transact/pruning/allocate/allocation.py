@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.curves import Curves
-from edge_transact.pruning.allocate.limits import Limit, binding, limits_of
+from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
 from edge_transact.pruning.allocate.pricing import cheapest
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
@@ -56,7 +56,11 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
         if options.allocation != "sensitivity":
             return replace(uniform, notes=(*uniform.notes, *_uncut(uniform.plan, source, units, why)))
         # Attention is cut as in the uniform plan; the curves spread what remains for the MLP.
-        spent = cheapest(_attention_of(uniform.plan, source), curves, limits, units=[MLP.name], bucket=bucket)
+        cut = source.with_layers(
+            replace(narrow, intermediate_size=full.intermediate_size)
+            for narrow, full in zip(uniform.plan.layers, source.layers, strict=True)
+        )
+        spent = cheapest(cut, curves, limits, units=[MLP.name], bucket=bucket)
     notes = (_reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
     return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
 
@@ -67,7 +71,7 @@ def check_reachable(options: PruneOptions, source: WidthPlan) -> None:
         return
     limits = _limits(options, source)
     if options.allocation == "budgeted":
-        _check_reachable(limits, _smallest(source, options.units or DEFAULT_UNITS, options.bucket))
+        require_reachable(limits, _smallest(source, options.units or DEFAULT_UNITS, options.bucket))
     else:
         _uniform(source, limits, options.units, options.bucket)
 
@@ -97,11 +101,6 @@ def _limits(budget: PruneOptions, source: WidthPlan) -> Sequence[Limit]:
     return limits
 
 
-def _check_reachable(limits: Sequence[Limit], smallest: WidthPlan) -> None:
-    if not all(limit.holds(smallest) for limit in limits):
-        raise binding(limits, smallest)
-
-
 def _uncut(plan: WidthPlan, source: WidthPlan, units: Sequence[str], why: str) -> list[str]:
     """A note for each unit that was named and that no layer lost."""
     return [
@@ -122,14 +121,6 @@ def _reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str
     )
     removed = costs.cut_ratio(plan, source)
     return f"{kept}: {removed:.4f} of attention and MLP removed, {costs.parameters(plan):,} parameters"
-
-
-def _attention_of(plan: WidthPlan, source: WidthPlan) -> WidthPlan:
-    """The source with the attention widths of a plan."""
-    return source.with_layers(
-        replace(cut, intermediate_size=full.intermediate_size)
-        for cut, full in zip(plan.layers, source.layers, strict=True)
-    )
 
 
 def _explicit(layer: LayerWidths, widest: LayerWidths, heads: int | None, intermediate: int | None) -> LayerWidths:
@@ -174,7 +165,7 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
                 "one is too much to lose (--heads and --units cut them)"
             )
     smallest = _smallest(source, units, bucket)
-    _check_reachable(limits, smallest)
+    require_reachable(limits, smallest)
     coarse = [name for name in units if name != MLP.name]
     fine = [name for name in units if name == MLP.name]
     share = min(_even_share(limit, source, smallest) for limit in limits)
@@ -209,14 +200,9 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
 
 def _mlp_share(limit: Limit, plan: WidthPlan) -> float:
     """The share of all MLP dims at which a plan just meets a limit, whose measure is linear in them."""
-    full, half = limit.measure(plan), limit.measure(_with_mlp(plan, 0.5))
+    halved = (replace(layer, intermediate_size=max(1, round(layer.intermediate_size / 2))) for layer in plan.layers)
+    full, half = limit.measure(plan), limit.measure(plan.with_layers(halved))
     return 1 - max(0.0, full - limit.bound) / (2 * (full - half)) if full > half else 1.0
-
-
-def _with_mlp(plan: WidthPlan, share: float) -> WidthPlan:
-    return plan.with_layers(
-        replace(layer, intermediate_size=max(1, round(layer.intermediate_size * share))) for layer in plan.layers
-    )
 
 
 def _even_share(limit: Limit, source: WidthPlan, smallest: WidthPlan) -> float:

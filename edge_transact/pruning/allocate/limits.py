@@ -35,15 +35,16 @@ class Limit:
         return self.measure(plan) <= self.bound
 
 
-def binding(limits: Sequence[Limit], smallest: WidthPlan) -> UsageError:
-    """The error that names the limits that the smallest plan still exceeds."""
+def require_reachable(limits: Sequence[Limit], smallest: WidthPlan) -> None:
+    """Raises a `UsageError` that names the limits that the smallest plan still exceeds, if there are any."""
     exceeded = [
         f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and the smallest model has "
         f"{int(limit.measure(smallest)):,}"
         for limit in limits
         if not limit.holds(smallest)
     ]
-    return UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")
+    if exceeded:
+        raise UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")
 
 
 def limits_of(options: PruneOptions, source: WidthPlan) -> list[Limit]:

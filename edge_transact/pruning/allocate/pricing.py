@@ -17,7 +17,7 @@ import torch
 from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.curves import Curves
-from edge_transact.pruning.allocate.limits import Limit, binding
+from edge_transact.pruning.allocate.limits import Limit, require_reachable
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, QUERIES, UNITS, Unit
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 
@@ -171,7 +171,7 @@ def _spend(source: WidthPlan, layers: _Layers, limits: Sequence[Limit]) -> Spent
         prices = [(_price(cut.loss, savings.of(cut, plan), excess), cut) for cut in cuts]
         helpful = [(price, cut) for price, cut in prices if price is not None]
         if not helpful:
-            raise binding(limits, plan)
+            require_reachable(limits, plan)
         _, cut = min(helpful, key=lambda priced: priced[0])
         plan = cut.applied(plan)
         for move in cut.moves:

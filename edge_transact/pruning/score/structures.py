@@ -31,15 +31,12 @@ def scores_of_weights(
     def columns(matrix: Matrix) -> torch.Tensor:
         return importance(linear(layer, matrix)).float().sum(dim=0)
 
-    def by_head(dims: torch.Tensor, heads: int) -> torch.Tensor:
-        return dims.view(heads, -1)
-
     heads, groups = widths.num_attention_heads, widths.num_key_value_heads
     q, o = rows(QUERY), columns(OUTPUT)
-    k, v = by_head(rows(KEY), groups), by_head(rows(VALUE), groups)
+    k, v = rows(KEY).view(groups, -1), rows(VALUE).view(groups, -1)
     shared = (k.sum(dim=1) + v.sum(dim=1)) / widths.q_per_kv
     return LayerScores(
-        heads=by_head(q, heads).sum(dim=1) + by_head(o, heads).sum(dim=1) + shared.repeat_interleave(widths.q_per_kv),
+        heads=q.view(heads, -1).sum(dim=1) + o.view(heads, -1).sum(dim=1) + shared.repeat_interleave(widths.q_per_kv),
         v_dims=v + of_groups(o, widths),
         qk_pairs=of_pairs(of_groups(q, widths) + k),
         intermediate=rows(GATE) + rows(UP) + columns(DOWN),

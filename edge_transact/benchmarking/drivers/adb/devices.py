@@ -66,7 +66,8 @@ def find_devices(selector: str) -> list[AndroidDevice]:
     if new := [serial for serial in named or [] if ":" in serial and serial not in states]:
         _connect(client, new)
         states = _states(client)
-    wanted = named if named is not None else sorted(states, key=lambda serial: (_wireless(serial), serial))
+    # Those over a network last.
+    wanted = named if named is not None else sorted(states, key=lambda name: (":" in name or "._tcp" in name, name))
     if not wanted:
         raise EdgeTransactError(
             "adb sees no device",
@@ -191,11 +192,6 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
             f"{info.serial} has {info.battery_percent} % of its battery left",
             fix="A phone that saves power is slow: charge it.",
         )
-
-
-def _wireless(serial: str) -> bool:
-    """Whether adb reaches a device over the network."""
-    return ":" in serial or "._tcp" in serial
 
 
 def _kib_as_mib(text: str | None) -> float | None:

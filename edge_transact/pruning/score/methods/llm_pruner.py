@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
+from edge_transact.pruning.score.methods.scorer import Gradients, Scorer
 from edge_transact.pruning.score.structures import scores_of_weights
 from edge_transact.pruning.scores import LayerScores
 
@@ -19,9 +19,6 @@ class LlmPruner(Scorer):
     """Scores a layer by its weights and their gradients."""
 
     gradients: ClassVar[Gradients] = "weights"
-
-    def add(self, seen: Activations) -> None:
-        """Does nothing: the gradients add up in the weights' ``grad``."""
 
     def scores(self) -> LayerScores:
         return scores_of_weights(self.layer, self.widths, _taylor)

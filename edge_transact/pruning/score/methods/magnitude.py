@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from edge_transact.pruning.score.methods.scorer import Activations, Scorer
+from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.score.structures import scores_of_weights
 from edge_transact.pruning.scores import LayerScores
 
 
 class Magnitude(Scorer):
     """Scores a layer by its weights alone."""
-
-    def add(self, seen: Activations) -> None:
-        """Does nothing."""
 
     def scores(self) -> LayerScores:
         return scores_of_weights(self.layer, self.widths, lambda projection: projection.weight.abs())

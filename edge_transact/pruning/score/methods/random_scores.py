@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.pruning.score.methods.scorer import Activations, Scorer
+from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.scores import LayerScores
 
 
 class Random(Scorer):
     """Draws the scores of a layer from [0, 1) with the layer's seed."""
-
-    def add(self, seen: Activations) -> None:
-        """Does nothing."""
 
     def scores(self) -> LayerScores:
         widths, generator = self.widths, torch.Generator().manual_seed(self.seed)

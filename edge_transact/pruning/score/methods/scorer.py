@@ -82,9 +82,8 @@ class Scorer(ABC):
     def __post_init__(self) -> None:  # noqa: B027
         """Sets up what the method sums."""
 
-    @abstractmethod
-    def add(self, seen: Activations) -> None:
-        """Adds a batch."""
+    def add(self, seen: Activations) -> None:  # noqa: B027
+        """Adds a batch, for methods that look at activations."""
 
     @abstractmethod
     def scores(self) -> LayerScores:
