@@ -1,7 +1,6 @@
 """The structure of the package, for ``docs/architecture.md``: tables of its folders, and a drawing of their layers.
 
 The layers are import-linter's, in ``pyproject.toml``. What a folder holds is the first sentence of its docstring.
-What it imports is read from the code.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import tomllib
 from html import escape
 from pathlib import Path
 
-import grimp
 import numpy as np
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
@@ -40,27 +38,12 @@ def holds(name: str, package: str = PACKAGE) -> str:
     return re.split(r"(?<=\.)\s", " ".join(docstring.split()) + " ")[0]
 
 
-def imports(package: str = PACKAGE) -> dict[str, set[str]]:
-    """What each folder and module imports from the others in a package, in function bodies too."""
-    graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    depth = package.count(".") + 1
-    found: dict[str, set[str]] = {name: set() for layer in layers(package) for name in layer}
-    for module in graph.find_descendants(package):
-        name = module.split(".")[depth]
-        for other in graph.find_modules_directly_imported_by(module):
-            if other.startswith(f"{package}.") and (imported := other.split(".")[depth]) != name:
-                found[name].add(imported)
-    return found
-
-
 def table(package: str = PACKAGE) -> str:
     """A row for each folder or module of a package, bottom layer first."""
     order = [name for layer in reversed(layers(package)) for name in layer]
-    edges = imports(package)
-    rows = ["| folder or module | holds | imports |", "|---|---|---|"]
+    rows = ["| folder or module | holds |", "|---|---|"]
     for name in order:
-        below = ", ".join(f"`{other}`" for other in order if other in edges[name])
-        rows.append(f"| `{_shown(name, package)}` | {holds(name, package).replace('``', '`')} | {below} |")
+        rows.append(f"| `{_shown(name, package)}` | {holds(name, package).replace('``', '`')} |")
     return "\n".join(rows)
 
 
