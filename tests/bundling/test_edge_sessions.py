@@ -339,6 +339,12 @@ def test_how_answers_are_made_reaches_the_engine(app):
     assert app.send("Hi", chat="json")[-2] == ["end", "STOP"]
     response_format = app.core.calls("chat_completion")[-1]["response_format"]
     assert response_format["type"] == "json_object" and json.loads(response_format["schema"]) == schema
+    # MLC's own engine ends at these as they are.
+    for bare in ({}, {"type": "object", "description": "anything"}):
+        app.core("chat", chat="json", sampling={"schema": json.dumps(bare)})
+        app.send("Hi", chat="json")
+        response_format = app.core.calls("chat_completion")[-1]["response_format"]
+        assert json.loads(response_format["schema"]) == {"anyOf": [bare]}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,22 @@
 package edgetransact.edge;
 
+import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashSet;
+import java.util.Iterator;
 import java.util.List;
+import java.util.Set;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
 /** Requests in the fields of MLC's {@code ChatCompletionRequest} ({@code cpp/json_ffi/openai_api_protocol.h}). */
 final class Requests {
+    /** Keys of a JSON schema that add nothing to its type. */
+    private static final Set<String> NO_RULES = new HashSet<>(Arrays.asList(
+            "type", "title", "default", "description", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
+            "$schema"));
+
     private Requests() {}
 
     /** The next answer of a conversation. */
@@ -35,13 +44,27 @@ final class Requests {
             Tool tool = sampling.tool();
             String schema = tool == null ? sampling.jsonSchema() : tool.parameters();
             if (schema != null) {
-                JSONObject format = new JSONObject().put("type", "json_object").put("schema", schema);
+                JSONObject format = new JSONObject().put("type", "json_object").put("schema", ruled(schema));
                 request.put("response_format", format);
             }
             return request;
         } catch (JSONException error) {
             throw new AssertionError(error);
         }
+    }
+
+    /**
+     * A schema that says the same. At one that is no more than a type, MLC-LLM's engine ends: xgrammar d4f57c44 takes
+     * its own rule for the type, and then finds none for the root.
+     */
+    private static String ruled(String schema) throws JSONException {
+        JSONObject parsed = new JSONObject(schema);
+        for (Iterator<String> keys = parsed.keys(); keys.hasNext(); ) {
+            if (!NO_RULES.contains(keys.next())) {
+                return schema;
+            }
+        }
+        return new JSONObject().put("anyOf", new JSONArray().put(parsed)).toString();
     }
 
     /** An answer of two tokens: one of the prompt, one of itself, so all kernels of a conversation run. */
