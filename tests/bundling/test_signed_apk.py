@@ -1,4 +1,4 @@
-"""A signed APK of the sample app with a model's module, as Android's own tools and `verify` see it."""
+"""A signed release of the sample app with a model's module, as Android's own tools and `verify` see it."""
 
 import re
 import shutil
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from edge_transact.benchmarking.drivers.app import ACTION
 from edge_transact.bundling.aar import bundle_modules
 from edge_transact.bundling.apk import PROGRAMS, examine_apk
 from edge_transact.verification import verify
@@ -42,7 +43,7 @@ class App(NamedTuple):
 def app(built_dist, tmp_path_factory) -> App:
     directory = tmp_path_factory.mktemp("signed")
     project = render(directory / "project")
-    compiled = compile_project(project, read_api(install_api()), directory / "compiled")
+    compiled = compile_project(project, read_api(install_api()), directory / "compiled", build="release")
     play = directory / "play"
     done = javac(java(PLAY), compiled.classpath, play)
     assert done.returncode == 0, done.stderr
@@ -86,7 +87,7 @@ def test_android_reads_what_the_project_says(app):
     (launched,) = re.findall(r"launchable-activity: name='([\w.]+)'", badging)
     tree = said(aapt2(), "dump", "xmltree", "--file", "AndroidManifest.xml", app.apk)
     activities = re.findall(r"E: activity .*\n +A: .*:name\(.*\)=\"([\w.]+)\"", tree)
-    assert launched in activities
+    assert launched in activities and f'"{ACTION}"' not in tree and tree.count("exported(0x01010010)=true") == 1
     for name in activities:
         assert Member(name.replace(".", "/"), "onCreate", "(Landroid/os/Bundle;)V", False) in app.members
     assert "uses-permission" not in badging
