@@ -292,6 +292,7 @@ TOLD = {
     "memory that Android wants is given back until the app is seen again": ("released", "loaded 1 100"),
     "a chat that was deleted is not opened": ("deleted", "0 1"),
     "and goes from the screen": ("gone", "1"),
+    "a chat goes on where it cannot be kept": ("storage", "kept-again"),
     "the settings' device is followed": ("gpu", "NO_LIBRARY"),
     "a GPU that fails gives way to the CPU": ("gave way", "CPU GPU_FAILED"),
     "and is tried again when its user wants that": ("retried", "GPU_FAILED"),

@@ -55,10 +55,9 @@ CONVERSATION = (
 
 def screens() -> list[Screen]:
     """An answer under way by day and by night, and the first start."""
-    used = STRINGS["detail_gpu"].replace("%1$s", "181 MB")
-    texts = {"choice": "smollm2-30", "status": STRINGS["answering"], "detail": used}
+    texts = {"choice": "smollm2-30", "status": STRINGS["answering"]}
     hidden = frozenset({"send", "empty", "waiting", "note", "again"})
-    answering = Screen("values", shown=frozenset({"stop", "detail"}), hidden=hidden, texts=texts, rows=CONVERSATION)
+    answering = Screen("values", shown=frozenset({"stop"}), hidden=hidden, texts=texts, rows=CONVERSATION)
     copied = STRINGS["progress_bytes"].replace("%1$s", "48 MB").replace("%2$s", "97 MB")
     texts = {"status": STRINGS["stage_copy"], "detail": copied, "empty": STRINGS["empty_not_ready"]}
     starting = Screen(

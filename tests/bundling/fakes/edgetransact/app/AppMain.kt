@@ -245,6 +245,19 @@ private fun first(user: User, root: Path) = with(user) {
     until { screen.chat.entries.isEmpty() }
     say("gone", chats().size)
 
+    val directory = root.resolve("files/chats")
+    Files.move(directory, root.resolve("moved"))
+    Files.createFile(directory)
+    ask("not kept")
+    until { screen.unkept }
+    Files.delete(directory)
+    Files.move(root.resolve("moved"), directory)
+    app.open(null)
+    until { screen.chat.entries.isEmpty() }
+    ask("kept again")
+    until { !screen.unkept }
+    say("storage", chats().first().title)
+
     load { app.change(app.settings.copy(device = Preference.GPU)) }
     say("gpu", error?.code())
     load { app.change(app.settings.copy(device = Preference.AUTO)) }

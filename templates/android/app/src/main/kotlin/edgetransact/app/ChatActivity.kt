@@ -4,6 +4,7 @@ import android.app.Activity
 import android.content.ClipData
 import android.content.ClipboardManager
 import android.content.Intent
+import android.os.Build
 import android.os.Bundle
 import android.os.Debug
 import android.os.Handler
@@ -18,6 +19,7 @@ import android.widget.ListView
 import android.widget.ProgressBar
 import android.widget.Spinner
 import android.widget.TextView
+import android.widget.Toast
 import edgetransact.edge.Choice
 import edgetransact.edge.EdgeException.Code
 import kotlinx.coroutines.CoroutineScope
@@ -106,12 +108,15 @@ class ChatActivity : Activity() {
         val text = input.text.toString().trim()
         if (text.isNotEmpty() && model.send(text)) {
             input.setText("")
-            findViewById<ListView>(R.id.messages).setSelection(messages.count)
         }
     }
 
     private fun copy(text: String) {
         getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(null, text))
+        // Newer phones say it themselves.
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.TIRAMISU) {
+            Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
+        }
     }
 
     private fun show() {
@@ -132,7 +137,7 @@ class ChatActivity : Activity() {
         setText(R.id.empty, getString(if (ready) R.string.empty_ready else R.string.empty_not_ready))
         show(R.id.send, !screen.answering)
         show(R.id.stop, screen.answering)
-        findViewById<ImageButton>(R.id.send).isEnabled = ready
+        findViewById<ImageButton>(R.id.send).isEnabled = ready || status == Status.Unloaded
         findViewById<ImageButton>(R.id.new_chat).isEnabled = screen.chat.entries.isNotEmpty()
         messages.show(screen.chat.entries, ready && !screen.answering, findViewById(R.id.messages))
         main.removeCallbacks(showing)

@@ -12,6 +12,7 @@ import edgetransact.edge.Piece
 import edgetransact.edge.Preference
 import edgetransact.edge.Stage
 import edgetransact.edge.State
+import java.io.IOException
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
@@ -65,6 +66,7 @@ sealed interface Status {
  * @property answering whether an answer is being given
  * @property answered how the last one ended that was given since the chat was opened
  * @property memoryBytes what the app takes of the phone's memory
+ * @property unkept whether the chat couldn't be written
  */
 data class Screen(
     val models: List<Model> = emptyList(),
@@ -74,6 +76,7 @@ data class Screen(
     val answering: Boolean = false,
     val answered: Finish? = null,
     val memoryBytes: Long? = null,
+    val unkept: Boolean = false,
 )
 
 /**
@@ -116,7 +119,7 @@ class ChatModel(
             val saved = chat?.let { onDisk { chats.read(it) } }
             try {
                 val models = Edge.models(context)
-                val model = models.find { it.id() == settings.model } ?: models.first()
+                val model = models.find { it.id() == settings.model } ?: models.firstOrNull()
                 mutable.update { it.copy(models = models, model = model, chat = saved ?: it.chat) }
                 load()
             } catch (error: EdgeException) {
@@ -323,11 +326,23 @@ class ChatModel(
         if (wanted == settings) return
         settings = wanted
         conversation = null
-        scope.launch { onDisk { store.write(wanted) } }
+        write { store.write(wanted) }
     }
 
     private fun save(chat: SavedChat, isNew: Boolean = false) {
-        scope.launch { onDisk { if (isNew) chats.add(chat) else chats.update(chat) } }
+        write { if (isNew) chats.add(chat) else chats.update(chat) }
+    }
+
+    private fun write(work: () -> Unit) {
+        scope.launch {
+            val failed = try {
+                onDisk(work)
+                false
+            } catch (_: IOException) {
+                true // a chat can go on without
+            }
+            mutable.update { it.copy(unkept = failed) }
+        }
     }
 
     private suspend fun <T> onDisk(work: () -> T): T = disk.withLock { withContext(Dispatchers.IO) { work() } }

@@ -1,6 +1,7 @@
 package edgetransact.app
 
 import android.app.Activity
+import android.app.AlertDialog
 import android.content.Intent
 import android.os.Bundle
 import android.text.format.DateUtils
@@ -52,6 +53,14 @@ class ChatsActivity : Activity() {
         }
     }
 
+    private fun ask(chat: SavedChat) {
+        AlertDialog.Builder(this)
+            .setMessage(getString(R.string.delete_chat, chat.title))
+            .setPositiveButton(R.string.delete) { _, _ -> show(delete = chat) }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
     private inner class Chats : BaseAdapter() {
         var all = emptyList<SavedChat>()
 
@@ -68,7 +77,7 @@ class ChatsActivity : Activity() {
             row.findViewById<TextView>(R.id.changed).text = DateUtils.getRelativeTimeSpanString(chat.changedMillis)
             val delete = row.findViewById<View>(R.id.delete)
             delete.contentDescription = getString(R.string.delete_chat, chat.title)
-            delete.setOnClickListener { show(delete = chat) }
+            delete.setOnClickListener { ask(chat) }
             return row
         }
     }

@@ -27,15 +27,24 @@ class MessageAdapter(
     fun show(entries: List<Entry>, ready: Boolean, list: ListView) {
         val before = this.entries
         val last = entries.lastIndex
-        val grows = ready == this.ready && entries.size == before.size && last >= 0 && entries[last].open &&
-            entries.subList(0, last) == before.subList(0, last)
-        val same = entries == before && ready == this.ready
+        val rows = entries.size == before.size && ready == this.ready
+        val grows = rows && last >= 0 && entries[last].open && entries.subList(0, last) == before.subList(0, last)
         this.entries = entries
         this.ready = ready
         if (grows) {
-            list.getChildAt(last - list.firstVisiblePosition)?.let { bind(it, last) }
-        } else if (!same) {
+            list.getChildAt(last - list.firstVisiblePosition)?.let { grow(it, list) }
+        } else if (!rows || entries != before) {
             notifyDataSetChanged()
+            if (entries.size != before.size) list.setSelection(last)
+        }
+    }
+
+    /** The list goes along with the last row, if its end was seen. */
+    private fun grow(row: View, list: ListView) {
+        val wasSeen = row.bottom <= list.height - list.paddingBottom
+        bind(row, entries.lastIndex)
+        if (wasSeen) {
+            list.post { list.scrollListBy(maxOf(0, row.bottom - (list.height - list.paddingBottom))) }
         }
     }
 

@@ -7,6 +7,7 @@ import android.os.Bundle
 import android.widget.EditText
 import android.widget.RadioGroup
 import edgetransact.edge.Preference
+import java.text.NumberFormat
 
 /** What the user may choose. It ends with what is chosen; what makes no sense stays as it was. */
 class SettingsActivity : Activity() {
@@ -63,7 +64,9 @@ class SettingsActivity : Activity() {
         return try {
             Settings.number(field(id).text.toString(), range)
         } catch (_: IllegalArgumentException) {
-            field(id).error = getString(R.string.not_in_range, range.start, range.endInclusive)
+            val numbers = NumberFormat.getInstance()
+            val (start, end) = numbers.format(range.start) to numbers.format(range.endInclusive)
+            field(id).error = getString(R.string.not_in_range, start, end)
             last
         }
     }

@@ -54,6 +54,7 @@ class Words(private val context: Context) {
     fun detail(screen: Screen): String {
         val status = screen.status
         if (status is Status.Loading) return progress(status)
+        if (screen.unkept) return resources.getString(R.string.unkept)
         if (status !is Status.Ready || screen.memoryBytes == null) return ""
         val memory = size(screen.memoryBytes)
         val gpu = status.choice.device() == Device.OPENCL
