@@ -35,9 +35,9 @@ def link_archive(archive: Path) -> Path:
     return made(recipe) / "library.so"
 
 
-def require_linker() -> list[str]:
+def require_linker(architecture: str = "aarch64") -> list[str]:
     """`find_linker`, or an `EdgeTransactError` that says how to get one."""
-    if linker := find_linker():
+    if linker := find_linker(architecture):
         return linker
     raise EdgeTransactError(
         "no linker for Android's libraries was found",
@@ -45,13 +45,13 @@ def require_linker() -> list[str]:
     )
 
 
-def find_linker() -> list[str] | None:
+def find_linker(architecture: str = "aarch64") -> list[str] | None:
     """Clang with lld, an NDK's clang or the portable runner's compiler, as the first words of a command."""
-    if linker := android_linker():
+    if linker := android_linker(architecture):
         return linker
     for variable in NDK_VARIABLES:
         if root := os.environ.get(variable):
             for clang in sorted(Path(root).glob("toolchains/llvm/prebuilt/*/bin/clang")):
-                return [str(clang), "--target=aarch64-linux-android28"]
-    compiler = shutil.which(COMPILER)
+                return [str(clang), f"--target={architecture}-linux-android28"]
+    compiler = shutil.which(COMPILER) if architecture == "aarch64" else None
     return None if compiler is None else [compiler]

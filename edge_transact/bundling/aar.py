@@ -16,7 +16,7 @@ from edge_transact.bundling import maven
 from edge_transact.bundling.maven import Module, add, digest, newest
 from edge_transact.bundling.models import AppModel, AppModels
 from edge_transact.bundling.project import RECORD
-from edge_transact.bundling.sources import ASSETS_BYTES, Source, read_sources
+from edge_transact.bundling.sources import ABI, ABIS, ASSETS_BYTES, Source, read_sources
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.archive import link_android
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -30,7 +30,6 @@ ENGINE = "libtvm4j_runtime_packed.so"
 """The library with TVM's runtime and MLC's engine, which a model's libraries need by this name."""
 
 GROUP = f"{maven.GROUP}.models"
-ABI = "arm64-v8a"
 MIN_SDK = 26
 
 EMPTY_JAR = b"PK\5\6" + bytes(18)
@@ -100,17 +99,19 @@ def _alone(source: Source) -> Source:
 
 
 def _module(source: Source, scratch: Path, needs: Sequence[str]) -> Module:
-    model, linker = source.model, require_linker()
+    model = source.model
     entries: dict[str, tuple[Path, str] | bytes] = {
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,
         "R.txt": b"",
         f"assets/edge/{model.id}/models.json": AppModels(models=[model]).text().encode(),
     }
-    for name, archive in source.archives().items():
-        library = scratch / f"lib{name}.so"
-        link_android(archive, library, linker, ENGINE)
-        entries[f"jni/{ABI}/{library.name}"] = (library, sha256(library))
+    for abi in ABIS:
+        for name, archive in source.archives(abi).items():
+            library = scratch / abi / f"lib{name}.so"
+            library.parent.mkdir(exist_ok=True)
+            link_android(archive, library, require_linker("aarch64" if abi == ABI else abi), ENGINE)
+            entries[f"jni/{abi}/{library.name}"] = (library, sha256(library))
     if model.weights == "assets":
         for file in model.files:
             entries[f"assets/edge/{model.id}/{file.path}"] = (source.dist / file.path, file.sha256)

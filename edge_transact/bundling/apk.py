@@ -14,6 +14,7 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from edge_transact.bundling.models import MODELS_JSON, AppModels, ModelFile
+from edge_transact.bundling.sources import ABI
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.doctor.check import Check, verdict
@@ -21,7 +22,6 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.formatting import megabytes
 from edge_transact.reading import MOST_BYTES, opened
 
-ABI = "arm64-v8a"
 MACHINES = {ABI: "EM_AARCH64", "x86_64": "EM_X86_64"}
 """Folder of libraries to the machine in their headers: a phone's, and an emulator's, which an app may leave out."""
 
@@ -156,15 +156,18 @@ def _models(archive: ZipFile) -> list[Check]:
     if not lists:
         return [Check("models", False, f"no assets/{MODELS_JSON}", _BUILD)]
     models = [model for name in lists for model in AppModels.parse(_read(archive, name, MOST_BYTES), name).models]
-    engine = _read(archive, ENGINE) if ENGINE in names else b""
+    wanted = [(ABI, library) for model in models for library in model.libraries.values()]
+    engines = {abi: _read(archive, name) for abi in MACHINES if (name := ENGINE.replace(ABI, abi)) in names}
+    # An emulator has no OpenCL: it takes the last library, the one for CPUs.
+    wanted += [(abi, [*model.libraries.values()][-1]) for abi in engines if abi != ABI for model in models]
     missing = []
-    for library in (library for model in models for library in model.libraries.values()):
+    for abi, library in wanted:
         # A library registers itself by the names of its symbols.
-        symbols, own = system_lib_prefix(library).encode() + b"__tvm_ffi", f"lib/{ABI}/lib{library}.so"
-        if symbols not in engine and not (own in names and symbols in _read(archive, own)):
-            missing.append(library)
+        symbols, own = system_lib_prefix(library).encode() + b"__tvm_ffi", f"lib/{abi}/lib{library}.so"
+        if symbols not in engines.get(abi, b"") and not (own in names and symbols in _read(archive, own)):
+            missing.append(f"{library} for {abi}")
     found = f"{', '.join(model.id for model in models)}: all libraries are in the app"
-    absent = f"neither in {ENGINE} nor in libraries of their own: {', '.join(missing)}"
+    absent = f"neither in libtvm4j_runtime_packed.so nor in libraries of their own: {', '.join(missing)}"
     linked = verdict("libraries", not missing, absent if missing else found, _BUILD)
     # An APK for all phones has the asset packs that are installed with the app.
     folders = {name.rpartition("/")[0] for name in names}

@@ -20,11 +20,11 @@ from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.bundling import maven
-from edge_transact.bundling.aar import ABI, ENGINE, require_repository, write_readme
+from edge_transact.bundling.aar import ENGINE, require_repository, write_readme
 from edge_transact.bundling.maven import Module, add, digest
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import PACKAGE_CONFIG, render_templates
-from edge_transact.bundling.sources import package_config
+from edge_transact.bundling.sources import ABI, package_config
 from edge_transact.bundling.steps import run_steps
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.checkout import find

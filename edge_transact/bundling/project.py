@@ -137,6 +137,8 @@ def write_project(directory: Path, sources: Sequence[Source], names: Mapping[str
         for archive in source.archives().values():
             name = archive.relative_to(source.dist).as_posix()
             _copy(archive, directory / "libraries" / archive.name, source.manifest.files[name])
+        if source.archives("x86_64"):
+            logger.warning(f"{source.model.id}: MLC's packaging takes no library for emulators; bundle --aar does")
     (directory / PACKAGE_CONFIG).write_text(json.dumps(package_config(sources), indent=2) + "\n")
     assets = directory / ASSETS / MODELS_JSON
     assets.parent.mkdir(parents=True, exist_ok=True)

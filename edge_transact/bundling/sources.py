@@ -27,8 +27,9 @@ from edge_transact.weights import ShardReader
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("android", "android-cpu")
-"""Targets whose libraries an app can link, in the order that it tries them."""
+ABI = "arm64-v8a"
+ABIS = {ABI: ("android", "android-cpu"), "x86_64": ("android-x86_64",)}
+"""Folders of libraries to the targets for them, in the order that an app tries them: phones, and emulators."""
 
 PLAY_LIMIT_BYTES = 500_000_000
 """Google Play's limit of a compressed base module (Play Console Help, answer 9859372)."""
@@ -51,9 +52,10 @@ class Source:
     manifest: Manifest
     model: AppModel
 
-    def archives(self) -> dict[str, Path]:
+    def archives(self, abi: str = ABI) -> dict[str, Path]:
         """The archives of the model's libraries, by the names that engines look up."""
-        return {name: self.dist / self.manifest.libraries[target] for target, name in self.model.libraries.items()}
+        name, built = self.manifest.model_lib, self.manifest.libraries
+        return {library_name(name, target): self.dist / built[target] for target in ABIS[abi] if target in built}
 
 
 def read_sources(dists: Sequence[Path], weights: str = "auto") -> list[Source]:
@@ -67,15 +69,17 @@ def read_sources(dists: Sequence[Path], weights: str = "auto") -> list[Source]:
     sources = [describe_model(dist, identifier) for dist, identifier in zip(dists, ids, strict=True)]
     owners: dict[str, Path] = {}
     for source in sources:
-        for target, name in source.model.libraries.items():
+        for name in source.model.libraries.values():
             if name in owners:
                 raise UsageError(
                     f"{owners[name]} and {source.dist} have the same library, {name}, which an app can hold only once",
                     fix="Name each DIST once. If models have the same widths, build one with another --context.",
                 )
             owners[name] = source.dist
-            source.manifest.verify(source.dist, source.manifest.libraries[target])
-            check_library(source.dist / source.manifest.libraries[target], get_target(target), name)
+        name, built = source.manifest.model_lib, source.manifest.libraries
+        for target in [target for targets in ABIS.values() for target in targets if target in built]:
+            source.manifest.verify(source.dist, built[target])
+            check_library(source.dist / built[target], get_target(target), library_name(name, target))
     placed = _place([source.model for source in sources], weights)
     return [replace(source, model=model) for source, model in zip(sources, placed, strict=True)]
 
@@ -117,14 +121,15 @@ def describe_model(dist: Path, identifier: str) -> Source:
     """A DIST as an app's model `identifier`, whose weights aren't in the app.
 
     Raises:
-        UsageError: It has no library for Android.
+        UsageError: It has no library for phones.
         EdgeTransactError: It isn't a DIST, or lacks a file.
     """
     manifest = Manifest.read(dist)
-    libraries = {target: library_name(manifest.model_lib, target) for target in TARGETS if target in manifest.libraries}
+    built = manifest.libraries
+    libraries = {target: library_name(manifest.model_lib, target) for target in ABIS[ABI] if target in built}
     if not libraries:
         raise UsageError(
-            f"{dist} has no library for Android, only for {', '.join(manifest.libraries) or 'nothing'}",
+            f"{dist} has no library for phones, only for {', '.join(manifest.libraries) or 'nothing'}",
             fix="Build the model again with `--target android,android-cpu`.",
         )
     names = [name for name in manifest.files if "/" not in name and name not in (MANIFEST, PROVENANCE_FILE)]

@@ -82,6 +82,27 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
     assert zipfile.ZipFile(tmp_path / "classes.jar").namelist() == []
 
 
+def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
+    dist = make_dist(tmp_path / "tiny", ["android", "android-cpu", "android-x86_64"])
+    said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    (path,) = (tmp_path / "maven").rglob("*.aar")
+    name = library_name(Manifest.read(dist).model_lib, "android-x86_64")
+    with zipfile.ZipFile(path) as archive:
+        folders = [each.split("/")[1] for each in archive.namelist() if each.startswith("jni/")]
+        elf = ELFFile(archive.open(f"jni/x86_64/lib{name}.so"))
+        (model,) = json.loads(archive.read("assets/edge/tiny/models.json"))["models"]
+        assert folders == ["arm64-v8a", "arm64-v8a", "x86_64"] and model["libraries"]["android-cpu"] == name
+        assert elf["e_machine"] == "EM_X86_64"
+        needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+        assert needed == ["libtvm4j_runtime_packed.so"]
+    # MLC's packaging links one archive of all libraries, for arm64-v8a.
+    result = run("bundle", dist, "-o", tmp_path / "app")
+    assert "takes no library for emulators" in result.stderr.replace("\n", " ")
+    assert not [*(tmp_path / "app").rglob("*x86_64*")] and "x86_64" not in result.stdout
+    alone = run("bundle", make_dist(tmp_path / "alone", ["android-x86_64"]), "--aar", "-o", tmp_path / "maven")
+    assert alone.exit_code == 2 and "no library for phones, only for android-x86_64" in alone.stderr.replace("\n", " ")
+
+
 def test_a_library_whose_weights_the_app_downloads(dist, tmp_path):
     words = ["bundle", dist, "--aar", "-o", tmp_path / "maven", "--weights"]
     shown = run(*words, "https://example.org/llms").stdout

@@ -26,6 +26,7 @@ ASSETS = "assets/edge"
 EDGE = "lib/arm64-v8a/libedge_programs.so"
 MODEL = ("edge_llama_q4f16_0_0123abcd", "edge_llama_q4f16_0_0123abcd-cpu")
 """The libraries of the model ``tiny``."""
+X86 = "x86_64-linux-android28"
 
 
 def link(path: Path, page_bytes: int, source: str = "int x = 1;", target: str = "aarch64-linux-android28") -> bytes:
@@ -83,7 +84,8 @@ def linked(tmp_path_factory) -> dict[str, bytes]:
         **{f"lib{name}.so": link(directory / name, PAGE_BYTES, f'const char* name = "{symbol}";')
            for name, symbol in zip(MODEL, names, strict=True)},
         "small pages": link(directory / "small.so", 4096),
-        "x86": link(directory / "x86.so", PAGE_BYTES, target="x86_64-linux-android28"),
+        "x86": link(directory / "x86.so", PAGE_BYTES, target=X86),
+        "x86 model": link(directory / "model.so", PAGE_BYTES, f'const char* name = "{names[1]}";', X86),
     }  # fmt: skip
 
 
@@ -150,12 +152,14 @@ def test_libraries_for_emulators_beside_those_for_phones(apk, linked, tmp_path):
     """Android takes all libraries from one folder, so that of emulators has to be complete."""
     engine, programs = (name.replace("arm64-v8a", "x86_64") for name in (ENGINE, EDGE))
     apk.entries[engine] = linked["x86"]
-    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"no {programs}"}
+    absent = f"neither in libtvm4j_runtime_packed.so nor in libraries of their own: {MODEL[1]} for x86_64"
+    assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"no {programs}", "libraries": absent}
     apk.entries[programs] = linked["x86"]
+    apk.entries[f"lib/x86_64/lib{MODEL[1]}.so"] = linked["x86 model"]
     path = apk.write(tmp_path / "app.apk")
     assert failed(path) == {}
     (found,) = (check.found for check in examine_apk(path) if check.name == "abi")
-    assert found.endswith("; for x86_64: libtvm4j_runtime_packed.so, libedge_programs.so")
+    assert found.endswith(f"; for x86_64: libtvm4j_runtime_packed.so, libedge_programs.so, lib{MODEL[1]}.so")
     apk.entries[programs] = linked["right"]
     assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a or x86_64: {programs}"}
 
@@ -190,12 +194,12 @@ def test_models_of_modules_have_libraries_of_their_own(apk, linked, tmp_path):
     apk.entries |= own
     assert failed(apk.write(path)) == {}
     assert set(own) == {name for name in apk.entries if "0123abcd" in name}
-    absent = f"neither in {ENGINE} nor in libraries of their own: "
+    absent = "neither in libtvm4j_runtime_packed.so nor in libraries of their own: "
     for name, model in zip(own, MODEL, strict=True):
         apk.entries[name] = linked["right"]  # a library, but not the model's
-        assert failed(apk.write(path)) == {"libraries": absent + model}
+        assert failed(apk.write(path)) == {"libraries": f"{absent}{model} for arm64-v8a"}
         del apk.entries[name]
-        assert failed(apk.write(path)) == {"libraries": absent + model}
+        assert failed(apk.write(path)) == {"libraries": f"{absent}{model} for arm64-v8a"}
         apk.entries[name] = own[name]
     del apk.entries[f"{ASSETS}/tiny/tokenizer.json"]
     assert failed(apk.write(path)) == {"models": "tiny/tokenizer.json is missing"}
@@ -203,8 +207,9 @@ def test_models_of_modules_have_libraries_of_their_own(apk, linked, tmp_path):
 
 def test_an_app_without_the_engine_or_the_models_libraries(apk, linked, tmp_path):
     apk.entries[ENGINE] = linked["right"]
-    missing = f"neither in {ENGINE} nor in libraries of their own: {', '.join(MODEL)}"
-    assert failed(apk.write(tmp_path / "app.apk")) == {"libraries": missing}
+    missing = ", ".join(f"{name} for arm64-v8a" for name in MODEL)
+    found = f"neither in libtvm4j_runtime_packed.so nor in libraries of their own: {missing}"
+    assert failed(apk.write(tmp_path / "app.apk")) == {"libraries": found}
     del apk.entries[ENGINE]
     assert set(failed(apk.write(tmp_path / "app.apk"))) == {"abi", "libraries"}
 

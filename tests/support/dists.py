@@ -43,7 +43,7 @@ def make_dist(
         (path / name).write_bytes(content)
     libraries = {target: f"lib/{model_lib}-{target}.tar" for target in targets}
     for target, name in libraries.items():
-        make_archive(path / name, library_name(model_lib, target))
+        make_archive(path / name, library_name(model_lib, target), "x86_64" if target.endswith("x86_64") else "aarch64")
     manifest = Manifest(
         source="x", model_type="edge_llama", model_lib=model_lib, quantization="q4f16_0", rounding="search",
         calibration=None,
@@ -55,12 +55,13 @@ def make_dist(
     return path
 
 
-def make_archive(path: Path, name: str) -> None:
+def make_archive(path: Path, name: str, machine: str = "aarch64") -> None:
     """An archive for Android with the library of this name, which also holds its symbol's name, as a real one does."""
     symbol = system_lib_prefix(name) + LIBRARY_SYMBOL
     source = f'const char {symbol}[] = "bytecode"; const char* {name.replace("-", "_")}_name = "{symbol}";'
     item = path.with_suffix(".o")
-    subprocess.run([*CLANG, "-x", "c", "-c", "-", "-o", str(item)], input=source, text=True, check=True)
+    command = [*CLANG, f"--target={machine}-linux-android28", "-x", "c", "-c", "-", "-o", str(item)]
+    subprocess.run(command, input=source, text=True, check=True)
     with tarfile.open(path, "w") as archive:
         archive.add(item, "lib0.o")
     item.unlink()

@@ -70,7 +70,7 @@ class AppDriver(PhoneDriver):
                 f"{self.label} has no app {self.package}", fix="Install what `edge-transact bundle` made."
             )
         if "unable to resolve" in self._am_start():  # its benchmark ends at once, without a run
-            fix = "Releases leave it out: install the debug build, `edge-transact bundle DIST -o APP --build --install`."
+            fix = "Releases have none: install the debug build, `edge-transact bundle DIST -o APP --build --install`."
             raise EdgeTransactError(f"{self.label}: {self.package} has no benchmark", fix=fix)
         self._folder.make("bench")
         self.fix_performance()
