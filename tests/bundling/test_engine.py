@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import subprocess
 import tomllib
 import zipfile
 from collections.abc import Mapping
@@ -14,11 +15,11 @@ import pytest
 from edge_transact.bundling.engine import PARTS
 from edge_transact.verification import verify
 from edge_transact.version import __version__
-from tests.support.android_project import ROOT
+from tests.support.android_project import QUICK, ROOT
 from tests.support.app_tools import AppTools
 from tests.support.command import run, said
 from tests.support.dists import make_dist
-from tests.support.edge_library import shown_kotlin
+from tests.support.edge_library import build_library, shown_kotlin
 from tests.support.kotlin import LANGUAGE
 from tests.support.published_aars import PUBLISHED, published_repository
 
@@ -217,6 +218,42 @@ def layout(repository: Path, coordinates: str) -> dict[str, set[str]]:
             if f"package {Path(name).parent.as_posix().replace('/', '.')}" in text.decode()
         },
     }
+
+
+def jar_and_sources(repository: Path, coordinates: str, directory: Path) -> tuple[dict[str, bytes], set[str], set[str]]:
+    """The entries of a library's jar of classes, the files that these were compiled from, and the published sources."""
+    home_of, stem = home(repository, coordinates)
+    jar = directory / "classes.jar"
+    jar.write_bytes(unpacked(home_of / f"{stem}.aar")["classes.jar"])
+    entries = unpacked(jar)
+    names = [name.removesuffix(".class") for name in entries if name.endswith(".class")]
+    said = subprocess.check_output(["javap", *QUICK, "-private", "-cp", jar, *names], text=True)
+    compiled = re.findall(r'^Compiled from "(.*)"\n(?:.* )?(?:class|interface) ([\w.$]+)', said, re.M)
+    assert len(compiled) == len(names)
+    sources = {"/".join([*name.split(".")[:-1], file]) for file, name in compiled}
+    return entries, sources, set(unpacked(home_of / f"{stem}-sources.jar"))
+
+
+@pytest.mark.needs("npm", "javac")
+def test_all_classes_are_there_with_their_sources_as_in_a_published_library(tools, tmp_path):
+    """All that javac and kotlinc make of the library, for the Java that the published one is for, or an older one."""
+    classes = build_library().classes
+    made = {file.relative_to(classes).as_posix(): file.read_bytes() for file in classes.rglob("*") if file.is_file()}
+    (tools.root / "edge.aar").write_bytes(gradles(**{"classes.jar": packed(made)}))
+    engine = said("bundle", "--engine", "-o", tmp_path / "maven")["engine"]
+    ours, compiled, sources = jar_and_sources(tmp_path / "maven", engine, tmp_path)
+    package = "expo-task-manager@58.0.4"
+    theirs, theirs_compiled, theirs_sources = jar_and_sources(
+        published_repository(package), PUBLISHED[package], tmp_path
+    )
+    assert ours == made and compiled <= sources
+    assert theirs_compiled & theirs_sources, "the others are copies of another library's inline functions"
+    versions = [
+        {content[7] for name, content in jar.items() if name.endswith(".class")} for jar in (ours, theirs)
+    ]  # major versions of class files
+    assert max(versions[0]) <= max(versions[1])
+    modules = [[name for name in jar if re.fullmatch(r"META-INF/.*\.kotlin_module", name)] for jar in (ours, theirs)]
+    assert [len(each) for each in modules] == [1, 1], "with which Kotlin finds functions outside classes"
 
 
 @pytest.mark.needs("npm", "clang-19", "ld.lld-19")
