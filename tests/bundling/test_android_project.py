@@ -70,7 +70,8 @@ KOTLIN_FAULTS = {
     "internal fun three(): String = title": "expected 'String', actual 'CharSequence!'",
     "internal fun four(): String = filesDir?.name": "expected 'String', actual 'String?'",
     "internal fun five() { org.apache.tvm.Device.metal() }": "unresolved reference 'metal'",
-    "fun six() {}": "visibility must be specified",
+    "internal fun six(usage: edgetransact.edge.Usage): Double = usage.decodeTokensPerSecond()": "actual 'Double?'",
+    "fun seven() {}": "visibility must be specified",
 }
 """Lines of an activity in Kotlin, and what kotlinc says to them."""
 

@@ -22,6 +22,7 @@ from tests.support.phone.runner import CACHE, REPOSITORY, one_at_a_time
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
 TESTS = REPOSITORY / "tests/bundling/java"
+NULLABLE = REPOSITORY / "tests/bundling/stubs/org/jetbrains/annotations/Nullable.java"
 ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 """Android's own org.json, from Debian's libandroid-json-java."""
 
@@ -42,7 +43,7 @@ def build_edge() -> Path:
 
     They are compiled against Java 8, whose library Android 8.0, the oldest that apps run on, has.
     """
-    sources = [*sorted(CORE.glob("*.java")), *sorted(TESTS.rglob("*.java"))]
+    sources = [*sorted(CORE.glob("*.java")), *sorted(TESTS.rglob("*.java")), NULLABLE]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     target = CACHE / f"edge-{key.hexdigest()[:12]}"
     if not target.exists():

@@ -92,7 +92,7 @@ internal object EdgeMain {
         val last = pieces.last()
         val usage = last.usage!!
         say("answer", text(pieces), last.finish, usage.promptTokens(), usage.completionTokens(), pieces.size)
-        say("times", usage.secondsToFirstToken() > 0, usage.decodeTokensPerSecond() > 0)
+        say("times", usage.secondsToFirstToken()!! > 0, usage.decodeTokensPerSecond()!! > 0)
         say("begun", pieces.dropLast(1).all { it.finish == null && it.usage == null && it.delta.isNotEmpty() })
         watching.forEach { it.cancel() }
         say("observers", *seen.map { it.joinToString(" ") }.toTypedArray())

@@ -1,6 +1,7 @@
 package edgetransact.edge;
 
 import java.util.List;
+import org.jetbrains.annotations.Nullable;
 
 /**
  * Hears an answer. Methods are called one at a time: texts in their order, then once {@code done} or {@code failed},
@@ -21,7 +22,7 @@ public interface Listener {
      *
      * @param usage what it took; null if it was stopped, because the engine then doesn't say
      */
-    void done(Finish finish, Usage usage);
+    void done(Finish finish, @Nullable Usage usage);
 
     /** There is no answer, or no more of it. The conversation is as it was before the message. */
     void failed(EdgeException error);

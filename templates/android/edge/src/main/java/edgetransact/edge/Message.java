@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
+import org.jetbrains.annotations.Nullable;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
@@ -123,6 +124,7 @@ public final class Message {
     }
 
     /** The call that this is the result of; null if it isn't one. */
+    @Nullable
     public String toolCallId() {
         return toolCallId;
     }

@@ -10,6 +10,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
+import org.jetbrains.annotations.Nullable;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
@@ -161,6 +162,7 @@ public final class Model {
     }
 
     /** The name of its library for a device, as in {@code system://NAME}; null if it has none. */
+    @Nullable
     public String library(Device device) {
         return libraries.get(device);
     }
@@ -171,6 +173,7 @@ public final class Model {
     }
 
     /** What a chip runs it on best; null if that wasn't measured. */
+    @Nullable
     public Tuned tuned(String chip) {
         return tuned.get(chip);
     }
@@ -186,11 +189,13 @@ public final class Model {
     }
 
     /** The asset pack that Google Play brings after the app; null unless the weights are {@code FAST_FOLLOW}. */
+    @Nullable
     public String pack() {
         return pack;
     }
 
     /** The folder below which its files are downloaded; null unless the weights are {@code DOWNLOAD}. */
+    @Nullable
     public String url() {
         return url;
     }

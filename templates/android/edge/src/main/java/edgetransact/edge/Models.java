@@ -6,6 +6,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Set;
+import org.jetbrains.annotations.Nullable;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
@@ -61,6 +62,7 @@ public final class Models {
     }
 
     /** The model that has a library of this name, or null. */
+    @Nullable
     public Model byLibrary(String library) {
         for (Model model : models) {
             for (Device device : Device.values()) {

@@ -5,6 +5,7 @@ import java.util.Collections;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
+import org.jetbrains.annotations.Nullable;
 
 /**
  * How the tokens of an answer are chosen, and where it ends. What isn't set is as the model's configuration says.
@@ -71,31 +72,37 @@ public final class Sampling {
     }
 
     /** 0 for the likeliest token each time, larger for more surprises; or null. */
+    @Nullable
     public Double temperature() {
         return temperature;
     }
 
     /** Only the likeliest tokens that have this probability together; or null. */
+    @Nullable
     public Double topP() {
         return topP;
     }
 
     /** Larger for fewer repetitions, the more often a token was said; or null. */
+    @Nullable
     public Double frequencyPenalty() {
         return frequencyPenalty;
     }
 
     /** Larger for fewer repetitions of whatever was said once; or null. */
+    @Nullable
     public Double presencePenalty() {
         return presencePenalty;
     }
 
     /** The same answer to the same conversation each time; or null. */
+    @Nullable
     public Integer seed() {
         return seed;
     }
 
     /** The most tokens of an answer; or null. */
+    @Nullable
     public Integer maxTokens() {
         return maxTokens;
     }
@@ -106,6 +113,7 @@ public final class Sampling {
     }
 
     /** The JSON schema that an answer has; or null. */
+    @Nullable
     public String jsonSchema() {
         return jsonSchema;
     }

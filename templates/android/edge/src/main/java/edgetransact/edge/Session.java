@@ -5,6 +5,7 @@ import java.nio.file.Path;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import org.jetbrains.annotations.Nullable;
 import org.json.JSONObject;
 
 /**
@@ -135,7 +136,7 @@ public final class Session implements AutoCloseable {
      * @param history what was said before, oldest first: {@link Conversation#messages} of another conversation
      * @param sampling how answers are made
      */
-    public Conversation conversation(String system, List<Message> history, Sampling sampling) {
+    public Conversation conversation(@Nullable String system, List<Message> history, Sampling sampling) {
         int window = model.contextWindowSize();
         String told = Tools.tell(system, sampling.toldTools());
         History restored = new History(templateTokens, window, sampling.maxTokens(), told, history);

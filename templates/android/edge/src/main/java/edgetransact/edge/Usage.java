@@ -1,5 +1,6 @@
 package edgetransact.edge;
 
+import org.jetbrains.annotations.Nullable;
 import org.json.JSONObject;
 
 /** What an answer took, as the engine says. Immutable. */
@@ -50,16 +51,19 @@ public final class Usage {
     }
 
     /** Prompt tokens per second, without those that the prefix cache held; null if there were none. */
+    @Nullable
     public Double prefillTokensPerSecond() {
         return prefillTokensPerSecond;
     }
 
     /** Answer tokens per second after the first; null if there were none. */
+    @Nullable
     public Double decodeTokensPerSecond() {
         return decodeTokensPerSecond;
     }
 
     /** Seconds from the message to the first token of the answer. */
+    @Nullable
     public Double secondsToFirstToken() {
         return secondsToFirstToken;
     }
