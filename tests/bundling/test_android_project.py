@@ -271,6 +271,7 @@ TOLD = {
     "the app loads a model, after the library that a module brings": ("loaded", "good CPU true"),
     "it shows the answer, what it took, and that it ended": ("answered", "one-two-three STOP 3 12.5 true STOP"),
     "and what memory the app takes": ("memory", "100"),
+    "a conversation goes on, whose tokens are counted": ("counted", "true"),
     "another screen goes on with the answer and loads nothing": ("turned", "4 true loads 1"),
     "a stopped answer stays": ("stopped", "true STOPPED"),
     "the last message is answered again in place": ("regenerated", "4 true"),

@@ -132,6 +132,9 @@ private class User(private val root: Path) {
 
     fun say(vararg words: Any?) = println(words.joinToString(" | "))
 
+    /** The library's, which knows how many tokens were said. */
+    fun conversation(): Any? = ChatModel::class.java.getDeclaredField("conversation").apply { isAccessible = true }[app]
+
     fun chats() = chatStore(phone).list()
 }
 
@@ -155,8 +158,10 @@ private fun first(user: User, root: Path) = with(user) {
     until { screen.memoryBytes != null }
     say("memory", screen.memoryBytes)
 
+    val conversation = conversation()
     app.send("go on")
     until { last.text.length > 10 }
+    say("counted", conversation != null && conversation() === conversation)
     val seen = screen
     app.pause() // the activity is destroyed and made again
     app.resume()
