@@ -19,7 +19,7 @@ from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost, phon
 from edge_transact.bundling.escaping import check_application_id, model_ids
 from edge_transact.bundling.models import AppModel
 from edge_transact.bundling.project import Project
-from edge_transact.bundling.sources import describe_model
+from edge_transact.bundling.sources import ABIS, describe_model
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.formatting import megabytes
 from edge_transact.progress import bar
@@ -113,10 +113,10 @@ def find_phone(serial: str | None) -> AndroidDevice:
 
 def _require(model: AppModel, info: DeviceInfo) -> None:
     """Refuses a model that can't run on the phone, before anything is sent."""
-    if "arm64-v8a" not in info.abis:
+    if not {*ABIS} & {*info.abis}:
         raise EdgeTransactError(
-            f"{info.name} runs {', '.join(info.abis) or 'an unknown ABI'}, not arm64-v8a",
-            fix="The libraries are built for 64-bit ARM: use another phone.",
+            f"{info.name} runs {', '.join(info.abis) or 'an unknown ABI'}, not {' or '.join(ABIS)}",
+            fix="The libraries are built for 64-bit ARM and emulators: use another phone.",
         )
     needed = min(model.memory_bytes.values())
     if info.memory_mib is not None and needed > info.memory_mib * 2**20:

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from edge_transact.benchmarking.drivers.adb import client
 from edge_transact.benchmarking.drivers.adb.app_folder import STAGING, AppFolder
-from edge_transact.benchmarking.drivers.base import DeviceLost, DeviceRefused
+from edge_transact.benchmarking.drivers.base import DeviceInfo, DeviceLost, DeviceRefused
 from edge_transact.bundling import install as installing
 from edge_transact.bundling import sources
 from edge_transact.bundling.install import install, install_app
@@ -272,6 +273,18 @@ def test_a_phone_that_is_too_small_for_the_model(chat, project, tmp_path):
     with pytest.raises(EdgeTransactError, match=r"big needs 1125899\.91 GB of memory, and Stand-in Paper Phone has"):
         install(small)
     assert not (chat.root / HOME).exists()
+
+
+@pytest.mark.parametrize(("abi", "refused"), [("arm64-v8a", False), ("x86_64", False), ("armeabi-v7a", True)])
+def test_phones_and_emulators_whose_libraries_can_be_built(dist, abi, refused):
+    model = sources.describe_model(dist, "big").model
+    info = DeviceInfo(
+        serial="s", name="It", abis=(abi,), android="14", sdk=34, memory_mib=8000.0, available_mib=4000.0, opencl=None,
+        battery_percent=50, on_battery=True,
+    )  # fmt: skip
+    says = pytest.raises(EdgeTransactError, match="It runs armeabi-v7a, not arm64-v8a or x86_64")
+    with says if refused else nullcontext():
+        installing._require(model, info)
 
 
 def test_a_project_that_was_damaged(chat, project, tmp_path):
