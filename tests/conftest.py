@@ -15,7 +15,7 @@ from hypothesis import settings
 from edge_transact.cli import COLLECTED_OBJECTS
 from tests.support.checkpoints import save_llama
 from tests.support.hub import serve
-from tests.support.machine import NO_MODULES_FILES, TestRun
+from tests.support.machine import TestRun, with_callers
 from tests.support.pruning import TEXT, another_cache
 
 TEST_RUN = pytest.StashKey[TestRun]()
@@ -26,9 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Set ``EDGE_TRANSACT_CACHE`` to keep it between runs.
     """
-    # TVM takes `inspect.stack()` for every kernel that it parses. For a file that no module has, Python would look
-    # through all modules each time.
-    inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
+    inspect.getouterframes = with_callers
     gc.set_threshold(COLLECTED_OBJECTS)
     # By default, an example that takes 0.2 s fails, which says something of the machine.
     settings.register_profile("any machine", deadline=None)

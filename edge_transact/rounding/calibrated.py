@@ -73,7 +73,7 @@ def round_model(model: LayerwiseModel, quantization: Quantization, journal: Jour
         for part, shape in tensor_shapes(checkpoint.plan).items()
         if part == head or part.removesuffix(".weight").endswith(tuple(MATRICES))
     }
-    return [part for part, (_, inputs) in multiplied.items() if _too_few(model.windows.numel(), inputs)]
+    return [part for part, (_, inputs) in multiplied.items() if model.windows.numel() < FEWEST * inputs]
 
 
 def _round_in_order(model: LayerwiseModel, head: str, quantization: Quantization, journal: Journal) -> None:
@@ -135,16 +135,12 @@ def _rounding(
     squares += of_other_text
     few = f"{what}: {tokens} calibration tokens are few for {len(gram)} inputs, so "
     fix = " Give more --calibration-tokens."
-    if _too_few(tokens, len(gram)):
+    if tokens < FEWEST * len(gram):
         logger.warning(f"{few}search rounds it, by the inputs' sizes alone.{fix}")
         return functools.partial(_search, importance=relative(squares), quantization=quantization)
     if tokens < len(gram):
         logger.warning(f"{few}rounding relies less on what inputs have in common.{fix}")
     return GPTQ(gram, tokens, quantization)
-
-
-def _too_few(tokens: int, inputs: int) -> bool:
-    return tokens < FEWEST * inputs
 
 
 def _checked(name: str, weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.machine import NO_MODULES_FILES
+from tests.support.machine import with_callers
 
 CHANGES = {f"os.{name}" for name in ("link", "mkdir", "remove", "rename", "rmdir", "symlink")}
 CHANGES |= {"subprocess.Popen", "socket.connect"}
@@ -97,7 +97,7 @@ class Runs:
 
 def _serve() -> None:
     gc.disable()
-    inspect.modulesbyfile.update(dict.fromkeys(NO_MODULES_FILES, ""))
+    inspect.getouterframes = with_callers
     for module in sys.argv[1:]:
         importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -4,6 +4,7 @@ A run has its own adb server port, its own directory for temporary files, and a 
 processes. So what it leaves can be found, and other programs on the machine are not disturbed.
 """
 
+import inspect
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -26,11 +28,24 @@ PYTHONS_OWN = "multiprocessing.resource_tracker"
 SETTLE_S = 10
 """How long processes may take to end after the last test."""
 
-NO_MODULES_FILES = (
-    *("<ast>", "<string>", "<frozen runpy>"),
-    *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
-)
-"""What `inspect` would search for in all modules, for every kernel that TVM parses."""
+CALLERS = 4
+"""The frames of a stack of which `with_callers` tells the module and the line."""
+
+
+def with_callers(frame: FrameType | None, context: int = 1) -> list[inspect.FrameInfo]:
+    """`inspect.getouterframes`, which reads the sources of the nearest frames alone.
+
+    TVM takes the whole stack for every kernel that it parses, and looks at the source of its caller. Under pytest there
+    are some seventy frames, for some of which Python would search all modules.
+    """
+    frames = []
+    while frame:
+        found = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None, None
+        if len(frames) < CALLERS:
+            found = inspect.getframeinfo(frame, context)
+        frames.append(inspect.FrameInfo(frame, *found))
+        frame = frame.f_back
+    return frames
 
 
 class TestRun:

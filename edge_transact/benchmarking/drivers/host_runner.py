@@ -29,8 +29,6 @@ from edge_transact.errors import EdgeTransactError
 if TYPE_CHECKING:
     from edge_transact.runtime.host import Batch, HostModel
 
-MIB = 2**20
-
 
 @dataclass(frozen=True)
 class Repetition:
@@ -138,8 +136,8 @@ def _loaded(request: HostRequest, load_s: float, threads: int, kv_tokens: int) -
         load_s=load_s,
         kernel_build_s=0.0,
         threads=threads,
-        weights_mib=manifest.weights_bytes / MIB,
-        kv_mib=kv_bytes / MIB,
+        weights_mib=manifest.weights_bytes / 2**20,
+        kv_mib=kv_bytes / 2**20,
     )
 
 
