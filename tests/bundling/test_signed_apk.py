@@ -14,10 +14,11 @@ from edge_transact.bundling.aar import bundle_modules
 from edge_transact.bundling.apk import PROGRAMS, examine_apk
 from edge_transact.verification import verify
 from tests.support.android_api import install_api, read_api
-from tests.support.android_app import FAKES, Programs
+from tests.support.android_app import FAKES, Programs, compile_fakes, run_app
 from tests.support.android_project import APPLICATION_ID, aapt2, java, javac, render
 from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
+from tests.support.kotlin import kotlin
 from tests.support.signed_apk import ABI, ENGINE, TOOLS, Member, dex, libraries, mlc, read_dex, shrink, sign, symbols
 
 pytestmark = [
@@ -47,7 +48,7 @@ def app(built_dist, tmp_path_factory) -> App:
     play = directory / "play"
     done = javac(java(PLAY), compiled.classpath, play)
     assert done.returncode == 0, done.stderr
-    code = dex(shrink(project, compiled, [play], directory / "shrunk"))
+    code = dex(shrink(project, compiled, [play, mlc() / "tvm4j_core.jar"], directory / "shrunk"))
     native = libraries(project, directory / "native")
     files = {"classes.dex": code, **native, **module(built_dist, directory / "module")}
     apk = sign(compiled.resources / "app.apk", files, directory / "app.apk")
@@ -163,3 +164,19 @@ def test_google_plays_library_is_still_called_by_its_names(app):
     called = set(re.findall(r'getMethod\("(\w+)"', files))
     play = {member.name for member in app.members if member.owner.startswith("com/google/android/play/")}
     assert called and called <= play
+
+
+def test_the_app_does_the_same_when_it_is_shrunk(tmp_path):
+    """In a JVM, with stand-ins for what it calls of Android and tvm4j, which runs what ProGuard made of the app."""
+    project = render(tmp_path / "project")
+    compiled = compile_project(project, read_api(install_api()), tmp_path / "compiled", kotlin(FAKES))
+    classpath = compile_fakes(compiled, tmp_path / "fakes")
+    told = []
+    keep = "-keep class edgetransact.app.AppMainKt { public static void main(java.lang.String[]); }"
+    fakes = [classpath[0], classpath[-1]]
+    shrunk = shrink(project, compiled, fakes, tmp_path / "shrunk", keep, "-dontwarn android.os.*")
+    for name, path in (("phone", classpath), ("other", [shrunk, fakes[0], *compiled.classpath[:2]])):
+        (tmp_path / name).mkdir()
+        told.append(run_app(path, tmp_path / name))
+        del told[-1]["interrupted benchmark"]  # it has times
+    assert told[0] == told[1] and len(told[0]) > 30

@@ -29,9 +29,11 @@ ENGINE = "libtvm4j_runtime_packed.so"
 NEWEST_CLASS_FILE = 55
 """Of Java 11; ProGuard 6.2.2 reads none of Java 17, for which tvm4j was compiled."""
 
-# R8 knows enums by itself. The rules of a library are in its jar, in one of these folders.
+# R8 knows enums by itself, and how classes reach what is private in their inner ones: Gradle's own rules, too, let
+# ProGuard make that public. The rules of a library are in its jar, in one of these folders.
 KEEP = """
 -target 1.7
+-allowaccessmodification
 -keepattributes *Annotation*,Signature,InnerClasses,EnclosingMethod
 -keepclassmembers enum * { public static **[] values(); public static ** valueOf(java.lang.String); }
 -dontwarn java.lang.invoke.StringConcatFactory
@@ -60,18 +62,23 @@ def mlc() -> Path:
     return packages() / MLC / "prebuilt" / "android" / "lib" / "mlc4j" / "output"
 
 
-def shrink(project: Path, compiled: Compiled, others: Sequence[Path], output: Path) -> Path:
-    """What R8 would keep of the project's classes, of tvm4j and of Kotlin's, with its names, for dx.
+def shrink(project: Path, compiled: Compiled, others: Sequence[Path], output: Path, *rules: str) -> Path:
+    """What R8 would keep of the project's classes, of others and of Kotlin's, with its names, for dx.
 
     Args:
-        others: Further classes that the app is built with.
+        others: Further classes that the app is built with, tvm4j's among them.
+        rules: What is to be kept besides.
     """
     output.mkdir()
     android, *_ = compiled.classpath
-    given = [compiled.classes, *others, _for_proguard(mlc() / "tvm4j_core.jar", output), *runtime()]
-    rules = [project / "edge" / "consumer-rules.pro", *(project / "app").glob("*.pro"), compiled.resources / RULES]
-    lines = [KEEP, *(f"-include {path}" for path in [*rules, *_rules_of(given, output)])]
-    lines += [f"-injars {path}(!META-INF/**)" for path in given]
+    given = [
+        compiled.classes,
+        *(_for_proguard(path, output) if path.is_file() else path for path in others),
+        *runtime(),
+    ]
+    files = [project / "edge" / "consumer-rules.pro", *(project / "app").glob("*.pro"), compiled.resources / RULES]
+    lines = [KEEP, *rules, *(f"-include {path}" for path in [*files, *_rules_of(given, output)])]
+    lines += [f"-injars {path}(!META-INF/**,!android/**)" for path in given]
     platform = [f"{_java8(output)}", f"{android}(!org/apache/tvm/**,!com/google/**)", f"{JSON}(org/json/**)"]
     lines += [f"-libraryjars {path}" for path in platform]
     lines.append(f"-outjars {output / 'shrunk.jar'}")
