@@ -35,7 +35,6 @@ class Processes:
 
     Attributes:
         rank: The number of this one; 0 writes the files and the log.
-        device: This one's device.
         dtype: The dtype of products: bf16 where the device multiplies it fast. Weights and sums are fp32.
 
     Raises:

@@ -51,7 +51,7 @@ class HealResult(Summarized):
     """A healed model.
 
     Attributes:
-        source: The one before.
+        source: The checkpoint before.
         record: The entry in ``edge_transact.json``.
         is_main: Whether this is the process that reports, of those that trained it together.
     """

@@ -49,7 +49,6 @@ class Schedule:
     Attributes:
         sequences: Sequences of a step, over all processes.
         together: Sequences that go through the model at once.
-        length: Tokens of a sequence.
     """
 
     steps: int

@@ -36,14 +36,11 @@ class Pruning:
 
     Args:
         model: The source, and the calibration windows.
-        method: The class of the layers' scorers.
         journal: What is known already, and where new results go. Prunings to several budgets can share one.
         seed: For methods that draw random numbers.
         wants_losses: Whether methods that can predict losses should; `allocate` decides it otherwise.
 
     Attributes:
-        selections: What is kept of each layer.
-        first_scores: The scores of each layer in the first shot.
         sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
         digest: The sha256 of all scores, fp32, shot by shot.
         last_norm_scale: The factor on the last norm's weight; 1 without compensation.

@@ -28,7 +28,6 @@ class Cores:
 
     Attributes:
         cpus: How many of the system's CPUs it may use: hyperthreads count.
-        physical: How many cores these are.
         big: A CPU of each core that isn't a little one; empty where the system numbers no CPUs.
         fast: How many of the cores aren't little ones.
         quota: The CPUs' worth of time that a container has; `None` without a limit.

@@ -64,7 +64,6 @@ class DeviceInfo:
     Attributes:
         serial: What adb calls it, or ``host``.
         name: Manufacturer and model, or ``host``.
-        sdk: Android's API level.
         fingerprint: Build of the operating system.
         opencl: Path of its OpenCL library.
         clusters: Of its CPU, the fastest first; empty if it doesn't say any.

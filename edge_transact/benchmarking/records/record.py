@@ -31,7 +31,6 @@ class VisitContext:
     Attributes:
         decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length. The
             tokens of a batch share the weights.
-        serial: What adb calls the device, or ``host``.
         device: Name of the device, which other devices may share.
         cpu: The clusters of a phone's cores.
         runner: What ran it on a phone: ``portable``, ``ndk``, ``app`` or ``llama.cpp``.

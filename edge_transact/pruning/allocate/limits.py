@@ -20,7 +20,6 @@ class Limit:
     Attributes:
         asked: What the user asked for, in the user's terms: ``--ratio 0.3``.
         bound: The largest value of `measure` that is allowed.
-        unit: The unit of `measure`, for messages.
         nearest: Whether a uniform plan may exceed the bound by the rounding of MLP dims to the nearest bucket.
     """
 
