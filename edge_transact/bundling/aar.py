@@ -70,7 +70,8 @@ def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -
     sources = [_alone(source) if weights == "auto" else source for source in read_sources(dists, weights)]
     with scratch_directory() as scratch, working("write the models' modules"):
         needs = newest(output, maven.GROUP, "edge")
-        modules = [_module(source, scratch, needs) for source in sources]
+        abis = _abis(output, needs)
+        modules = [_module(source, scratch, needs, abis) for source in sources]
         add(output, modules)
         write_readme(output)
     return Repository(output, [source.model for source in sources], [module.coordinates for module in modules])
@@ -98,15 +99,27 @@ def _alone(source: Source) -> Source:
     return replace(source, model=source.model.model_copy(update={"weights": weights, "pack": None}))
 
 
-def _module(source: Source, scratch: Path, needs: Sequence[str]) -> Module:
+def _abis(repository: Path, needs: Sequence[str]) -> list[str]:
+    """What models are linked for: a device runs an app for the first ABI of its own that any of the app's parts has."""
+    names = [name for each in needs for name in maven.entries(repository, each)]
+    return [abi for abi in ABIS if abi == ABI or f"jni/{abi}/{ENGINE}" in names]
+
+
+def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[str]) -> Module:
     model = source.model
+    if "android-cpu" not in model.libraries:
+        abis = [ABI]  # apps ask for the library of emulators by its name
+    if left_out := [abi for abi in ABIS if abi not in abis and source.archives(abi)]:
+        logger.warning(
+            f"{model.id}: left out the library for {left_out[0]}: it takes an engine for that, and android-cpu"
+        )
     entries: dict[str, tuple[Path, str] | bytes] = {
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,
         "R.txt": b"",
         f"assets/edge/{model.id}/models.json": AppModels(models=[model]).text().encode(),
     }
-    for abi in ABIS:
+    for abi in abis:
         for name, archive in source.archives(abi).items():
             library = scratch / abi / f"lib{name}.so"
             library.parent.mkdir(exist_ok=True)

@@ -68,6 +68,18 @@ def newest(repository: Path, group: str, artifact: str) -> list[str]:
     return [f"{group}:{artifact}:{version}" for version in _versions(repository, group, artifact)[-1:]]
 
 
+def entries(repository: Path, coordinates: str) -> list[str]:
+    """The names in the AAR of a module that is in a repository."""
+    group, artifact, version = coordinates.split(":")
+    path = repository.joinpath(*group.split("."), artifact, version, f"{artifact}-{version}.aar")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        fix = f"Remove {path.parent} and its version in maven-metadata.xml, or make the module again."
+        raise EdgeTransactError(f"{path} can't be read: {error}", fix=fix) from error
+
+
 def _metadata(repository: Path, group: str, artifact: str) -> Path:
     return repository.joinpath(*group.split("."), artifact, "maven-metadata.xml")
 

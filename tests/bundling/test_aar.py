@@ -84,8 +84,14 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
 
 def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
     dist = make_dist(tmp_path / "tiny", ["android", "android-cpu", "android-x86_64"])
-    said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    assert "left out the library for x86_64: it takes an engine for that" in result.stderr.replace("\n", " ")
     (path,) = (tmp_path / "maven").rglob("*.aar")
+    assert not any("x86_64" in name for name in zipfile.ZipFile(path).namelist())
+    engines = {f"jni/{abi}/libtvm4j_runtime_packed.so": b"" for abi in ("arm64-v8a", "x86_64")}
+    maven.add(tmp_path / "maven", [maven.Module("edgetransact", "edge", "1", engines)])
+    coordinates = said("bundle", dist, "--aar", "-o", tmp_path / "maven")["models"][0]["coordinates"]
+    (path,) = (tmp_path / "maven").rglob(f"tiny-{coordinates.split(':')[2]}.aar")
     name = library_name(Manifest.read(dist).model_lib, "android-x86_64")
     with zipfile.ZipFile(path) as archive:
         folders = [each.split("/")[1] for each in archive.namelist() if each.startswith("jni/")]
