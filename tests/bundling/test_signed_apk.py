@@ -103,7 +103,7 @@ def test_verify_passes_it_and_refuses_one_that_lacks_something(app, tmp_path):
         ("AndroidManifest.xml", "code", "no AndroidManifest.xml"),
         (PROGRAMS, "abi", f"no {PROGRAMS}"),
         (f"{ABI}/{ENGINE}", "abi", f"no {ABI}/{ENGINE}"),
-        (f"{ABI}/lib*-cpu.so", "libraries", f"neither in {ABI}/{ENGINE} nor in libraries of their own"),
+        (f"{ABI}/lib*-cpu.so", "libraries", f"neither in {ENGINE} nor in libraries of their own"),
         ("assets/edge/*/params_shard_0.bin", "models", "dist/params_shard_0.bin is missing"),
     ]:
         spoiled = Path(shutil.copy(app.apk, tmp_path))
@@ -121,7 +121,7 @@ def test_verify_tells_the_libraries_of_emulators_and_of_other_machines(app, tmp_
         spoiled = Path(shutil.copy(app.apk, tmp_path))
         with zipfile.ZipFile(spoiled, "a") as archive:
             archive.write(x86, name, zipfile.ZIP_DEFLATED)
-        assert wrong(spoiled) == {"abi": found}
+        assert wrong(spoiled)["abi"] == found
 
 
 def wrong(apk: Path) -> dict[str, str]:
