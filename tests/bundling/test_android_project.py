@@ -298,6 +298,8 @@ TOLD = {
     "the settings' device is followed": ("gpu", "NO_LIBRARY"),
     "a GPU that fails gives way to the CPU": ("gave way", "CPU GPU_FAILED"),
     "and is tried again when its user wants that": ("retried", "GPU_FAILED"),
+    "a GPU that ended the app is not loaded though it is wanted": ("ended", "GPU_FAILED"),
+    "until its user wants that again": ("ended and retried", "ENGINE_FAILED"),
     "another activity goes on with the chat": ("began again", "[say-it,-say-it] loaded 1"),
     "chats and settings outlive the app, and a part of an answer too": ("restored", "4 STOPPED true Be-brief. good"),
     "the model goes on from them": ("goes on", "true"),

@@ -513,6 +513,33 @@ def test_a_gpu_that_ends_the_app_gives_way_to_the_cpu(gpu, ended, stage):
     assert [gpu(forget=True), gpu()] == [GPU] * 2
 
 
+def test_a_gpu_that_ended_the_app_is_not_loaded_again_because_it_is_wanted(gpu, ended):
+    """An app that keeps what its user wants would end at every start."""
+    ended("LOAD", preference="GPU")
+    for _ in range(2):
+        with pytest.raises(Failed) as failed:
+            gpu(preference="GPU")
+        assert failed.value.code == "GPU_FAILED"
+    assert gpu(preference="CPU") == ("android-cpu", "PREFERRED")
+    assert [gpu(preference="GPU", forget=True), gpu(preference="GPU")] == [("android", "PREFERRED")] * 2
+
+
+def test_a_driver_that_ends_the_app_when_it_is_asked_for_is_not_asked_again(gpu, ended):
+    ended("OPENCL")
+    assert gpu(crash="OPENCL") == GAVE_WAY
+    assert gpu(crash="OPENCL", driver="newer", preference="CPU") == ("android-cpu", "PREFERRED")
+    for how in ({"preference": "GPU"}, {"libraries": {"android": "tiny"}}):
+        with pytest.raises(Failed, match="gpu failed: short"):
+            gpu(**how)
+    assert [gpu(forget=True), gpu()] == [GPU] * 2
+
+
+def test_a_start_of_another_process_with_this_id_is_an_earlier_one(gpu, ended):
+    """Ids repeat after a phone was started anew."""
+    ended("KERNELS", process=77)
+    assert gpu(process=77) == GAVE_WAY
+
+
 def test_an_app_that_its_user_ends_says_nothing_of_the_gpu(gpu, ended):
     ended("KERNELS")
     assert [gpu(ending="OTHERWISE"), gpu()] == [GPU] * 2
@@ -529,6 +556,15 @@ def test_an_app_that_is_ended_for_want_of_memory_says_so_until_the_model_is_load
     device = {"AUTO": GPU, "CPU": ("android-cpu", "PREFERRED")}[preference]
     assert gpu(memory=anyway, preference=preference) == device
     assert gpu(preference=preference) == device
+
+
+def test_want_of_memory_with_one_library_says_nothing_of_the_other(gpu, ended):
+    ended("LOAD")
+    cpu = {"ending": "LACKED_MEMORY", "preference": "CPU"}
+    assert [gpu(**cpu), gpu(**cpu)] == [("android-cpu", "PREFERRED")] * 2
+    with pytest.raises(Failed, match="lacked memory"):
+        gpu(ending="LACKED_MEMORY")
+    assert [gpu(memory=2**63 - 1), gpu()] == [GPU] * 2
 
 
 def test_a_gpu_whose_engine_fails_gives_way_at_once(app, gpu):
@@ -577,6 +613,8 @@ def test_engines_that_hang_or_throw_errors(app):
         "unload hangs | true",
         "reload hangs | ENGINE_FAILED | it wasn't ready after 0 seconds | true",
         "answer hangs | ENGINE_FAILED | it wasn't ready after 0 seconds | true",
+        "unload throws | true",
+        "close throws | true",
         "reload throws | ENGINE_FAILED | reload | true",
         "open throws | ENGINE_FAILED | open",
         "stopped | STOPPED",

@@ -272,6 +272,12 @@ private fun first(user: User, root: Path) = with(user) {
     app.retryGpu()
     until { Module.LOADS.get() > loads && ready }
     say("retried", (screen.status as Status.Ready).choice.reason())
+    root.resolve("no-backup/starts").toFile().listFiles()!!.single().writeText("1 of an earlier process")
+    load { app.change(app.settings.copy(device = Preference.GPU)) }
+    say("ended", error?.code())
+    load { app.retryGpu() }
+    say("ended and retried", error?.code())
+    load { app.change(app.settings.copy(device = Preference.AUTO)) }
 
     load("good")
     again(null)

@@ -13,7 +13,7 @@ public final class HostileEngines {
     /** @param arguments {@code models.json} */
     public static void main(String[] arguments) throws Exception {
         Model model = Models.read(arguments[0]).list().get(0);
-        Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(false, Long.MAX_VALUE, ""));
+        Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(() -> false, Long.MAX_VALUE, ""));
 
         Hostile slow = new Hostile("unload hangs");
         new LoadedEngine(choice, slow, 50, 50).close();
@@ -27,6 +27,12 @@ public final class HostileEngines {
             } catch (EdgeException error) {
                 say(fault, error.code(), error.detail(), stuck.closed);
             }
+        }
+
+        for (String fault : new String[] {"unload throws", "close throws"}) {
+            Hostile fragile = new Hostile(fault);
+            Session.load(model, choice, Paths.get("/"), fragile, (stage, done, total) -> {}).close();
+            say(fault, fragile.closed);
         }
 
         Hostile bad = new Hostile("reload throws");
@@ -121,6 +127,7 @@ public final class HostileEngines {
 
         @Override
         public void unload() {
+            fail("unload");
             hang("unload");
         }
 
@@ -137,6 +144,7 @@ public final class HostileEngines {
         @Override
         public void close() {
             closed = true;
+            fail("close");
         }
 
         private void fail(String function) {

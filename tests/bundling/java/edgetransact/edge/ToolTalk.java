@@ -21,7 +21,7 @@ public final class ToolTalk {
     /** @param arguments {@code models.json}, and a tool's name, description, parameters, then {@code toolChoice} */
     public static void main(String[] arguments) throws Exception {
         Model model = Models.read(arguments[0]).list().get(0);
-        Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(false, Long.MAX_VALUE, ""));
+        Choice choice = Choice.byLibrary(model.library(Device.CPU), model, new Phone(() -> false, Long.MAX_VALUE, ""));
         Scripted engine = new Scripted();
         Session session = Session.load(model, choice, Paths.get("/"), engine, (stage, done, total) -> {});
         Sampling sampling = Sampling.builder()

@@ -38,7 +38,7 @@ final class BenchApp {
                 external.resolve("models"));
         try (PipeEngine.Factory engines =
                 new PipeEngine.Factory(Arrays.asList(arguments).subList(ARGUMENTS, arguments.length))) {
-            new BenchRun(models, new Phone(false, 1L << 30, ""), store, internal.resolve("bench"), engines)
+            new BenchRun(models, new Phone(() -> false, 1L << 30, ""), store, internal.resolve("bench"), engines)
                     .run(external.resolve("bench"), arguments[1]);
         }
         Thread.sleep(60_000);

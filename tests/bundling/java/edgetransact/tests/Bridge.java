@@ -184,7 +184,8 @@ final class Bridge {
     private static Starts starts(JSONObject command) throws IOException {
         Path directory = Paths.get(command.optString("starts", "/dev/null/starts"));
         Ending ending = Ending.valueOf(command.optString("ending", "CRASHED"));
-        int process = Integer.parseInt(new File("/proc/self").getCanonicalFile().getName());
+        int own = Integer.parseInt(new File("/proc/self").getCanonicalFile().getName());
+        int process = command.optInt("process", own);
         return new Starts(directory, command.optString("driver"), process, earlier -> ending);
     }
 
@@ -282,7 +283,17 @@ final class Bridge {
     }
 
     private static Phone phone(JSONObject command) throws JSONException {
-        return new Phone(command.getBoolean("open_cl"), command.getLong("memory"), command.optString("chip"));
+        boolean openCl = command.getBoolean("open_cl");
+        boolean ends = command.optString("crash").equals("OPENCL");
+        return new Phone(() -> openCl(openCl, ends), command.getLong("memory"), command.optString("chip"));
+    }
+
+    /** Loads the driver, or ends the process as one may that can't be loaded. */
+    private static boolean openCl(boolean there, boolean ends) {
+        if (ends) {
+            Runtime.getRuntime().halt(139);
+        }
+        return there;
     }
 
     private static WeightStore store(JSONObject command) throws JSONException {

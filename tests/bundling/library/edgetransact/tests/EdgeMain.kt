@@ -246,7 +246,7 @@ internal class TestPhone(root: Path, private val assets: Path, var factory: Engi
 
     override fun models(): Models = Models.read(Files.readString(assets.resolve("models.json")))
 
-    override fun phone() = Phone(true, free, "")
+    override fun phone() = Phone({ true }, free, "")
 
     override fun engines(progress: Progress) = factory
 

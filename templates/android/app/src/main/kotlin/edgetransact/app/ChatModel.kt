@@ -9,7 +9,6 @@ import edgetransact.edge.Finish
 import edgetransact.edge.Loading
 import edgetransact.edge.Model
 import edgetransact.edge.Piece
-import edgetransact.edge.Preference
 import edgetransact.edge.Stage
 import edgetransact.edge.State
 import java.io.IOException
@@ -149,8 +148,8 @@ class ChatModel(
         life?.cancel()
     }
 
-    /** Loads the model again, even if memory may not suffice where [anyway] says so. */
-    fun load(anyway: Boolean = false, device: Preference = settings.device) {
+    /** Loads the model again, even if memory may not suffice where [anyway] says so, or on a GPU that failed. */
+    fun load(anyway: Boolean = false, retryGpu: Boolean = false) {
         val model = now.model ?: return
         val last = life
         edge = null // nothing is sent to the present one any more
@@ -159,7 +158,7 @@ class ChatModel(
         life = scope.launch {
             stopAndWait()
             last?.cancelAndJoin()
-            live(model, device, anyway)
+            live(model, anyway, retryGpu)
         }
     }
 
@@ -173,7 +172,7 @@ class ChatModel(
 
     /** Gives the GPU another try. */
     fun retryGpu() {
-        if (edge == null) load(device = Preference.GPU) else attempt { it.retryGpu() }
+        if (edge == null) load(retryGpu = true) else attempt { it.retryGpu() }
     }
 
     /** Follows other settings. */
@@ -219,10 +218,11 @@ class ChatModel(
     }
 
     /** Loads a model and follows what becomes of it. */
-    private suspend fun live(model: Model, device: Preference, anyway: Boolean) {
+    private suspend fun live(model: Model, anyway: Boolean, retryGpu: Boolean) {
         var loaded: Edge? = null
         try {
-            Edge.loading(context, model.id(), device, anyway).collect {
+            if (retryGpu) Edge.forgetGpuFailure(context, model.id())
+            Edge.loading(context, model.id(), settings.device, anyway).collect {
                 when (it) {
                     is Loading.Step -> show(it)
                     is Loading.Ready -> loaded = it.edge

@@ -38,18 +38,22 @@ public final class Choice {
 
     /**
      * Chooses what {@code edge-transact bench --tune} found best for answers on the phone's chip. Without that, it
-     * chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's.
+     * chooses the GPU's library if the phone has OpenCL and the model has one, otherwise the CPU's. A model without a
+     * library for the CPU runs on the GPU of a chip that is known to give wrong answers, too.
      *
      * @param preference {@code GPU} and {@code CPU} leave no other choice; with {@code AUTO}, a GPU's library that
-     *     failed gives way to the CPU's, if the model has one
+     *     failed gives way to the CPU's, if the model has one. With {@code CPU}, OpenCL isn't loaded
      * @throws EdgeException {@code NO_LIBRARY}, {@code GPU_FAILED}, or {@code TOO_LITTLE_MEMORY} and {@code
      *     LACKED_MEMORY} for the one that was chosen
      */
     public static Choice of(Model model, Phone phone, Preference preference, Starts starts) throws EdgeException {
+        if (preference == Preference.GPU && starts.endedApp(model)) {
+            throw EdgeException.of(Code.GPU_FAILED, model.name());
+        }
         Choice choice = preference == Preference.AUTO
                 ? best(model, phone, starts)
                 : on(preference == Preference.GPU ? Device.OPENCL : Device.CPU, Reason.PREFERRED, model, phone);
-        if (starts.lackedMemory(model) && !phone.ignoresMemory()) {
+        if (starts.lackedMemory(model, choice.device) && !phone.ignoresMemory()) {
             long needed = model.memoryBytes(choice.device);
             throw EdgeException.tooLittle(Code.LACKED_MEMORY, needed, phone.availableMemoryBytes());
         }
@@ -57,27 +61,26 @@ public final class Choice {
     }
 
     private static Choice best(Model model, Phone phone, Starts starts) throws EdgeException {
-        boolean gpu = phone.openCl() && model.library(Device.OPENCL) != null;
+        boolean built = model.library(Device.OPENCL) != null;
         boolean cpu = model.library(Device.CPU) != null;
-        boolean failed = gpu && starts.failed(model, Device.OPENCL);
+        boolean failed = built && starts.failed(model);
         if (failed && !cpu) {
             throw EdgeException.of(Code.GPU_FAILED, model.name());
         }
         Model.Tuned tuned = model.tuned(phone.chip());
-        if (tuned != null && (tuned.device() == Device.CPU || (gpu && !failed))) {
-            return on(tuned.device(), Reason.TUNED, model, phone);
+        if (tuned != null && tuned.device() == Device.CPU) {
+            return on(Device.CPU, Reason.TUNED, model, phone);
         }
         if (failed) {
             return on(Device.CPU, Reason.GPU_FAILED, model, phone);
         }
-        if (gpu && cpu && Drivers.wrong(phone.chip())) {
+        if (!built || !starts.openCl(phone)) {
+            return on(Device.CPU, built ? Reason.NO_OPENCL : Reason.NO_LIBRARY, model, phone);
+        }
+        if (cpu && Drivers.wrong(phone.chip())) {
             return on(Device.CPU, Reason.GPU_WRONG, model, phone);
         }
-        if (gpu) {
-            return on(Device.OPENCL, Reason.USUAL, model, phone);
-        }
-        boolean built = model.library(Device.OPENCL) != null;
-        return on(Device.CPU, built ? Reason.NO_OPENCL : Reason.NO_LIBRARY, model, phone);
+        return on(Device.OPENCL, tuned == null ? Reason.USUAL : Reason.TUNED, model, phone);
     }
 
     /** The library with this name, which the model has. */

@@ -14,13 +14,13 @@ public final class EdgeException extends Exception {
         /** The phone has no OpenCL, and the model has no library for the CPU. Detail: the model's name. */
         NO_LIBRARY,
         /**
-         * The GPU failed with the model at an earlier start, and the model has no library for the CPU. {@link
-         * Preference#GPU} or {@link Starts#forget} tries it again. Detail: the model's name.
+         * The GPU failed with the model at an earlier start, and the model has no library for the CPU; or it ended the
+         * app, and {@link Preference#GPU} is wanted. {@link Starts#forget} has it tried again. Detail: the model's name.
          */
         GPU_FAILED,
         /** Needed and available: bytes of memory. {@link Phone#ignoringMemory} goes on all the same. */
         TOO_LITTLE_MEMORY,
-        /** Android ended the app for want of memory when it loaded the model last. As {@code TOO_LITTLE_MEMORY}. */
+        /** Android ended the app for want of memory when it loaded this library last. As {@code TOO_LITTLE_MEMORY}. */
         LACKED_MEMORY,
         /** A file of the weights is not on the phone, or only a part of it. Detail: the file. */
         WEIGHTS_MISSING,

@@ -182,7 +182,7 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
         boolean interrupted = Thread.interrupted();
         interrupted |= await(loading, loadMillis);
         interrupted |= await(begin(engine::unload), freeMillis);
-        engine.close();
+        demand(engine::close);
         if (interrupted) {
             Thread.currentThread().interrupt();
         }

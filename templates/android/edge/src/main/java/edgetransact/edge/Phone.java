@@ -1,25 +1,27 @@
 package edgetransact.edge;
 
+import java.util.function.BooleanSupplier;
+
 /** What the phone can do, as far as the choice of a library depends on it. Immutable. */
 public final class Phone {
-    private final boolean openCl;
+    private final BooleanSupplier openCl;
     private final long availableMemoryBytes;
     private final String chip;
 
     /**
-     * @param openCl whether the OpenCL library can be loaded
+     * @param openCl tries whether the OpenCL library can be loaded; a driver may end the app then
      * @param availableMemoryBytes memory that the app can still take without others being ended for it
      * @param chip {@code Build.SOC_MODEL}, or any other text where Android doesn't tell it
      */
-    public Phone(boolean openCl, long availableMemoryBytes, String chip) {
+    public Phone(BooleanSupplier openCl, long availableMemoryBytes, String chip) {
         this.openCl = openCl;
         this.availableMemoryBytes = availableMemoryBytes;
         this.chip = chip;
     }
 
-    /** Whether the OpenCL library can be loaded. */
+    /** Whether the OpenCL library can be loaded, which is tried now. */
     public boolean openCl() {
-        return openCl;
+        return openCl.getAsBoolean();
     }
 
     /** Memory that the app can still take, in bytes. */

@@ -1,5 +1,6 @@
 package edgetransact.edge;
 
+import java.io.FileOutputStream;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -9,7 +10,8 @@ import java.util.UUID;
 /**
  * Remembers starts that failed: with which library a GPU's driver did, and for which model memory didn't suffice. A
  * start is marked on disk before anything is compiled or loaded, and the mark goes after the first answer: one that is
- * found by a later process belongs to a start that ended the app.
+ * found by a later process belongs to a start that ended the app. So is the question whether the phone has OpenCL, which
+ * loads the driver.
  */
 public final class Starts {
     /** How processes of the app ended. */
@@ -18,12 +20,17 @@ public final class Starts {
         Ending of(int process);
     }
 
+    /** Tells this process from an earlier one with the same id. */
+    private static final UUID RUN = UUID.randomUUID();
+
     private static final String FAILED = "failed";
+    private static final String ENDED_APP = "ended the app";
     private static final String LACKED_MEMORY = "lacked memory";
 
     private final Path directory;
     private final String driver;
-    private final String process;
+    /** What the mark of a start in this process says. */
+    private final String own;
     private final Endings endings;
 
     /**
@@ -35,29 +42,44 @@ public final class Starts {
     public Starts(Path directory, String driver, int process, Endings endings) {
         this.directory = directory;
         this.driver = UUID.nameUUIDFromBytes(driver.getBytes(StandardCharsets.UTF_8)).toString();
-        this.process = String.valueOf(process);
+        own = process + " " + RUN;
         this.endings = endings;
     }
 
-    /** Whether the driver failed with the model's library for a device. */
-    public boolean failed(Model model, Device device) {
-        return FAILED.equals(verdict(model, device));
+    /** Whether the driver failed with the model's library for the GPU, or ended the app. */
+    public boolean failed(Model model) {
+        return endedApp(model) || FAILED.equals(verdict(model, Device.OPENCL));
     }
 
-    /** Whether Android ended the app for want of memory while it loaded the model, and nothing has loaded it since. */
-    public boolean lackedMemory(Model model) {
-        for (Device device : Device.values()) {
-            if (LACKED_MEMORY.equals(verdict(model, device))) {
-                return true;
-            }
-        }
-        return false;
+    /** Whether the driver ended the app, when it was loaded or with the model's library for the GPU. */
+    public boolean endedApp(Model model) {
+        return ENDED_APP.equals(verdict(model, Device.OPENCL))
+                || (model.library(Device.OPENCL) != null && ENDED_APP.equals(verdict(driverMark())));
+    }
+
+    /**
+     * Whether Android ended the app for want of memory when it loaded the model's library for a device last. The
+     * library for another device may fit all the same.
+     */
+    public boolean lackedMemory(Model model, Device device) {
+        return LACKED_MEMORY.equals(verdict(model, device));
     }
 
     /** Gives the model's library for the GPU another try, at the next start. */
     public void forget(Model model) {
         if (model.library(Device.OPENCL) != null) {
             clear(mark(model.library(Device.OPENCL), Device.OPENCL));
+            clear(driverMark());
+        }
+    }
+
+    /** Whether the phone has OpenCL. A driver that ends the app when it is loaded isn't asked again. */
+    boolean openCl(Phone phone) {
+        write(driverMark(), own);
+        try {
+            return phone.openCl();
+        } finally {
+            clear(driverMark());
         }
     }
 
@@ -72,7 +94,7 @@ public final class Starts {
 
     /** Marks a start. */
     void mark(Choice choice) {
-        write(mark(choice.library(), choice.device()), process);
+        write(mark(choice.library(), choice.device()), own);
     }
 
     /** The start went well, or its end says nothing about the driver. */
@@ -83,8 +105,11 @@ public final class Starts {
     /** What is remembered; null if that is nothing, or this process's start. */
     private String verdict(Model model, Device device) {
         String library = model.library(device);
-        Path mark = library == null ? null : mark(library, device);
-        if (mark == null || !Files.exists(mark)) {
+        return library == null ? null : verdict(mark(library, device));
+    }
+
+    private String verdict(Path mark) {
+        if (!Files.exists(mark)) {
             return null;
         }
         String text;
@@ -93,25 +118,28 @@ public final class Starts {
         } catch (IOException error) {
             return FAILED;
         }
-        if (text.equals(process)) {
+        if (text.equals(own)) {
             return null;
         }
-        Ending ending = text.matches("\\d{1,9}") ? endings.of(Integer.parseInt(text)) : null;
+        Ending ending = text.matches("\\d{1,9} .*") ? endings.of(Integer.parseInt(text.split(" ")[0])) : null;
         if (ending == Ending.OTHERWISE) {
             clear(mark);
             return null;
         }
         if (ending != null) {
-            text = ending == Ending.LACKED_MEMORY ? LACKED_MEMORY : FAILED;
+            text = ending == Ending.LACKED_MEMORY ? LACKED_MEMORY : ENDED_APP;
             write(mark, text); // Android forgets how processes ended
         }
-        return text.equals(LACKED_MEMORY) ? text : FAILED;
+        return text.equals(LACKED_MEMORY) || text.equals(ENDED_APP) ? text : FAILED;
     }
 
     private void write(Path mark, String text) {
         try {
             Files.createDirectories(directory);
-            Files.write(mark, text.getBytes(StandardCharsets.UTF_8));
+            try (FileOutputStream file = new FileOutputStream(mark.toFile())) {
+                file.write(text.getBytes(StandardCharsets.UTF_8));
+                file.getFD().sync(); // a driver may take the whole phone down
+            }
         } catch (IOException full) {
             // Without a mark, the same is tried again: no reason not to start now.
         }
@@ -123,6 +151,10 @@ public final class Starts {
         } catch (IOException error) {
             // The CPU it is, then, until the driver changes.
         }
+    }
+
+    private Path driverMark() {
+        return directory.resolve("opencl." + driver);
     }
 
     private Path mark(String library, Device device) {

@@ -269,12 +269,26 @@ public class Edge private constructor(public val model: Model, private val host:
             withContext(Dispatchers.IO) { AndroidHost(context).models().list() }
 
         /**
+         * Forgets that the GPU failed with a model, so that the next [load] tries it: the way on from `GPU_FAILED`.
+         *
+         * @param model the [Model.id] of one of the app's models; null for its first.
+         * @throws EdgeException `MODELS_INVALID`.
+         * @throws IllegalArgumentException the app has no such model.
+         */
+        @JvmStatic
+        @Throws(EdgeException::class)
+        public suspend fun forgetGpuFailure(context: Context, model: String? = null) {
+            forgetGpuFailure(AndroidHost(context), model)
+        }
+
+        /**
          * Loads a model: copies, downloads and verifies its weights if need be, chooses the GPU or the CPU, and lets it
          * answer once, so that the phone compiles its OpenCL kernels now. Suspends for seconds, and for minutes the first
          * time. Cancelling ends it.
          *
          * A GPU that fails gives way to the CPU, at once or at the next start if it ended the app: [Edge.choice] says so,
-         * and [Edge.retryGpu] is the way back.
+         * and [Edge.retryGpu] is the way back. With [Preference.GPU], a GPU that ended the app is `GPU_FAILED` until
+         * [forgetGpuFailure].
          *
          * @param model the [Model.id] of one of the app's models; null for its first.
          * @param device what to run it on.
@@ -316,6 +330,11 @@ public class Edge private constructor(public val model: Model, private val host:
             listener: LoadListener,
         ): Cancellation =
             tell(listener) { load(AndroidHost(context), model, device, ignoreMemory, listener::step) }
+
+        internal suspend fun forgetGpuFailure(host: Host, model: String?) {
+            val forgotten = of(host, model).also { it.close() }.model
+            withContext(Dispatchers.IO) { host.starts.forget(forgotten) }
+        }
 
         internal suspend fun load(
             host: Host,

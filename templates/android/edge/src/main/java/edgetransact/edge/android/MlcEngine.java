@@ -113,8 +113,8 @@ public final class MlcEngine implements Engine {
         if (running.get() > 0) {
             try {
                 call("exit_background_loop");
-            } catch (IllegalStateException error) {
-                Log.i(TAG, "the loops ended meanwhile", error);
+            } catch (RuntimeException | Error error) {
+                Log.i(TAG, "the loops ended meanwhile, or never will", error);
             }
         }
         boolean interrupted = Thread.interrupted();

@@ -19,7 +19,7 @@ public final class PhoneFacts {
         context.getSystemService(ActivityManager.class).getMemoryInfo(memory);
         // Below the threshold, Android ends apps.
         String chip = Build.VERSION.SDK_INT >= Build.VERSION_CODES.S ? chip() : Build.UNKNOWN;
-        return new Phone(hasOpenCl(), Math.max(0, memory.availMem - memory.threshold), chip);
+        return new Phone(PhoneFacts::hasOpenCl, Math.max(0, memory.availMem - memory.threshold), chip);
     }
 
     @TargetApi(Build.VERSION_CODES.S)
