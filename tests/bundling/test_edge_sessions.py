@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -494,7 +495,8 @@ def ended(app, gpu, tmp_path):
     def start(stage: str, **how) -> None:
         first = Core({"tiny": app.library, "tiny-cpu": app.library}, tmp_path / "calls.jsonl")
         with pytest.raises(json.JSONDecodeError):
-            gpu(first, crash=stage, **how)
+            gpu(first, killed=stage, **how)
+        assert first.ended() == -signal.SIGKILL
         first.kill()
 
     return start

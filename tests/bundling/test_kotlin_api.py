@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -38,11 +39,11 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def told(app, log, assets, command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
-    """What `EdgeMain` says at each step, on a phone whose driver ended the app at an earlier start."""
+    """What `EdgeMain` says at each step, on a phone where the app was killed at an earlier start."""
     phone = tmp_path_factory.mktemp("phone")
     names = {"JSON_FFI_LOG": str(log), "JSON_FFI_PACE": str(log.with_suffix(".pace")), "PYTHONPATH": str(REPOSITORY)}
     lines: list[str] = []
-    for engines, code in ((["crash"], 139), (engine({"tiny": app.library, "tiny-cpu": app.library}), 0)):
+    for engines, code in ((["killed"], -signal.SIGKILL), (engine({"tiny": app.library, "tiny-cpu": app.library}), 0)):
         arguments = [*command, "edgetransact.tests.EdgeMain", str(phone), str(assets), *engines]
         variables = {**os.environ, **names}
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=180, cwd=REPOSITORY, env=variables)
@@ -51,9 +52,14 @@ def told(app, log, assets, command, tmp_path_factory: pytest.TempPathFactory) ->
     return {step: words for step, *words in map(json.loads, lines)}
 
 
+UNEXPECTED = "engine failed: java.lang."
+CLOSED = "the model was closed: load it with Edge.load"
+NO_ANDROID = (
+    f"{UNEXPECTED}UnsatisfiedLinkError: 'android.content.Context android.content.Context.getApplicationContext()'"
+)
 TOLD = {
     "loading tells its stages, and the model last": ("stages", ["COPY", "LOAD", "KERNELS", True]),
-    "after a start that ended the app, the CPU is taken": ("gave way", ["CPU", "GPU_FAILED"]),
+    "after a start at which the app was killed, the CPU is taken": ("gave way", ["CPU", "GPU_FAILED"]),
     "and there is a way back": ("retried", ["OPENCL", "USUAL"]),
     "an answer's times are told": ("times", [True, True]),
     "its end alone is in the last piece": ("begun", [True]),
@@ -70,11 +76,24 @@ TOLD = {
     "there is nothing to answer again": (
         "nothing said", ["IllegalStateException there is no message to answer", "Ready"],
     ),
-    "Java hears of errors": ("java loads", ["CONTEXT_FULL"]),
+    "Java hears of errors": ("java hears", ["context full"]),
+    "of there being nothing to answer": (
+        "java has nothing to answer", [f"{UNEXPECTED}IllegalStateException: there is no message to answer"],
+    ),
+    "of a model that the app doesn't have": (
+        "java has no such model",
+        [f"{UNEXPECTED}IllegalArgumentException: the app has no model none, but [short, long]"],
+    ),
+    "of what no exception is": ("java has no Android", [NO_ANDROID]),
+    "of a model that was closed": ("java closed", [f"{UNEXPECTED}IllegalStateException: {CLOSED}"] * 2),
     "who closes a model has no more of it": (
-        "closed", ["IllegalStateException the model was closed: load it with Edge.load"],
+        "closed", [f"IllegalStateException {CLOSED}"],
     ),
     "nothing that failed or was closed is kept": ("watched", [2]),
+    "nor a model that was loaded for somebody who left": ("given to nobody", [True, 0]),
+    "but one that was handed over": ("given to somebody", ["Unloaded", "Ready", 2]),
+    "an engine that can't be freed is given up": ("not freed", ["Unloaded", "Unloaded", "null"]),
+    "nothing ends the app": ("uncaught", []),
 }  # fmt: skip
 
 

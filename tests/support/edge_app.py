@@ -166,10 +166,14 @@ class Core:
         first = [(*call["arguments"], None)[0] for call in calls if call["function"] == function]
         return [json.loads(argument) if argument and argument.startswith("{") else argument for argument in first]
 
+    def ended(self) -> int:
+        """How it ended, once it has: the number of a signal is negative."""
+        return self._process.wait(TIMEOUT_S)
+
     def kill(self) -> None:
         """End it as a phone ends an app."""
         self._process.kill()
-        self._process.wait()
+        self.ended()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

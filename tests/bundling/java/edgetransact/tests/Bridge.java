@@ -189,17 +189,27 @@ final class Bridge {
         return new Starts(directory, command.optString("driver"), process, earlier -> ending);
     }
 
-    /** Writes progress down; interrupts the thread, or ends the process, at a stage that the command names. */
+    /** Writes progress down; interrupts the thread, or kills the process, at a stage that the command names. */
     private static Progress progress(JSONObject command, JSONArray heard) {
         return (stage, done, total) -> {
             heard.put(new JSONArray().put(stage.name()).put(done).put(total));
             if (stage.name().equals(command.optString("interrupt"))) {
                 Thread.currentThread().interrupt();
             }
-            if (stage.name().equals(command.optString("crash"))) {
-                Runtime.getRuntime().halt(139);
+            if (stage.name().equals(command.optString("killed"))) {
+                kill();
             }
         };
+    }
+
+    /** Ends the process by a signal. */
+    private static void kill() {
+        try {
+            throw new AssertionError(
+                    new ProcessBuilder("sh", "-c", "kill -9 $PPID").start().waitFor());
+        } catch (IOException | InterruptedException error) {
+            throw new AssertionError(error);
+        }
     }
 
     private Conversation conversation(JSONObject command) throws JSONException {

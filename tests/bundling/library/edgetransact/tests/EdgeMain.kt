@@ -6,6 +6,7 @@ import edgetransact.edge.Ending
 import edgetransact.edge.Engine
 import edgetransact.edge.Host
 import edgetransact.edge.Loading
+import edgetransact.edge.Memory
 import edgetransact.edge.Message
 import edgetransact.edge.Models
 import edgetransact.edge.Phone
@@ -34,6 +35,7 @@ import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withTimeout
+import kotlinx.coroutines.withTimeoutOrNull
 import org.json.JSONArray
 
 /**
@@ -45,14 +47,18 @@ internal object EdgeMain {
     private val out = PrintStream(System.out, true, "UTF-8")
     private val pace = Paths.get(System.getenv("JSON_FFI_PACE"))
 
-    /** [arguments]: the phone's directory, the app's assets, and the command of the engine; `crash` to end in it. */
+    /** [arguments]: the phone's directory, the app's assets, and the command of the engine; `killed` to be, in it. */
     @JvmStatic
     fun main(arguments: Array<String>) {
         val engines = PipeEngine.Factory(arguments.drop(2))
         val phone = TestPhone(Paths.get(arguments[0]), Paths.get(arguments[1]), engines)
-        if (arguments[2] == "crash") {
-            phone.factory = Engine.Factory { _, _ -> throw AssertionError(Runtime.getRuntime().halt(139)) }
+        if (arguments[2] == "killed") {
+            phone.factory = Engine.Factory { _, _ ->
+                throw AssertionError(ProcessBuilder("sh", "-c", "kill -9 \$PPID").start().waitFor())
+            }
         }
+        val uncaught = CopyOnWriteArrayList<Throwable>()
+        Thread.setDefaultUncaughtExceptionHandler { _, error -> uncaught += error }
         runBlocking {
             withTimeout(MOST_MILLIS) {
                 try {
@@ -60,6 +66,8 @@ internal object EdgeMain {
                     answers(edge)
                     others(phone, edge)
                     failures(phone, edge)
+                    leaks(phone)
+                    say("uncaught", *uncaught.toTypedArray())
                 } finally {
                     engines.close()
                 }
@@ -192,12 +200,65 @@ internal object EdgeMain {
                 }
             }.join()
         }
-        say("java loads", JavaCaller.failure(anyway, "x".repeat(300)))
+        say("java hears", JavaCaller.failure(anyway, "x".repeat(300)))
+        say("java has nothing to answer", JavaCaller.again(anyway))
+        val typo = JavaCaller.Loads().also { Edge.tell(it) { Edge.load(phone, "none", Preference.AUTO, false) {} } }
+        say("java has no such model", typo.get())
+        say("java has no Android", JavaCaller.loadWithoutAndroid())
         anyway.close()
         anyway.state.first { it == State.Unloaded }
         say("closed", error { anyway.chat().send("Hi").collect() })
+        say("java closed", JavaCaller.failure(anyway, "Hi"), JavaCaller.reload(anyway, Preference.AUTO))
         say("watched", phone.watchers)
         edge.unload()
+    }
+
+    /** Models that nobody was given, and engines that can't be freed. */
+    private suspend fun CoroutineScope.leaks(phone: TestPhone) {
+        val watchers = phone.watchers
+        launch {
+            Edge.loading(phone, "long", Preference.CPU, false).collect {
+                while (Memory.holder == null) delay(1)
+                cancel()
+            }
+        }.join()
+        val freed = withTimeoutOrNull(MOST_MILLIS / 10) { while (Memory.holder != null) delay(1) }
+        say("given to nobody", freed != null, phone.watchers - watchers)
+
+        val given = Edge.loading(phone, "long", Preference.CPU, false).first { it is Loading.Ready } as Loading.Ready
+        lateinit var kept: Edge
+        launch {
+            Edge.loading(phone, "short", Preference.CPU, false).collect {
+                if (it is Loading.Ready) {
+                    kept = it.edge
+                    cancel()
+                    delay(1)
+                }
+            }
+        }.join()
+        say("given to somebody", name(given.edge.state.value), name(kept.state.value), phone.watchers - watchers)
+
+        val engines = phone.factory
+        phone.factory = Engine.Factory { choice, callbacks ->
+            val engine = engines.open(choice, callbacks)
+            object : Engine by engine {
+                override fun close() {
+                    engine.close()
+                    throw UnsatisfiedLinkError("close")
+                }
+            }
+        }
+        kept.reload()
+        phone.wantsMemory()
+        kept.state.first { it == State.Unloaded }
+        kept.reload()
+        kept.unloadInBackground()
+        kept.state.first { it == State.Unloaded }
+        kept.reload()
+        kept.close()
+        given.edge.reload()
+        given.edge.unload()
+        say("not freed", name(kept.state.value), name(given.edge.state.value), Memory.holder)
     }
 
     private fun text(pieces: List<Piece>): String = pieces.joinToString("") { it.delta }

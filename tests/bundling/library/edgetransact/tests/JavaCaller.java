@@ -46,29 +46,54 @@ final class JavaCaller {
         return heard.answer.get(SECONDS, TimeUnit.SECONDS);
     }
 
+    /** Why there is no other answer in a chat without a message. */
+    static String again(Edge edge) throws Exception {
+        Heard heard = new Heard();
+        edge.chat().regenerate(heard);
+        return heard.answer.get(SECONDS, TimeUnit.SECONDS);
+    }
+
     /** The stages of loading. */
     static String reload(Edge edge, Preference device) throws Exception {
-        CompletableFuture<String> loaded = new CompletableFuture<>();
-        StringBuilder stages = new StringBuilder();
-        edge.reload(device, false, new LoadListener() {
-            @Override
-            public void step(Loading.Step step) {
-                if (step.getDone() == step.getTotal()) {
-                    stages.append(step.getStage()).append(' ');
-                }
-            }
+        Loads loads = new Loads();
+        edge.reload(device, false, loads);
+        return loads.get() + (loads.loaded == edge);
+    }
 
-            @Override
-            public void ready(Edge ready) {
-                loaded.complete(stages.toString() + (ready == edge));
-            }
+    /** What loading says where there is no Android. */
+    static String loadWithoutAndroid() throws Exception {
+        Loads loads = new Loads();
+        Edge.load(new Context() {}, loads);
+        return loads.get();
+    }
 
-            @Override
-            public void failed(EdgeException error) {
-                loaded.complete(error.getMessage());
+    static final class Loads implements LoadListener {
+        private final CompletableFuture<String> end = new CompletableFuture<>();
+        private final StringBuilder stages = new StringBuilder();
+        private volatile Edge loaded;
+
+        /** The stages, or why the model isn't loaded. */
+        String get() throws Exception {
+            return end.get(SECONDS, TimeUnit.SECONDS);
+        }
+
+        @Override
+        public void step(Loading.Step step) {
+            if (step.getDone() == step.getTotal()) {
+                stages.append(step.getStage()).append(' ');
             }
-        });
-        return loaded.get(SECONDS, TimeUnit.SECONDS);
+        }
+
+        @Override
+        public void ready(Edge ready) {
+            loaded = ready;
+            end.complete(stages.toString());
+        }
+
+        @Override
+        public void failed(EdgeException error) {
+            end.complete(error.getMessage());
+        }
     }
 
     private static final class Heard implements Listener {
@@ -87,7 +112,7 @@ final class JavaCaller {
 
         @Override
         public void failed(EdgeException error) {
-            answer.complete(error.code().name());
+            answer.complete(error.getMessage());
         }
     }
 }

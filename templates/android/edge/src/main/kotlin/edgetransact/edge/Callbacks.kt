@@ -8,7 +8,7 @@ public interface LoadListener {
     /** The model is loaded. Whoever hears this closes it. */
     public fun ready(edge: Edge)
 
-    /** The model can't be loaded. */
+    /** The model can't be loaded. Another exception than [EdgeException] is the cause of an `ENGINE_FAILED`. */
     public fun failed(error: EdgeException)
 }
 

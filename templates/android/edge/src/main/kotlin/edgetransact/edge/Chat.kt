@@ -58,7 +58,10 @@ public class Chat internal constructor(
      */
     public fun regenerate(): Flow<Piece> = edge.answer(this) { conversation, listener -> conversation.regenerate(listener) }
 
-    /** [send] for Java. The listener is called on a thread of the library. */
+    /**
+     * [send] for Java. The listener is called on a thread of the library. If the flow would fail with another exception
+     * than [EdgeException], the listener hears `ENGINE_FAILED`, with that as its cause.
+     */
     public fun send(text: String, listener: Listener): Cancellation = edge.deliver(send(text), listener)
 
     /** [send] for Java. The listener is called on a thread of the library. */

@@ -17,6 +17,7 @@ import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.buffer
 import kotlinx.coroutines.flow.callbackFlow
+import kotlinx.coroutines.flow.catch
 import kotlinx.coroutines.flow.emitAll
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.update
@@ -163,14 +164,11 @@ public class Edge private constructor(public val model: Model, private val host:
     /** Tells a listener an answer. */
     internal fun deliver(pieces: Flow<Piece>, listener: Listener): Cancellation {
         val job = background.launch {
-            try {
-                pieces.collect { piece ->
-                    if (piece.delta.isNotEmpty()) listener.text(piece.delta)
-                    if (piece.toolCalls.isNotEmpty()) listener.toolCalls(piece.toolCalls)
-                    piece.finish?.let { listener.done(it, piece.usage) }
-                }
-            } catch (error: EdgeException) {
-                listener.failed(error)
+            // What the listener itself throws is the app's own, and isn't caught.
+            pieces.catch { listener.failed(known(it)) }.collect { piece ->
+                if (piece.delta.isNotEmpty()) listener.text(piece.delta)
+                if (piece.toolCalls.isNotEmpty()) listener.toolCalls(piece.toolCalls)
+                piece.finish?.let { listener.done(it, piece.usage) }
             }
         }
         return Cancellation { job.cancel() }
@@ -224,9 +222,7 @@ public class Edge private constructor(public val model: Model, private val host:
                 loaded = true
             } catch (error: Throwable) {
                 currentCoroutineContext().ensureActive()
-                val known = error as? EdgeException ?: EdgeException.unexpected(error)
-                states.value = State.Failed(known)
-                throw known
+                throw known(error).also { states.value = State.Failed(it) }
             } finally {
                 if (!loaded && states.value !is State.Failed) free()
             }
@@ -249,7 +245,13 @@ public class Edge private constructor(public val model: Model, private val host:
             states.value = State.Unloaded
             session.also { session = null }
         }
-        if (last != null) withContext(NonCancellable + Dispatchers.IO) { last.close() }
+        withContext(NonCancellable + Dispatchers.IO) {
+            try {
+                last?.close()
+            } catch (failed: Throwable) {
+                // It is given up, as one whose driver hangs: what comes next measures the memory that there is.
+            }
+        }
         if (Memory.holder === this) Memory.holder = null
     }
 
@@ -357,15 +359,22 @@ public class Edge private constructor(public val model: Model, private val host:
         internal fun loading(host: Host, model: String?, device: Preference, ignoreMemory: Boolean): Flow<Loading> =
             flow {
                 val steps = Channel<Loading.Step>(Channel.UNLIMITED)
-                var ready: Edge? = null
-                coroutineScope {
-                    launch {
-                        ready = load(host, model, device, ignoreMemory) { steps.trySend(it) }
-                        steps.close()
+                var loaded: Edge? = null
+                try {
+                    coroutineScope {
+                        launch {
+                            loaded = load(host, model, device, ignoreMemory) { steps.trySend(it) }
+                            steps.close()
+                        }
+                        emitAll(steps)
                     }
-                    emitAll(steps)
+                    currentCoroutineContext().ensureActive()
+                    val ready = Loading.Ready(loaded!!)
+                    loaded = null // whoever collects closes it from here on
+                    emit(ready)
+                } finally {
+                    loaded?.close()
                 }
-                emit(Loading.Ready(ready!!))
             }
 
         private suspend fun of(host: Host, id: String?): Edge {
@@ -375,16 +384,22 @@ public class Edge private constructor(public val model: Model, private val host:
             return Edge(model, host)
         }
 
-        private fun tell(listener: LoadListener, load: suspend () -> Edge): Cancellation {
+        /** Tells a listener how loading goes. What the listener itself throws is the app's own, and isn't caught. */
+        internal fun tell(listener: LoadListener, load: suspend () -> Edge): Cancellation {
             val job = background.launch {
-                try {
-                    listener.ready(load())
-                } catch (error: EdgeException) {
-                    listener.failed(error)
-                }
+                val edge =
+                    try {
+                        load()
+                    } catch (error: Throwable) {
+                        ensureActive()
+                        return@launch listener.failed(known(error))
+                    }
+                listener.ready(edge)
             }
             return Cancellation { job.cancel() }
         }
+
+        private fun known(error: Throwable): EdgeException = error as? EdgeException ?: EdgeException.unexpected(error)
     }
 
     /** Tells steps a hundred times a stage at most. */
