@@ -57,7 +57,8 @@ final class JavaCaller {
     static String reload(Edge edge, Preference device) throws Exception {
         Loads loads = new Loads();
         edge.reload(device, false, loads);
-        return loads.get() + (loads.loaded == edge);
+        String end = loads.get();
+        return loads.loaded == null ? end : end + (loads.loaded == edge);
     }
 
     /** What loading says where there is no Android. */
