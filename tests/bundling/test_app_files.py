@@ -25,6 +25,7 @@ TOLD = {
     "there are no chats at first": ("nothing", "[]"),
     "a chat comes back as it was": ("whole", "true"),
     "a model hears neither reasoning nor what failed": ("history", "true"),
+    "an answer can be copied, once there is one": ("copyable", "[, yes, , ] | true | true"),
     "messages are kept in the library's own form": ("format", "true"),
     "an answer that was cut off was stopped": ("open", "STOPPED | true | first"),
     "the chat that changed last comes first": ("order", "[open, whole]"),

@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from edge_transact.benchmarking.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
@@ -48,6 +49,7 @@ def run_app(classpath: list[Path], directory: Path) -> dict[str, list[str]]:
     (assets / "models.json").write_text(json.dumps({"models": models[:2]}))
     for model in models[2:]:
         (assets / model["id"] / "models.json").write_text(json.dumps({"models": [model]}))
+    (directory / "strings.json").write_text(json.dumps(_strings()))
     made = directory / "library.c"
     for name in ("good_cpu", "OpenCL"):
         mark = json.dumps(str(directory / f"{name} was loaded"))
@@ -123,6 +125,13 @@ def build_programs(project: Path, engine: Path, directory: Path, compiler: str =
     _run("cmake", "-G", "Ninja", "-S", str(sources), "-B", str(build), *settings)
     _run("cmake", "--build", str(build))
     return build / "libedge_programs.so"
+
+
+def _strings() -> dict[str, str]:
+    """The app's texts by their names; of those with plurals, the one for most numbers."""
+    resources = ElementTree.parse(ROOT / "templates/android/app/src/main/res/values/strings.xml.j2").getroot()
+    named = {element.get("name", ""): element.findtext("item[@quantity='other']") or element.text for element in resources}
+    return {name: (text or "").replace("\\'", "'") for name, text in named.items()}
 
 
 def endings(classpath: list[Path], level: int, *processes: str) -> list[str]:

@@ -5,6 +5,7 @@ import android.content.ComponentCallbacks
 import android.content.ComponentCallbacks2
 import android.content.Context
 import android.content.res.AssetManager
+import android.content.res.Resources
 import android.os.Looper
 import android.os.Process
 import edgetransact.edge.EdgeException
@@ -16,6 +17,7 @@ import java.io.InputStream
 import java.nio.file.Files
 import java.nio.file.Path
 import java.nio.file.Paths
+import java.util.Locale
 import java.util.concurrent.atomic.AtomicBoolean
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
@@ -23,6 +25,7 @@ import kotlinx.coroutines.cancelChildren
 import kotlinx.coroutines.job
 import kotlinx.coroutines.launch
 import org.apache.tvm.Module
+import org.json.JSONObject
 
 private const val GIB = 1L shl 30
 
@@ -31,6 +34,21 @@ private class Phone(private val root: Path) : Context() {
     var available = 4 * GIB
     var fails = false
     val callbacks = mutableListOf<ComponentCallbacks>()
+
+    /** Strings of the app by their names in `strings.json`. */
+    override fun getResources(): Resources =
+        object : Resources() {
+            private val strings = JSONObject(String(Files.readAllBytes(root.resolve("strings.json"))))
+
+            override fun getString(id: Int): String = strings.getString(name(R.string::class.java, id))
+
+            override fun getString(id: Int, vararg arguments: Any?): String = getString(id).format(Locale.ROOT, *arguments)
+
+            override fun getQuantityString(id: Int, quantity: Int, vararg arguments: Any?): String =
+                strings.getString(name(R.plurals::class.java, id)).format(Locale.ROOT, *arguments)
+
+            private fun name(of: Class<*>, id: Int) = of.fields.first { it.getInt(null) == id }.name
+        }
 
     override fun getApplicationContext(): Context = this
 
@@ -71,6 +89,7 @@ private class Phone(private val root: Path) : Context() {
 /** A user of the app: what the activities do with a chat's model, in a process of one phone. */
 private class User(private val root: Path) {
     val phone = Phone(root)
+    private val words = Words(phone)
     var app = model()
     val screen: Screen
         get() = app.screen.value
@@ -88,10 +107,12 @@ private class User(private val root: Path) {
     }
 
     /** The activity is gone for good, and another one begins. */
-    fun again(chat: String?) {
+    fun again(chat: String?, meanwhile: () -> Unit = {}) {
         app.close()
         app = model()
-        start(chat)
+        app.start(chat)
+        meanwhile()
+        until { ready }
     }
 
     val ready: Boolean
@@ -130,7 +151,16 @@ private class User(private val root: Path) {
 
     fun until(done: () -> Boolean) = Looper.runUntil(done)
 
+    /** What the app says of it all. */
+    val status: String
+        get() = words.of(screen)
+    val under: String
+        get() = words.under(last)
+
     fun say(vararg words: Any?) = println(words.joinToString(" | "))
+
+    /** Android wants the memory. */
+    fun trim() = (phone.callbacks.single() as ComponentCallbacks2).onTrimMemory(ComponentCallbacks2.TRIM_MEMORY_BACKGROUND)
 
     /** The library's, which knows how many tokens were said. */
     fun conversation(): Any? = ChatModel::class.java.getDeclaredField("conversation").apply { isAccessible = true }[app]
@@ -154,7 +184,8 @@ private fun first(user: User, root: Path) = with(user) {
     start()
     say("loaded", screen.model?.id(), (screen.status as Status.Ready).choice.device(), Files.exists(root.resolve("good_cpu was loaded")))
     ask("one two three")
-    say("answered", last.text, last.finish, last.tokens, last.tokensPerSecond, last.firstTokenS != null, screen.answered)
+    say("answered", last.text, last.finish, last.tokens, last.tokensPerSecond, last.firstTokenS != null, screen.answered?.finish)
+    say("said", status, under)
     until { screen.memoryBytes != null }
     say("memory", screen.memoryBytes)
 
@@ -168,7 +199,7 @@ private fun first(user: User, root: Path) = with(user) {
     say("turned", screen.chat.entries.size, seen.answering, "loads", Module.LOADS)
     app.stop()
     until { !screen.answering }
-    say("stopped", last.text.startsWith("go on"), last.finish)
+    say("stopped", last.text.startsWith("go on"), last.finish, status)
 
     app.regenerate()
     until { last.text.length > 10 }
@@ -214,6 +245,7 @@ private fun first(user: User, root: Path) = with(user) {
     phone.available = 4 * GIB
 
     ask("die")
+    say("failed", status)
     say("died", last.failure, last.finish, error?.code(), error?.detail())
     load()
     say("loaded again", error, "loaded", Module.LOADED, last.failure)
@@ -231,11 +263,18 @@ private fun first(user: User, root: Path) = with(user) {
     phone.fails = false
     load()
 
-    (phone.callbacks.single() as ComponentCallbacks2).onTrimMemory(ComponentCallbacks2.TRIM_MEMORY_BACKGROUND)
+    app.pause()
+    trim()
     until { screen.status == Status.Unloaded && Module.LOADED.get() == 0 }
     app.resume()
     until { ready && screen.memoryBytes != null }
     say("released", "loaded", Module.LOADED, screen.memoryBytes)
+    val loaded = Module.LOADS.get()
+    app.load()
+    until { phone.callbacks.size == 1 && screen.status is Status.Loading }
+    trim()
+    until { Module.LOADS.get() == loaded + 2 && ready }
+    say("seen", "loaded", Module.LOADED)
 
     val deleted = chats().first { it.id != first }
     chatStore(phone).delete(deleted.id)
@@ -264,7 +303,7 @@ private fun first(user: User, root: Path) = with(user) {
     say("storage", chats().first().title)
 
     load { app.change(app.settings.copy(device = Preference.GPU)) }
-    say("gpu", error?.code())
+    say("gpu", error?.code(), status)
     load { app.change(app.settings.copy(device = Preference.AUTO)) }
     load("both")
     say("gave way", (screen.status as Status.Ready).choice.device(), (screen.status as Status.Ready).choice.reason())
@@ -284,6 +323,14 @@ private fun first(user: User, root: Path) = with(user) {
     ask("say it")
     again(screen.chat.id)
     say("began again", screen.chat.entries.map { it.text }, "loaded", Module.LOADED)
+    val (chat, settings) = screen.chat.id to app.settings
+    again(chats().last().id) { // the app was ended while its user looked at chats or settings
+        app.open(chat)
+        app.change(Settings(model = settings.model))
+    }
+    until { app.settings != settings && screen.chat.id == chat }
+    say("result", screen.chat.entries.size, app.settings == Settings(model = settings.model))
+    app.change(settings)
     app.send("go on")
     until { last.text.length > 10 }
     app.pause()

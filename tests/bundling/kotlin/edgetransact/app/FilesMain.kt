@@ -18,7 +18,7 @@ fun main(arguments: Array<String>) {
         "whole", 2,
         listOf(
             Entry(true, odd),
-            Entry(false, "<think>hm</think>\n\nyes", Finish.LENGTH, tokens = 3, tokensPerSecond = 1.5, firstTokenS = 0.25),
+            Entry(false, "<think>hm</think>\n\nyes", Finish.LENGTH, tokens = 3, tokensPerSecond = 1.5, firstTokenS = 0.25, limit = 3),
             Entry(true, "again"),
             Entry(false, "", failure = "No: ü"),
         ),
@@ -28,6 +28,8 @@ fun main(arguments: Array<String>) {
     say("history", whole.history() == listOf(Message.user(odd), Message.assistant("yes")))
     val text = String(Files.readAllBytes(directory.resolve("whole.json")))
     say("format", Message.read(JSONObject(text).getJSONArray("messages").toString()).map { it.text() } == whole.entries.map { it.text })
+
+    say("copyable", whole.entries.map { it.copyable }, Entry(false, "<think>hm", Finish.STOPPED).copyable.isEmpty(), Entry(false, "so far").copyable.isEmpty())
 
     val open = SavedChat("open", 3, listOf(Entry(true, "\n first\nsecond"), Entry(false, "so far")))
     store.add(open)

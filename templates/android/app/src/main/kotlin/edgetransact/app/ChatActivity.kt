@@ -60,7 +60,6 @@ class ChatActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        model.resume()
         // Tokens may come faster than frames.
         watching = scope.launch {
             model.screen.collect {
@@ -70,12 +69,21 @@ class ChatActivity : Activity() {
         }
     }
 
+    override fun onResume() {
+        super.onResume()
+        model.resume()
+    }
+
+    override fun onPause() {
+        super.onPause()
+        model.pause()
+    }
+
     override fun onStop() {
         super.onStop()
         watching?.cancel()
         main.removeCallbacks(showing)
         findViewById<View>(R.id.root).removeCallbacks(showing)
-        model.pause()
     }
 
     override fun onDestroy() {

@@ -63,7 +63,7 @@ sealed interface Status {
  *
  * @property model the one that was chosen
  * @property answering whether an answer is being given
- * @property answered how the last one ended that was given since the chat was opened
+ * @property answered the last one that was given since the chat was opened
  * @property memoryBytes what the app takes of the phone's memory
  * @property unkept whether the chat couldn't be written
  */
@@ -73,7 +73,7 @@ data class Screen(
     val status: Status = Status.Starting,
     val chat: SavedChat = SavedChat.new(),
     val answering: Boolean = false,
-    val answered: Finish? = null,
+    val answered: Entry? = null,
     val memoryBytes: Long? = null,
     val unkept: Boolean = false,
 )
@@ -100,6 +100,8 @@ class ChatModel(
     private var conversation: Chat? = null
     private var life: Job? = null // of the model: ends with it
     private var answering: Job? = null
+    private var starting: Job? = null
+    private var seen = false
 
     /** What to show, now and after each change. */
     val screen: StateFlow<Screen> = mutable.asStateFlow()
@@ -113,7 +115,7 @@ class ChatModel(
 
     /** Begins with a chat of earlier, or a new one, and loads the model that was chosen last. */
     fun start(chat: String?) {
-        scope.launch {
+        starting = scope.launch {
             settings = onDisk { store.read() }
             val saved = chat?.let { onDisk { chats.read(it) } }
             try {
@@ -127,8 +129,9 @@ class ChatModel(
         }
     }
 
-    /** The screen is seen: the model comes back into memory, and a chat that was deleted is gone. */
+    /** The user is back: the model comes back into memory, and a chat that was deleted is gone. */
     fun resume() {
+        seen = true
         if (now.status == Status.Unloaded) attempt { it.reload() }
         val chat = now.chat
         if (chat.entries.isEmpty() || now.answering) return
@@ -137,8 +140,9 @@ class ChatModel(
         }
     }
 
-    /** The screen isn't seen any more, and Android may end the app: what an answer says so far is kept. */
+    /** The user does something else, and Android may end the app: what an answer says so far is kept. */
     fun pause() {
+        seen = false
         if (now.answering) save(now.chat)
     }
 
@@ -177,14 +181,18 @@ class ChatModel(
 
     /** Follows other settings. */
     fun change(wanted: Settings) {
-        val device = settings.device
-        keep(wanted)
-        if (device != wanted.device) load()
+        scope.launch(start = CoroutineStart.UNDISPATCHED) { // so that they are there at once, if they can be
+            starting?.join()
+            val device = settings.device
+            keep(wanted)
+            if (device != wanted.device) load()
+        }
     }
 
     /** Goes on with a chat that was kept, or a new one where [id] is null. */
     fun open(id: String?) {
         scope.launch {
+            starting?.join()
             stopAndWait()
             val chat = id?.let { onDisk { chats.read(it) } } ?: SavedChat.new()
             mutable.update { it.copy(chat = chat, answered = null) }
@@ -246,7 +254,10 @@ class ChatModel(
                 measure()
             }
             State.Answering -> Unit
-            State.Unloaded -> mutable.update { it.copy(status = Status.Unloaded, memoryBytes = null) }
+            State.Unloaded -> {
+                mutable.update { it.copy(status = Status.Unloaded, memoryBytes = null) }
+                if (seen) attempt { it.reload() } // the user came back before the memory was given back
+            }
             is State.Failed -> mutable.update { it.copy(status = Status.Failed(state.error), memoryBytes = null) }
         }
     }
@@ -288,6 +299,7 @@ class ChatModel(
     /** Shows and keeps an answer to the last of some entries, while it is given. */
     private fun answer(entries: List<Entry>, pieces: Flow<Piece>) {
         val isNew = now.chat.entries.isEmpty()
+        val limit = settings.maxTokens
         var chat = SavedChat(now.chat.id, System.currentTimeMillis(), entries + Entry(mine = false, ""))
         mutable.update { it.copy(chat = chat, answering = true, answered = null) }
         save(chat, isNew)
@@ -297,25 +309,26 @@ class ChatModel(
                 mutable.update { if (it.chat.id == chat.id) it.copy(chat = chat) else it }
             }
             try {
-                pieces.collect { piece -> change { it.with(piece) } }
+                pieces.collect { piece -> change { it.with(piece, limit) } }
             } catch (error: EdgeException) {
                 change { it.copy(failure = describe(error, now.model)) }
             } catch (_: IllegalStateException) {
                 // Another model takes this one's place.
             } finally {
                 if (chat.entries.last().open) change { it.copy(finish = Finish.STOPPED) }
-                mutable.update { it.copy(answering = false, answered = chat.entries.last().finish) }
+                mutable.update { it.copy(answering = false, answered = chat.entries.last()) }
                 save(chat)
             }
         }
     }
 
-    private fun Entry.with(piece: Piece): Entry = copy(
+    private fun Entry.with(piece: Piece, limit: Int?): Entry = copy(
         text = text + piece.delta,
         finish = piece.finish,
         tokens = piece.usage?.completionTokens(),
         tokensPerSecond = piece.usage?.decodeTokensPerSecond(),
         firstTokenS = piece.usage?.secondsToFirstToken(),
+        limit = limit.takeIf { piece.finish == Finish.LENGTH && it == piece.usage?.completionTokens() },
     )
 
     private suspend fun stopAndWait() {

@@ -22,6 +22,7 @@ import org.json.JSONObject
  * @property finish how an answer ended, once it did
  * @property failure why there is no answer, or no more of it, in the user's language
  * @property tokens of a whole answer, as are [tokensPerSecond] and [firstTokenS], the seconds until the first of them
+ * @property limit the most tokens of an answer that the user allowed, if that cut this one off
  */
 data class Entry(
     val mine: Boolean,
@@ -31,10 +32,15 @@ data class Entry(
     val tokens: Int? = null,
     val tokensPerSecond: Double? = null,
     val firstTokenS: Double? = null,
+    val limit: Int? = null,
 ) {
     /** Whether it is an answer that is being given. */
     val open: Boolean
         get() = !mine && finish == null && failure == null
+
+    /** What there is to copy of an answer: nothing of its reasoning, and nothing before it ended. */
+    val copyable: String
+        get() = if (mine || open) "" else Reasoning.answer(text)
 }
 
 /** A chat as it is kept. It has no file before its first message. */
@@ -120,6 +126,7 @@ class ChatStore(private val directory: Path) {
         .putOpt("tokens", entry.tokens)
         .putOpt("tokens_per_s", entry.tokensPerSecond)
         .putOpt("first_token_s", entry.firstTokenS)
+        .putOpt("limit", entry.limit)
 
     private fun entry(message: Message, answer: JSONObject): Entry {
         val mine = message.role() == "user"
@@ -133,6 +140,7 @@ class ChatStore(private val directory: Path) {
             tokens = answer.doubleOrNull("tokens")?.toInt(),
             tokensPerSecond = answer.doubleOrNull("tokens_per_s"),
             firstTokenS = answer.doubleOrNull("first_token_s"),
+            limit = answer.doubleOrNull("limit")?.toInt(),
         )
     }
 

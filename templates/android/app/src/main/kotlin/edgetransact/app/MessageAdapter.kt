@@ -7,7 +7,6 @@ import android.view.ViewGroup
 import android.widget.BaseAdapter
 import android.widget.ListView
 import android.widget.TextView
-import edgetransact.edge.Reasoning
 
 /**
  * The messages of a chat as rows of a list.
@@ -82,8 +81,8 @@ class MessageAdapter(
         note.text = words.under(entry)
         note.visibility = visible(note.text.isNotEmpty())
         val copies = row.findViewById<View>(R.id.copy)
-        copies.visibility = visible(!entry.open && entry.text.isNotEmpty())
-        copies.setOnClickListener { copy(Reasoning.answer(entry.text)) }
+        copies.visibility = visible(entry.copyable.isNotEmpty())
+        copies.setOnClickListener { copy(entry.copyable) }
         val repeats = row.findViewById<View>(R.id.again)
         repeats.visibility = visible(!entry.open && ready && position == entries.lastIndex)
         repeats.setOnClickListener { again() }

@@ -17,7 +17,11 @@ class Words(private val context: Context) {
     /** What went wrong, and what to do. */
     fun of(error: EdgeException, model: Model?): String = when (error.code()) {
         Code.MODELS_INVALID -> resources.getString(R.string.error_models_invalid, error.detail())
-        Code.NO_LIBRARY -> resources.getString(R.string.error_no_library, error.detail())
+        Code.NO_LIBRARY -> if (model?.library(Device.CPU) == null) {
+            resources.getString(R.string.error_not_for_cpu, error.detail())
+        } else {
+            resources.getString(R.string.error_not_for_gpu, error.detail())
+        }
         Code.GPU_FAILED -> resources.getString(R.string.error_gpu_failed)
         Code.LACKED_MEMORY -> resources.getString(R.string.error_lacked_memory, size(error.needed()))
         Code.TOO_LITTLE_MEMORY ->
@@ -45,7 +49,9 @@ class Words(private val context: Context) {
         is Status.Ready -> when {
             screen.answering -> resources.getString(R.string.answering)
             screen.answered == null -> of(status.choice)
-            screen.answered == Finish.STOPPED -> resources.getString(R.string.ended_by_stop)
+            screen.answered.failure != null -> screen.answered.failure
+            screen.answered.finish == Finish.STOPPED -> resources.getString(R.string.ended_by_stop)
+            screen.answered.finish == Finish.LENGTH -> cutOff(screen.answered)
             else -> resources.getString(R.string.answered)
         }
     }
@@ -67,10 +73,17 @@ class Words(private val context: Context) {
         return when {
             answer.failure != null -> answer.failure
             answer.finish == Finish.STOPPED -> resources.getString(R.string.ended_by_stop)
-            answer.finish == Finish.LENGTH -> resources.getString(R.string.ended_at_length, speed)
+            answer.finish == Finish.LENGTH -> cutOff(answer) + if (speed.isEmpty()) "" else " $speed"
             else -> speed
         }
     }
+
+    private fun cutOff(answer: Entry): String =
+        if (answer.limit == null) {
+            resources.getString(R.string.ended_at_length)
+        } else {
+            resources.getString(R.string.ended_at_limit, answer.limit)
+        }
 
     private fun speed(answer: Entry): String {
         val tokens = answer.tokens ?: 0

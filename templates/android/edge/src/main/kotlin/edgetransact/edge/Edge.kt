@@ -212,7 +212,7 @@ public class Edge private constructor(public val model: Model, private val host:
             ignoresMemory = ignoreMemory
             var loaded = false
             try {
-                Memory.holder?.free()
+                Memory.holder?.let { it.free(if (it === this) State.Loading(null) else State.Unloaded) }
                 states.value = State.Loading(null)
                 val progress = Steps { states.value = State.Loading(it); hear(it) }
                 // If this is cancelled when the model is loaded, nobody gets what the call returns.
@@ -239,10 +239,10 @@ public class Edge private constructor(public val model: Model, private val host:
         return Session.start(model, phone, preference, host.starts, weights, host.engines(progress), progress)
     }
 
-    /** Frees the model, whether or not it is loaded. The caller has the memory. */
-    internal suspend fun free() {
+    /** Frees the model, whether or not it is loaded, for what comes [next]. The caller has the memory. */
+    internal suspend fun free(next: State = State.Unloaded) {
         val last = synchronized(this) {
-            states.value = State.Unloaded
+            states.value = next
             session.also { session = null }
         }
         withContext(NonCancellable + Dispatchers.IO) {
