@@ -9,6 +9,7 @@ import android.content.res.Resources
 import android.os.Looper
 import android.os.Process
 import edgetransact.edge.EdgeException
+import edgetransact.edge.Finish
 import edgetransact.edge.Model
 import edgetransact.edge.Preference
 import edgetransact.edge.android.Bench
@@ -154,6 +155,8 @@ private class User(private val root: Path) {
     /** What the app says of it all. */
     val status: String
         get() = words.of(screen)
+    fun after(answer: Entry) = words.of(screen.copy(answered = answer))
+
     val under: String
         get() = words.under(last)
 
@@ -186,6 +189,8 @@ private fun first(user: User, root: Path) = with(user) {
     ask("one two three")
     say("answered", last.text, last.finish, last.tokens, last.tokensPerSecond, last.firstTokenS != null, screen.answered?.finish)
     say("said", status, under)
+    val cutOff = last.copy(finish = Finish.LENGTH)
+    say("ends", after(cutOff.copy(failure = "No.")), after(cutOff), after(cutOff.copy(limit = 3)))
     until { screen.memoryBytes != null }
     say("memory", screen.memoryBytes)
 

@@ -7,6 +7,7 @@ import android.view.ViewGroup
 import android.widget.BaseAdapter
 import android.widget.ListView
 import android.widget.TextView
+import edgetransact.edge.Reasoning
 
 /**
  * The messages of a chat as rows of a list.
