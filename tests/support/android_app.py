@@ -130,7 +130,9 @@ def build_programs(project: Path, engine: Path, directory: Path, compiler: str =
 def _strings() -> dict[str, str]:
     """The app's texts by their names; of those with plurals, the one for most numbers."""
     resources = ElementTree.parse(ROOT / "templates/android/app/src/main/res/values/strings.xml.j2").getroot()
-    named = {element.get("name", ""): element.findtext("item[@quantity='other']") or element.text for element in resources}
+    named = {
+        element.get("name", ""): element.findtext("item[@quantity='other']") or element.text for element in resources
+    }
     return {name: (text or "").replace("\\'", "'") for name, text in named.items()}
 
 
