@@ -77,7 +77,8 @@ public final class Choice {
         if (!built || !starts.openCl(phone)) {
             return on(Device.CPU, built ? Reason.NO_OPENCL : Reason.NO_LIBRARY, model, phone);
         }
-        if (cpu && Drivers.wrong(phone.chip())) {
+        // A bench compares tokens before it measures: where the GPU was tuned, its answers are right.
+        if (cpu && tuned == null && Drivers.wrong(phone.chip())) {
             return on(Device.CPU, Reason.GPU_WRONG, model, phone);
         }
         return on(Device.OPENCL, tuned == null ? Reason.USUAL : Reason.TUNED, model, phone);
