@@ -23,8 +23,12 @@ import java.util.concurrent.atomic.AtomicBoolean
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.cancelChildren
+import kotlinx.coroutines.channels.Channel
+import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.job
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.yield
 import org.apache.tvm.Module
 import org.json.JSONObject
 
@@ -175,12 +179,30 @@ fun main(arguments: Array<String>) {
     val root = Paths.get(arguments[0])
     val user = User(root)
     when (arguments[1]) {
-        "first" -> first(user, root)
+        "first" -> first(user, root).also { frames(user) }
         "second" -> second(user)
         else -> bench(user, root, arguments[2])
     }
     System.out.flush()
     Runtime.getRuntime().halt(0) // as Android ends an app
+}
+
+/** Tokens that come a hundred times as fast as frames. */
+private fun frames(user: User) = runBlocking {
+    val tokens = MutableStateFlow(0)
+    val frames = Channel<Unit>()
+    val shown = mutableListOf<Int>()
+    val watching = launch { tokens.eachFrame(frames::receive) { shown += it } }
+    repeat(10) {
+        repeat(100) {
+            tokens.value++
+            yield()
+        }
+        frames.send(Unit)
+        yield()
+    }
+    watching.cancel()
+    user.say("frames", shown.size, shown.last())
 }
 
 private fun first(user: User, root: Path) = with(user) {
@@ -204,7 +226,7 @@ private fun first(user: User, root: Path) = with(user) {
     say("turned", screen.chat.entries.size, seen.answering, "loads", Module.LOADS)
     app.stop()
     until { !screen.answering }
-    say("stopped", last.text.startsWith("go on"), last.finish, status)
+    say("stopped", last.text.startsWith("go on"), last.finish, status, Regex("Stopped. \\d+ tokens, \\d+.\\d tokens/s, .*").matches(under))
 
     app.regenerate()
     until { last.text.length > 10 }

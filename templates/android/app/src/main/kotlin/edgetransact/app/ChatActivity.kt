@@ -22,10 +22,12 @@ import android.widget.TextView
 import android.widget.Toast
 import edgetransact.edge.Choice
 import edgetransact.edge.EdgeException.Code
+import kotlin.coroutines.resume
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.suspendCancellableCoroutine
 
 /** A chat. What it shows is in [ChatModel], which outlives it when the phone is turned. */
 class ChatActivity : Activity() {
@@ -60,13 +62,8 @@ class ChatActivity : Activity() {
 
     override fun onStart() {
         super.onStart()
-        // Tokens may come faster than frames.
-        watching = scope.launch {
-            model.screen.collect {
-                findViewById<View>(R.id.root).removeCallbacks(showing)
-                findViewById<View>(R.id.root).postOnAnimation(showing)
-            }
-        }
+        val root = findViewById<View>(R.id.root)
+        watching = scope.launch { model.screen.eachFrame({ frame(root) }) { show() } }
     }
 
     override fun onResume() {
@@ -83,7 +80,6 @@ class ChatActivity : Activity() {
         super.onStop()
         watching?.cancel()
         main.removeCallbacks(showing)
-        findViewById<View>(R.id.root).removeCallbacks(showing)
     }
 
     override fun onDestroy() {
@@ -107,6 +103,12 @@ class ChatActivity : Activity() {
     private fun newModel(): ChatModel {
         val words = Words(applicationContext)
         return ChatModel(applicationContext, MainThread, words::of) { Debug.getPss() * KIB }
+    }
+
+    private suspend fun frame(view: View) = suspendCancellableCoroutine { waiting ->
+        val next = Runnable { waiting.resume(Unit) }
+        view.postOnAnimation(next)
+        waiting.invokeOnCancellation { view.removeCallbacks(next) }
     }
 
     private fun onClick(id: Int, action: () -> Unit) = findViewById<View>(id).setOnClickListener { action() }

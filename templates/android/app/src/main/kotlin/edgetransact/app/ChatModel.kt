@@ -300,6 +300,7 @@ class ChatModel(
     private fun answer(entries: List<Entry>, pieces: Flow<Piece>) {
         val isNew = now.chat.entries.isEmpty()
         val limit = settings.maxTokens
+        val pace = Pace()
         var chat = SavedChat(now.chat.id, System.currentTimeMillis(), entries + Entry(mine = false, ""))
         mutable.update { it.copy(chat = chat, answering = true, answered = null) }
         save(chat, isNew)
@@ -309,7 +310,7 @@ class ChatModel(
                 mutable.update { if (it.chat.id == chat.id) it.copy(chat = chat) else it }
             }
             try {
-                pieces.collect { piece -> change { it.with(piece, limit) } }
+                pieces.collect { piece -> change { it.with(piece, limit, pace) } }
             } catch (error: EdgeException) {
                 change { it.copy(failure = describe(error, now.model)) }
             } catch (_: IllegalStateException) {
@@ -322,14 +323,36 @@ class ChatModel(
         }
     }
 
-    private fun Entry.with(piece: Piece, limit: Int?): Entry = copy(
-        text = text + piece.delta,
-        finish = piece.finish,
-        tokens = piece.usage?.completionTokens(),
-        tokensPerSecond = piece.usage?.decodeTokensPerSecond(),
-        firstTokenS = piece.usage?.secondsToFirstToken(),
-        limit = limit.takeIf { piece.finish == Finish.LENGTH && it == piece.usage?.completionTokens() },
-    )
+    private fun Entry.with(piece: Piece, limit: Int?, pace: Pace): Entry {
+        if (piece.delta.isNotEmpty()) pace.hear()
+        val usage = piece.usage
+        return copy(
+            text = text + piece.delta,
+            finish = piece.finish,
+            tokens = usage?.completionTokens() ?: pace.tokens,
+            tokensPerSecond = if (usage == null) pace.tokensPerSecond else usage.decodeTokensPerSecond(),
+            firstTokenS = if (usage == null) pace.firstTokenS else usage.secondsToFirstToken(),
+            limit = limit.takeIf { piece.finish == Finish.LENGTH && it == usage?.completionTokens() },
+        )
+    }
+
+    /** How fast an answer comes, until the engine says it: a piece is a token, but for rare ones. */
+    private class Pace {
+        private val startNanos = System.nanoTime()
+        private var firstNanos = startNanos
+        private var lastNanos = startNanos
+        var tokens = 0
+            private set
+        val firstTokenS: Double
+            get() = (firstNanos - startNanos) / 1e9
+        val tokensPerSecond: Double?
+            get() = if (lastNanos > firstNanos) (tokens - 1) * 1e9 / (lastNanos - firstNanos) else null
+
+        fun hear() {
+            lastNanos = System.nanoTime()
+            if (tokens++ == 0) firstNanos = lastNanos
+        }
+    }
 
     private suspend fun stopAndWait() {
         answering?.cancelAndJoin()

@@ -72,8 +72,8 @@ class Words(private val context: Context) {
         val speed = if (answer.tokens == null || answer.tokensPerSecond == null) "" else speed(answer)
         return when {
             answer.failure != null -> answer.failure
-            answer.finish == Finish.STOPPED -> resources.getString(R.string.ended_by_stop)
-            answer.finish == Finish.LENGTH -> cutOff(answer) + if (speed.isEmpty()) "" else " $speed"
+            answer.finish == Finish.STOPPED -> "${resources.getString(R.string.ended_by_stop)} $speed".trim()
+            answer.finish == Finish.LENGTH -> "${cutOff(answer)} $speed".trim()
             else -> speed
         }
     }
