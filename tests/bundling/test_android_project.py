@@ -270,7 +270,7 @@ def told(classpath: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dic
 TOLD = {
     "the app loads a model, after the library that a module brings": ("loaded", "good CPU true"),
     "it shows the answer, what it took, and that it ended": ("answered", "one-two-three STOP 3 12.5 true STOP"),
-    "and says so": ("said", "The-answer-is-complete. 3-tokens,-12.5-tokens/s,-the-first-after-0.0-s"),
+    "and says so": ("said", "The-answer-is-complete. 3-tokens,-12.5-tokens/s,-the-first-after-some"),
     "and what memory the app takes": ("memory", "100"),
     "a conversation goes on, whose tokens are counted": ("counted", "true"),
     "another screen goes on with the answer and loads nothing": ("turned", "4 true loads 1"),

@@ -210,7 +210,7 @@ private fun first(user: User, root: Path) = with(user) {
     say("loaded", screen.model?.id(), (screen.status as Status.Ready).choice.device(), Files.exists(root.resolve("good_cpu was loaded")))
     ask("one two three")
     say("answered", last.text, last.finish, last.tokens, last.tokensPerSecond, last.firstTokenS != null, screen.answered?.finish)
-    say("said", status, under)
+    say("said", status, under.replace(Regex("after .* s"), "after some"))
     val cutOff = last.copy(finish = Finish.LENGTH)
     say("ends", after(cutOff.copy(failure = "No.")), after(cutOff), after(cutOff.copy(limit = 3)))
     until { screen.memoryBytes != null }

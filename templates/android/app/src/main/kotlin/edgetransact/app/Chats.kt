@@ -21,7 +21,8 @@ import org.json.JSONObject
  * @property text what it says so far, with a model's reasoning
  * @property finish how an answer ended, once it did
  * @property failure why there is no answer, or no more of it, in the user's language
- * @property tokens as the engine counted them, or as pieces were heard, as are [tokensPerSecond] and [firstTokenS], the seconds until the first of them
+ * @property tokens as the engine counts them, or the pieces of an answer that was stopped
+ * @property firstTokenS the seconds until the first of them
  * @property limit the most tokens of an answer that the user allowed, if that cut this one off
  */
 data class Entry(
