@@ -139,7 +139,7 @@ def test_phones_of_the_oldest_level_know_the_attributes_of_views(project, api):
 
 
 BESIDES = ("org.apache.tvm.", "kotlin.", "kotlinx.coroutines.", "java.util.function.")
-"""What the app calls and brings with it, and what Android has since level 24 though the list of its classes lacks it."""
+"""What the app calls and brings with it, and what Android has since level 24 though its list of classes lacks it."""
 
 
 @pytest.mark.needs("javac", "npm")

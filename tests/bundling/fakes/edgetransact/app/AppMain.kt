@@ -361,7 +361,7 @@ private fun first(user: User, root: Path) = with(user) {
     app.send("go on")
     until { last.text.length > 10 }
     app.pause()
-    until { chats().first().entries.last().text.isNotEmpty() }
+    until { chats().first().entries.run { size == 4 && last().text.isNotEmpty() } }
 }
 
 /** The app was ended in the background while it answered. */
