@@ -12,7 +12,8 @@ import org.json.JSONObject;
 /**
  * A stand-in for MLC-LLM's JSON FFI engine, with its functions and its threads. It answers a message word for word. At
  * "die" its background loop ends, as it does while it loads a model whose path has "broken" in it; at "die twice", both
- * loops do. At "go on", and in a benchmark, it answers until it is stopped. At "recall", it answers with all messages.
+ * loops do. At "go on", and in a benchmark, it answers until it is stopped, unless the prompt is only to be counted. At
+ * "recall", it answers with all messages.
  */
 public class Module {
     /** Models that were loaded, and not freed again. */
@@ -118,7 +119,8 @@ public class Module {
 
     private void answer(String request, String id) {
         try {
-            JSONArray messages = new JSONObject(request).getJSONArray("messages");
+            JSONObject asked = new JSONObject(request);
+            JSONArray messages = asked.getJSONArray("messages");
             boolean chats = messages.length() > 0;
             String text = chats ? messages.getJSONObject(messages.length() - 1).getString("content") : "go on";
             if (text.equals("die twice")) {
@@ -132,13 +134,14 @@ public class Module {
                 text = recall(messages);
             }
             String[] words = text.split("(?<= )");
-            for (int index = 0; index < words.length || text.equals("go on"); index++) {
+            boolean endless = text.equals("go on") && asked.optInt("max_tokens") != 1;
+            for (int index = 0; index < words.length || endless; index++) {
                 if (aborted.contains(id)) {
                     return;
                 }
                 JSONObject delta = new JSONObject().put("role", "assistant").put("content", words[index % words.length]);
                 JSONObject choice = new JSONObject().put("index", 0).put("delta", delta);
-                choice.put("finish_reason", index == words.length - 1 && !text.equals("go on") ? "stop" : JSONObject.NULL);
+                choice.put("finish_reason", index == words.length - 1 && !endless ? "stop" : JSONObject.NULL);
                 respond(id, new JSONArray().put(choice), null);
                 Thread.sleep(1);
             }
