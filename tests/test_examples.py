@@ -35,7 +35,15 @@ HUB_MODELS = (
     *("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-1.5B-Instruct"),
 )
 TUTORIAL = "docs/tutorial.md"
-ELSEWHERE = ["--device all", "--device SERIAL", "transact install", "-o app --build", ".apk"]
+ELSEWHERE = [
+    "--device all",
+    "--device SERIAL",
+    "transact install",
+    "-o app --build",
+    "--release",
+    "--engine -o",
+    ".apk",
+]
 if "MLC_LLM_SOURCE_DIR" not in os.environ:
     ELSEWHERE.append("--engine mlc")
 TASK = """

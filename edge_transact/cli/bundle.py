@@ -68,7 +68,7 @@ def bundle(
 
     `edge-transact bundle dist -o app --application-id com.example.notes --app-name "My Notes"`
 
-    `edge-transact bundle dist other -o app --update`
+    `edge-transact bundle dist -o app --update`
 
     `edge-transact bundle --engine -o maven`
 

@@ -170,7 +170,7 @@ def test_a_phone_that_is_missing_is_noticed_before_the_build(tools, bundle, monk
     assert [name for name, _, _ in tools.calls()] == []
 
 
-@pytest.mark.parametrize("line", examples_with("-o app --build"))
+@pytest.mark.parametrize("line", examples_with("-o app --build") + examples_with("-o app --release"))
 def test_examples_of_pages_and_help_build(line, tools, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_dist(tmp_path / "dist")

@@ -20,6 +20,7 @@ from tests.support.app_tools import AppTools
 from tests.support.command import run, said
 from tests.support.dists import make_dist
 from tests.support.edge_library import build_library, shown_kotlin
+from tests.support.examples import examples_with, run_line
 from tests.support.kotlin import LANGUAGE
 from tests.support.published_aars import PUBLISHED, published_repository
 
@@ -99,6 +100,13 @@ def test_the_engine_is_built_once_and_models_need_it(tools, tmp_path):
     newer = said("bundle", "--engine", "-o", tmp_path / "maven")["engine"]
     assert newer != made["engine"]
     assert all(check.ok for check in verify(tmp_path / "maven"))
+
+
+@pytest.mark.parametrize("line", examples_with("--engine -o"))
+def test_examples_of_pages_and_help_build_an_engine(line, tools, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_line(line)
+    assert [name for name, _, _ in tools.calls()] == STEPS
 
 
 @pytest.mark.needs("clang-19", "ld.lld-19")

@@ -64,7 +64,7 @@ def calls_in(line: str) -> Iterator[list[str]]:
 
 
 def run_line(line: str) -> None:
-    """Runs a line in the working directory, where what it writes isn't there yet unless it says ``--force``.
+    """Runs a line in the working directory, where what it writes isn't there yet but for ``--force`` and ``--update``.
 
     ``|``, ``&&`` and ``>`` mean what they mean to a shell. Every command must end well, and all but ``run`` must print
     something.
@@ -88,7 +88,7 @@ def _run(words: list[str], text: str) -> str:
         return subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout
     command, *options = words[1:]
     output = Path(options[options.index("-o") + 1] if "-o" in options else "dist" if command == "build" else "none")
-    if "--force" not in options:
+    if not {"--force", "--update"} & {*options}:
         is_file = output.is_symlink() or output.is_file()
         output.unlink() if is_file else shutil.rmtree(output, ignore_errors=True)
     # To a `run` without a prompt, somebody says something.
