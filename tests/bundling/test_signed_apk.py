@@ -172,9 +172,15 @@ def test_the_app_does_the_same_when_it_is_shrunk(tmp_path):
     compiled = compile_project(project, read_api(install_api()), tmp_path / "compiled", kotlin(FAKES))
     classpath = compile_fakes(compiled, tmp_path / "fakes")
     told = []
-    keep = "-keep class edgetransact.app.AppMainKt { public static void main(java.lang.String[]); }"
+    # Where it begins, and what the test looks at by reflection.
+    keep = [
+        "-keep class edgetransact.app.AppMainKt { public static void main(java.lang.String[]); }",
+        "-keep class edgetransact.app.R$* { *; }",
+        "-keepclassmembers class edgetransact.app.ChatModel { *** conversation; }",
+        "-dontwarn android.os.*",
+    ]
     fakes = [classpath[0], classpath[-1]]
-    shrunk = shrink(project, compiled, fakes, tmp_path / "shrunk", keep, "-dontwarn android.os.*")
+    shrunk = shrink(project, compiled, fakes, tmp_path / "shrunk", *keep)
     for name, path in (("phone", classpath), ("other", [shrunk, fakes[0], *compiled.classpath[:2]])):
         (tmp_path / name).mkdir()
         told.append(run_app(path, tmp_path / name))
