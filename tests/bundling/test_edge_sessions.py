@@ -528,8 +528,8 @@ def test_a_gpu_that_ended_the_app_is_not_loaded_again_because_it_is_wanted(gpu, 
 
 def test_a_driver_that_ends_the_app_when_it_is_asked_for_is_not_asked_again(gpu, ended):
     ended("OPENCL")
-    assert gpu(crash="OPENCL") == GAVE_WAY
-    assert gpu(crash="OPENCL", driver="newer", preference="CPU") == ("android-cpu", "PREFERRED")
+    assert gpu(killed="OPENCL") == GAVE_WAY
+    assert gpu(killed="OPENCL", driver="newer", preference="CPU") == ("android-cpu", "PREFERRED")
     for how in ({"preference": "GPU"}, {"libraries": {"android": "tiny"}}):
         with pytest.raises(Failed, match="gpu failed: short"):
             gpu(**how)

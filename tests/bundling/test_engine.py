@@ -242,10 +242,15 @@ def jar_and_sources(repository: Path, coordinates: str, directory: Path) -> tupl
     return entries, sources, set(unpacked(home_of / f"{stem}-sources.jar"))
 
 
+@pytest.fixture(scope="module")
+def classes() -> Path:
+    """Of the library; made before `tools`, among which is another javac."""
+    return build_library().classes
+
+
 @pytest.mark.needs("npm", "javac")
-def test_all_classes_are_there_with_their_sources_as_in_a_published_library(tools, tmp_path):
+def test_all_classes_are_there_with_their_sources_as_in_a_published_library(classes, tools, tmp_path):
     """All that javac and kotlinc make of the library, for the Java that the published one is for, or an older one."""
-    classes = build_library().classes
     made = {file.relative_to(classes).as_posix(): file.read_bytes() for file in classes.rglob("*") if file.is_file()}
     (tools.root / "edge.aar").write_bytes(gradles(**{"classes.jar": packed(made)}))
     engine = said("bundle", "--engine", "-o", tmp_path / "maven")["engine"]
