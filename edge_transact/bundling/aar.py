@@ -16,7 +16,7 @@ from edge_transact.bundling import maven
 from edge_transact.bundling.maven import Module, add, digest, newest
 from edge_transact.bundling.models import AppModel, AppModels
 from edge_transact.bundling.project import RECORD
-from edge_transact.bundling.sources import ABI, ABIS, ASSETS_BYTES, Source, read_sources
+from edge_transact.bundling.sources import ABI, ABIS, ASSETS_BYTES, ENGINE, Source, read_sources
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
 from edge_transact.compiler.archive import link_android
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -25,9 +25,6 @@ from edge_transact.progress import working
 from edge_transact.version import __version__
 
 logger = logging.getLogger(__name__)
-
-ENGINE = "libtvm4j_runtime_packed.so"
-"""The library with TVM's runtime and MLC's engine, which a model's libraries need by this name."""
 
 GROUP = f"{maven.GROUP}.models"
 MIN_SDK = 26
@@ -111,7 +108,7 @@ def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[
         abis = [ABI]  # apps ask for the library of emulators by its name
     if left_out := [abi for abi in ABIS if abi not in abis and source.archives(abi)]:
         logger.warning(
-            f"{model.id}: left out the library for {left_out[0]}: it takes an engine for that, and android-cpu"
+            f"{model.id}: left out the library for {left_out[0]}: it takes an engine for that here, and android-cpu"
         )
     entries: dict[str, tuple[Path, str] | bytes] = {
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),

@@ -14,7 +14,7 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from edge_transact.bundling.models import MODELS_JSON, AppModels, ModelFile
-from edge_transact.bundling.sources import ABI
+from edge_transact.bundling.sources import ABI, ENGINE, PROGRAMS
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.doctor.check import Check, verdict
@@ -24,12 +24,6 @@ from edge_transact.reading import MOST_BYTES, opened
 
 MACHINES = {ABI: "EM_AARCH64", "x86_64": "EM_X86_64"}
 """Folder of libraries to the machine in their headers: a phone's, and an emulator's, which an app may leave out."""
-
-ENGINE = f"lib/{ABI}/libtvm4j_runtime_packed.so"
-"""MLC's engine, with the libraries of models inside that no module brings as ``libNAME.so``."""
-
-PROGRAMS = f"lib/{ABI}/libedge_programs.so"
-"""What the library module ``edge`` calls by JNI."""
 
 _COMPILED_XML = struct.pack("<2H", 3, 8)
 """How a manifest begins that aapt2 compiled, before its size: RES_XML_TYPE and the header's (ResourceTypes.h)."""
@@ -105,7 +99,7 @@ def _abi(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:
     names = archive.namelist()
     folders = dict.fromkeys([ABI, *(entry.filename.split("/")[1] for entry in libraries)])
     # Android takes libraries from one folder only: each has all that Java loads.
-    all_names = [name.replace(ABI, abi) for abi in folders if abi in MACHINES for name in (ENGINE, PROGRAMS)]
+    all_names = [f"lib/{abi}/{name}" for abi in folders if abi in MACHINES for name in (ENGINE, PROGRAMS)]
     if missing := [name for name in all_names if name not in names]:
         return Check("abi", False, f"no {', '.join(missing)}", _BUILD)
     wrong = [
@@ -157,7 +151,7 @@ def _models(archive: ZipFile) -> list[Check]:
         return [Check("models", False, f"no assets/{MODELS_JSON}", _BUILD)]
     models = [model for name in lists for model in AppModels.parse(_read(archive, name, MOST_BYTES), name).models]
     wanted = [(ABI, library) for model in models for library in model.libraries.values()]
-    engines = {abi: _read(archive, name) for abi in MACHINES if (name := ENGINE.replace(ABI, abi)) in names}
+    engines = {abi: _read(archive, name) for abi in MACHINES if (name := f"lib/{abi}/{ENGINE}") in names}
     # An emulator has no OpenCL: it takes the last library, the one for CPUs.
     wanted += [(abi, [*model.libraries.values()][-1]) for abi in engines if abi != ABI for model in models]
     missing = []
@@ -167,7 +161,7 @@ def _models(archive: ZipFile) -> list[Check]:
         if symbols not in engines.get(abi, b"") and not (own in names and symbols in _read(archive, own)):
             missing.append(f"{library} for {abi}")
     found = f"{', '.join(model.id for model in models)}: all libraries are in the app"
-    absent = f"neither in libtvm4j_runtime_packed.so nor in libraries of their own: {', '.join(missing)}"
+    absent = f"neither in {ENGINE} nor in libraries of their own: {', '.join(missing)}"
     linked = verdict("libraries", not missing, absent if missing else found, _BUILD)
     # An APK for all phones has the asset packs that are installed with the app.
     folders = {name.rpartition("/")[0] for name in names}

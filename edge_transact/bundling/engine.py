@@ -20,11 +20,11 @@ from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.bundling import maven
-from edge_transact.bundling.aar import ENGINE, require_repository, write_readme
+from edge_transact.bundling.aar import require_repository, write_readme
 from edge_transact.bundling.maven import Module, add, digest
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import PACKAGE_CONFIG, render_templates
-from edge_transact.bundling.sources import ABI, package_config
+from edge_transact.bundling.sources import ABI, ENGINE, PROGRAMS, package_config
 from edge_transact.bundling.steps import run_steps
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.checkout import find
@@ -34,7 +34,7 @@ AAR = Path("edge/build/outputs/aar/edge-release.aar")
 """Made by Gradle in the project."""
 
 PARTS = (
-    "AndroidManifest.xml", "classes.jar", "proguard.txt", f"jni/{ABI}/{ENGINE}", f"jni/{ABI}/libedge_programs.so",
+    "AndroidManifest.xml", "classes.jar", "proguard.txt", f"jni/{ABI}/{ENGINE}", f"jni/{ABI}/{PROGRAMS}",
     "edgetransact/edge/android/MlcEngine.class", "org/apache/tvm/Function.class",
 )  # fmt: skip
 """What the AAR and the jars in it must hold."""

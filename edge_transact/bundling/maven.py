@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError
+from edge_transact.reading import opened
 
 GROUP = "edgetransact"
 """The folder of a repository that all modules are in."""
@@ -73,7 +75,7 @@ def entries(repository: Path, coordinates: str) -> list[str]:
     group, artifact, version = coordinates.split(":")
     path = repository.joinpath(*group.split("."), artifact, version, f"{artifact}-{version}.aar")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         fix = f"Remove {path.parent} and its version in maven-metadata.xml, or make the module again."
@@ -86,12 +88,17 @@ def _metadata(repository: Path, group: str, artifact: str) -> Path:
 
 def _versions(repository: Path, group: str, artifact: str) -> list[str]:
     path = _metadata(repository, group, artifact)
+    fix = "Remove it: it is written again."
     try:
-        return [each.text or "" for each in ElementTree.parse(path).iterfind("versioning/versions/version")]
+        with opened(path) as file:
+            found = [each.text or "" for each in ElementTree.parse(file).iterfind("versioning/versions/version")]
     except FileNotFoundError:
         return []
     except ElementTree.ParseError as error:
-        raise EdgeTransactError(f"{path} can't be read: {error}", fix="Remove it: it is written again.") from error
+        raise EdgeTransactError(f"{path} can't be read: {error}", fix=fix) from error
+    if wrong := [each for each in found if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", each)]:
+        raise EdgeTransactError(f"{path} has a version {wrong[0]!r}, which is no folder's name", fix=fix)
+    return found
 
 
 def add(repository: Path, modules: Sequence[Module]) -> None:

@@ -31,6 +31,12 @@ ABI = "arm64-v8a"
 ABIS = {ABI: ("android", "android-cpu"), "x86_64": ("android-x86_64",)}
 """Folders of libraries to the targets for them, in the order that an app tries them: phones, and emulators."""
 
+ENGINE = "libtvm4j_runtime_packed.so"
+"""The library with TVM's runtime and MLC's engine. Models' libraries are linked into it, or need it by this name."""
+
+PROGRAMS = "libedge_programs.so"
+"""What the library module ``edge`` calls by JNI."""
+
 PLAY_LIMIT_BYTES = 500_000_000
 """Google Play's limit of a compressed base module (Play Console Help, answer 9859372)."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import edge_transact
 from edge_transact.artifacts.digests import sha256, text_digest
 from edge_transact.bundling.project import PACKAGE_CONFIG, Project
+from edge_transact.bundling.sources import ABI, ENGINE
 from edge_transact.doctor.android import ALIGNED_NDK, find_ndk, ndk_revision
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.checkout import find
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 LOGS = "logs"
 """A project's directory with the output of steps, and the fingerprints with which they last began and finished."""
 
-RUNTIME = Path("dist/lib/mlc4j/output/arm64-v8a/libtvm4j_runtime_packed.so")
+RUNTIME = Path("dist/lib/mlc4j/output", ABI, ENGINE)
 """Made by MLC's packaging: its engine, TVM's runtime and the models' libraries."""
 
 OUTPUTS = Path("app/build/outputs")

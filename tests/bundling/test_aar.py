@@ -82,6 +82,28 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
     assert zipfile.ZipFile(tmp_path / "classes.jar").namelist() == []
 
 
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ("<metadata>", "can't be read"),
+        (None, "is a FIFO"),
+        ("../../x", "has a version"),
+        ("1:2", "has a version"),
+        ("", "has a version"),
+    ],
+)
+def test_an_index_that_a_stranger_wrote(dist, tmp_path, index, why):
+    path = tmp_path / "maven/edgetransact/edge/maven-metadata.xml"
+    path.parent.mkdir(parents=True)
+    if index is None:
+        os.mkfifo(path)
+    else:
+        version = f"<versioning><versions><version>{index}</version></versions></versioning>"
+        path.write_text(index if index.startswith("<") else f"<metadata>{version}</metadata>")
+    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    assert result.exit_code == 1 and why in result.stderr.replace("\n", " ") and "bug" not in result.stderr
+
+
 def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
     dist = make_dist(tmp_path / "tiny", ["android", "android-cpu", "android-x86_64"])
     result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")

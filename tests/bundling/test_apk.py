@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_transact.bundling.apk import ENGINE, examine_apk
+from edge_transact.bundling.apk import examine_apk
 from edge_transact.bundling.project import bundle
 from edge_transact.compiler.archive import PAGE_BYTES
 from edge_transact.errors import EdgeTransactError
@@ -23,6 +23,7 @@ from tests.support.examples import examples_with, run_line, split
 pytestmark = pytest.mark.needs("clang-19", "ld.lld-19")
 
 ASSETS = "assets/edge"
+ENGINE = "lib/arm64-v8a/libtvm4j_runtime_packed.so"
 EDGE = "lib/arm64-v8a/libedge_programs.so"
 MODEL = ("edge_llama_q4f16_0_0123abcd", "edge_llama_q4f16_0_0123abcd-cpu")
 """The libraries of the model ``tiny``."""

@@ -11,7 +11,7 @@ import pytest
 
 from edge_transact.benchmarking.drivers.app import ACTION
 from edge_transact.bundling.aar import bundle_modules
-from edge_transact.bundling.apk import PROGRAMS, examine_apk
+from edge_transact.bundling.apk import examine_apk
 from edge_transact.verification import verify
 from tests.support.android_api import install_api, read_api
 from tests.support.android_app import FAKES, Programs, compile_fakes, run_app
@@ -20,6 +20,8 @@ from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
 from tests.support.kotlin import kotlin
 from tests.support.signed_apk import ABI, ENGINE, TOOLS, Member, dex, libraries, mlc, read_dex, shrink, sign, symbols
+
+PROGRAMS = f"{ABI}/libedge_programs.so"
 
 pytestmark = [
     pytest.mark.soak,
