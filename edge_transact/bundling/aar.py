@@ -104,12 +104,12 @@ def _abis(repository: Path, needs: Sequence[str]) -> list[str]:
 
 def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[str]) -> Module:
     model = source.model
-    if "android-cpu" not in model.libraries:
-        abis = [ABI]  # apps ask for the library of emulators by its name
-    if left_out := [abi for abi in ABIS if abi not in abis and source.archives(abi)]:
-        logger.warning(
-            f"{model.id}: left out the library for {left_out[0]}: it takes an engine for that here, and android-cpu"
-        )
+    has_cpu = "android-cpu" in model.libraries  # by whose name apps ask for the library of emulators, too
+    for abi in ABIS:
+        if source.archives(abi) and not (abi == ABI or (has_cpu and abi in abis)):
+            lacks = f"an engine for {abi} in this repository" if has_cpu else "android-cpu beside it"
+            logger.warning(f"{model.id}: left out the library for {abi}, which takes {lacks}")
+            abis = [ABI]
     entries: dict[str, tuple[Path, str] | bytes] = {
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,

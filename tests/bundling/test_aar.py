@@ -107,7 +107,7 @@ def test_an_index_that_a_stranger_wrote(dist, tmp_path, index, why):
 def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
     dist = make_dist(tmp_path / "tiny", ["android", "android-cpu", "android-x86_64"])
     result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
-    assert "left out the library for x86_64: it takes an engine for that" in result.stderr.replace("\n", " ")
+    assert "which takes an engine for x86_64 in this repository" in result.stderr.replace("\n", " ")
     (path,) = (tmp_path / "maven").rglob("*.aar")
     assert not any("x86_64" in name for name in zipfile.ZipFile(path).namelist())
     engines = {f"jni/{abi}/libtvm4j_runtime_packed.so": b"" for abi in ("arm64-v8a", "x86_64")}
@@ -123,6 +123,8 @@ def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
         assert elf["e_machine"] == "EM_X86_64"
         needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
         assert needed == ["libtvm4j_runtime_packed.so"]
+    gpu = run("bundle", make_dist(tmp_path / "gpu", ["android", "android-x86_64"]), "--aar", "-o", tmp_path / "maven")
+    assert "which takes android-cpu beside it" in gpu.stderr.replace("\n", " ")
     # MLC's packaging links one archive of all libraries, for arm64-v8a.
     result = run("bundle", dist, "-o", tmp_path / "app")
     assert "takes no library for emulators" in result.stderr.replace("\n", " ")
