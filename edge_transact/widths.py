@@ -21,6 +21,9 @@ from edge_transact.reading import read_json
 class LayerWidths:
     """The five widths of one decoder layer.
 
+    A layer without heads has no attention, and all four widths of it are 0; one without MLP dims has no MLP. Neither
+    has the norm before what it lacks.
+
     Attributes:
         num_attention_heads: Query heads.
         num_key_value_heads: Key-value heads (KV groups); divides `num_attention_heads`.
@@ -29,7 +32,7 @@ class LayerWidths:
         intermediate_size: Dims inside the MLP.
 
     Raises:
-        UsageError: A width is not a positive integer, or the widths contradict each other.
+        UsageError: A width is not an integer or below 0, or the widths contradict each other.
     """
 
     num_attention_heads: int
@@ -39,7 +42,18 @@ class LayerWidths:
     intermediate_size: int
 
     def __post_init__(self) -> None:
-        _require_sizes(asdict(self))
+        heads = {"num_attention_heads": self.num_attention_heads, "num_key_value_heads": self.num_key_value_heads}
+        _require_sizes({**heads, "intermediate_size": self.intermediate_size}, least=0)
+        if 0 in heads.values():
+            if any(heads.values()):
+                raise UsageError(
+                    f"{heads['num_attention_heads']} query heads and {heads['num_key_value_heads']} KV heads",
+                    fix="Set both to 0 for a layer without attention, or neither.",
+                )
+            object.__setattr__(self, "qk_head_dim", 0)
+            object.__setattr__(self, "v_head_dim", 0)
+            return
+        _require_sizes({"qk_head_dim": self.qk_head_dim, "v_head_dim": self.v_head_dim})
         if self.num_attention_heads % self.num_key_value_heads:
             raise UsageError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -52,9 +66,19 @@ class LayerWidths:
             )
 
     @property
+    def has_attention(self) -> bool:
+        """Whether the layer has heads."""
+        return self.num_key_value_heads > 0
+
+    @property
+    def has_mlp(self) -> bool:
+        """Whether the layer has MLP dims."""
+        return self.intermediate_size > 0
+
+    @property
     def q_per_kv(self) -> int:
-        """Query heads that share one key-value head."""
-        return self.num_attention_heads // self.num_key_value_heads
+        """Query heads that share one key-value head; 0 without attention."""
+        return self.num_attention_heads // self.num_key_value_heads if self.has_attention else 0
 
     @property
     def attention_size(self) -> int:
@@ -93,7 +117,7 @@ class WidthPlan:
         rope_type: transformers' name of how RoPE's frequencies are scaled.
 
     Raises:
-        UsageError: A size is not a positive integer, there are no layers, their q-per-kv ratios differ, or a
+        UsageError: A size is not a positive integer, no layer has heads or MLP dims, their q-per-kv ratios differ, or a
             `qk_head_dim` is above `head_dim`, or below it with `use_qk_norm`.
     """
 
@@ -116,7 +140,10 @@ class WidthPlan:
         object.__setattr__(self, "nope_layers", tuple(self.nope_layers))  # from JSON, a list
         if not self.layers:
             raise UsageError("the plan has no layers", fix="Give the widths of at least one layer.")
-        ratios = sorted({layer.q_per_kv for layer in self.layers})
+        ratios = sorted({layer.q_per_kv for layer in self.layers if layer.has_attention})
+        for module, is_there in (("heads", ratios), ("MLP dims", any(layer.has_mlp for layer in self.layers))):
+            if not is_there:
+                raise UsageError(f"no layer has {module}", fix=f"Leave at least one layer its {module}.")
         if len(ratios) > 1:
             raise UsageError(
                 f"layers with different numbers of query heads per KV head: {ratios}",
@@ -141,7 +168,7 @@ class WidthPlan:
                 f"qk_head_dim {widest} is more than the model's head_dim {self.head_dim}",
                 fix="RoPE has no frequencies beyond head_dim: use head_dim or less.",
             )
-        if self.use_qk_norm and any(layer.qk_head_dim < self.head_dim for layer in self.layers):
+        if self.use_qk_norm and any(map(self.has_rope_pairs, self.layers)):
             raise UsageError(f"qk_head_dim is less than {self.head_dim}: {PAIRS_ARE_NORMED}", fix="Leave it as it is.")
 
     @classmethod
@@ -195,16 +222,16 @@ class WidthPlan:
     @property
     def q_per_kv(self) -> int:
         """Query heads per KV head, the same in every layer."""
-        return self.layers[0].q_per_kv
+        return next(layer.q_per_kv for layer in self.layers if layer.has_attention)
 
     def has_rope_pairs(self, layer: LayerWidths) -> bool:
         """Whether RoPE pairs were cut from a layer of this model; it then holds a table of the kept ones."""
-        return layer.qk_head_dim < self.head_dim
+        return 0 < layer.qk_head_dim < self.head_dim
 
     @property
     def has_own_head_dims(self) -> bool:
         """Whether dims were cut from any layer's heads; the KV cache then pads them."""
-        dims = {size for layer in self.layers for size in (layer.qk_head_dim, layer.v_head_dim)}
+        dims = {size for layer in self.layers if layer.has_attention for size in (layer.qk_head_dim, layer.v_head_dim)}
         return dims != {self.head_dim}
 
     @property
@@ -218,7 +245,7 @@ class WidthPlan:
 
         transformers takes only numbers of query heads that divide the hidden size.
         """
-        is_uniform = len(set(self.layers)) == 1 and not self.has_own_head_dims
+        is_uniform = len(set(self.layers)) == 1 and self.layers[0].has_mlp and not self.has_own_head_dims
         return is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
 
     @property
@@ -251,7 +278,8 @@ class WidthPlan:
         """How many virtual KV layers each layer has.
 
         MLC's paged KV cache has one number of KV heads for all layers. Attention is independent across KV groups, so
-        a layer of ``k * g`` KV heads is stored as ``k`` cache layers of ``g`` heads each. No head is padding.
+        a layer of ``k * g`` KV heads is stored as ``k`` cache layers of ``g`` heads each. No head is padding, and a
+        layer without attention has no cache layer.
         """
         return tuple(layer.num_key_value_heads // self.virtual_num_key_value_heads for layer in self.layers)
 
@@ -274,19 +302,26 @@ class WidthPlan:
         return LayerWidths(*(max(getattr(layer, name) for layer in self.layers) for name in WIDTH_FIELDS))
 
     def per_layer_config(self) -> dict[str, dict[str, int]]:
-        """transformers' sparse map: for each layer, the widths that differ from those of `widest`."""
+        """transformers' sparse map: for each layer, the widths that differ from those of `widest`.
+
+        Without heads, their dims are left out.
+        """
         base = asdict(self.widest)
         sparse = {
-            str(index): {key: value for key, value in asdict(layer).items() if value != base[key]}
+            str(index): {
+                key: value
+                for key, value in asdict(layer).items()
+                if value != base[key] and (layer.has_attention or not key.endswith("head_dim"))
+            }
             for index, layer in enumerate(self.layers)
         }
         return {index: layer for index, layer in sparse.items() if layer}
 
 
-def _require_sizes(sizes: Mapping[str, object]) -> None:
+def _require_sizes(sizes: Mapping[str, object], least: int = 1) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to an integer of at least 1.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to an integer of at least {least}.")
 
 
 def _size(config: Mapping[str, object], name: str, default: int | None = None) -> int:
@@ -357,7 +392,7 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
     heads, groups = values.get("num_attention_heads"), values.get("num_key_value_heads")
     if isinstance(groups, int) and heads is None:
         values["num_attention_heads"] = groups * layer.q_per_kv
-    if isinstance(heads, int) and groups is None:
+    if isinstance(heads, int) and groups is None and layer.has_attention:
         if heads % layer.q_per_kv:
             raise UsageError(
                 f"{where}: num_attention_heads {heads} is not a multiple of {layer.q_per_kv} (query heads per KV head)",
