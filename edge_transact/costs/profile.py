@@ -1,0 +1,250 @@
+"""The time of a plan on a device, predicted from a profile: times of a model's kernels by width, tokens and context.
+
+A pass computes `tokens` new tokens, 1 in decode. Its time is that of what a model does once, of every layer's MLP and
+projections by their sizes, and of the attention calls, one for each virtual KV layer. `edge-transact profile` measures
+these on a device; `roofline` computes them from a device's bandwidth and arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
+from edge_transact.errors import UsageError
+from edge_transact.reading import read_model
+from edge_transact.widths import LayerWidths, WidthPlan
+
+VERSION = 1
+
+Module = Literal["model", "mlp", "qkv_proj", "o_proj", "rotation", "attention"]
+Phase = Literal["decode", "prefill"]
+
+NOISY = 0.05
+"""A profile is noisy for a plan if its kernels of one module are known to no more than this share of a pass."""
+
+MEASURE_AGAIN = "Measure it on this device: edge-transact profile MODEL --device ... -o PROFILE"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Size = Annotated[int, Field(ge=0, lt=1 << 31)]
+Seconds = Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)]
+
+
+class Kernel(_Record):
+    """The time of a module of one layer in a pass, at one width.
+
+    Attributes:
+        module: ``model`` is what a pass does once: embedding, last norm, `lm_head`. ``mlp`` and the two projections of
+            attention include the norms and the sums around them. ``rotation`` rotates and pads the heads of a layer
+            where the model does so, instead of the KV cache. ``attention`` is one call, of one virtual KV layer.
+        width: MLP dims; rows of ``qkv_proj``; columns of ``o_proj``; KV heads of a layer (``rotation``), or of a call
+            (``attention``). 0 for ``model``.
+        head_dim: The KV cache's; 0 where nothing depends on it.
+        tokens: New tokens of the pass.
+        context: Tokens that the cache holds before; 0 where nothing depends on it.
+        spread_s: Half of a 95 % interval of `seconds`.
+    """
+
+    module: Module
+    phase: Phase
+    width: Size
+    head_dim: Size = 0
+    tokens: Size = 1
+    context: Size = 0
+    seconds: Seconds
+    spread_s: Seconds = 0.0
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """What a plan takes of one module: so many times at a width and a head dim."""
+
+    module: Module
+    width: int
+    head_dim: int
+    count: int
+
+
+def parts_of(plan: WidthPlan) -> list[Part]:
+    """What a pass of a plan consists of, without the sizes that depend on tokens."""
+    parts = [Part("model", 0, 0, 1)]
+    for layer, calls in zip(plan.layers, plan.virtual_layers, strict=True):
+        parts += layer_parts(plan, layer)
+        if calls:
+            parts.append(Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim, calls))
+    return parts
+
+
+def layer_parts(plan: WidthPlan, layer: LayerWidths) -> list[Part]:
+    """What a layer of a plan takes apart from attention calls."""
+    parts = [Part("mlp", layer.intermediate_size, 0, 1)] if layer.has_mlp else []
+    if layer.has_attention:
+        rows = sum(matrix.shape(plan, layer)[0] for matrix in ATTENTION_INPUTS)
+        parts += [Part("qkv_proj", rows, 0, 1), Part("o_proj", OUTPUT.shape(plan, layer)[1], 0, 1)]
+        if plan.rotates_in_model:
+            parts.append(Part("rotation", layer.num_key_value_heads, 0, 1))
+    return parts
+
+
+def shape_of(plan: WidthPlan) -> dict[str, Any]:
+    """What the plans of a profile have in common: all but the widths of layers, and which layers lack RoPE."""
+    shared = asdict(plan)
+    for name in ("layers", "nope_layers"):
+        del shared[name]
+    return {**shared, "q_per_kv": plan.q_per_kv}
+
+
+class Profile(_Record):
+    """Times of a model's kernels on a device, and what they depend on.
+
+    Attributes:
+        device: What tells the device from others: its name and serial, chip, CPU features, threads.
+        library: Versions and code that made the library.
+        is_measured: `False` for a roofline.
+        prefill_chunk: The most tokens of one prefill pass.
+        contexts: At which it was measured, in tokens.
+        model: `shape_of` the plans that it is for.
+        widest: The widest layer of these plans.
+    """
+
+    version: Literal[1] = 1
+    device: dict[str, Any]
+    target: str
+    quantization: str
+    library: dict[str, str]
+    is_measured: bool
+    prefill_chunk: Annotated[int, Field(gt=0, lt=1 << 31)]
+    contexts: Annotated[list[Size], Field(min_length=1)]
+    model: dict[str, Any]
+    widest: dict[str, Size]
+    kernels: Annotated[list[Kernel], Field(min_length=1)]
+
+    def decode_s(self, plan: WidthPlan, context: int) -> float:
+        """Predicted seconds of one decoded token with `context` tokens in the cache."""
+        return sum(self.pass_s(part, "decode", 1, context) for part in _counted(plan))
+
+    def prefill_s(self, plan: WidthPlan, tokens: int, past: int = 0) -> float:
+        """Predicted seconds of the prefill of a prompt, in chunks, with `past` tokens in the cache."""
+        starts = range(0, tokens, self.prefill_chunk)
+        return sum(
+            self.pass_s(part, "prefill", min(self.prefill_chunk, tokens - start), past + start)
+            for start in starts
+            for part in _counted(plan)
+        )
+
+    def pass_s(self, part: Part, phase: Phase, tokens: int, context: int) -> float:
+        """Predicted seconds of a part of a plan in a pass."""
+        return part.count * self._value(part, phase, tokens, context, "seconds")
+
+    def check(self, plan: WidthPlan, quantization: str, contexts: Iterable[int]) -> None:
+        """Refuses what the profile can't price. Whether it is of this version and this host, `require_current` tells.
+
+        Raises:
+            UsageError: It is of a model of another shape or of another quantization, the contexts are beyond its own,
+                or it is too noisy for the plan; the message names the kernels.
+        """
+        if quantization != self.quantization:
+            raise UsageError(
+                f"the profile is of {self.quantization}, and the model is to be {quantization}",
+                fix=f"Give --quant {self.quantization}, or measure again with --quant {quantization}.",
+            )
+        shape = shape_of(plan)
+        for name, value in shape.items():
+            if self.model.get(name) != value:
+                raise UsageError(
+                    f"the profile is of a model whose {name} is {self.model.get(name)}, and this one's is {value}",
+                    fix=MEASURE_AGAIN,
+                )
+        for name, most in self.widest.items():
+            if (width := getattr(plan.widest, name)) > most:
+                raise UsageError(f"the profile goes to {name} {most:,}, and the model has {width:,}", fix=MEASURE_AGAIN)
+        contexts = list(contexts)
+        if beyond := [context for context in contexts if context > max(self.contexts)]:
+            raise UsageError(
+                f"a context of {max(beyond):,} tokens is beyond the profile's {max(self.contexts):,}",
+                fix=f"Measure again with --contexts {','.join(map(str, sorted({*self.contexts, *beyond})))}.",
+            )
+        self._require_precise(plan, contexts)
+
+    def _require_precise(self, plan: WidthPlan, contexts: Sequence[int]) -> None:
+        noisy: dict[str, float] = {}
+        for context in contexts:
+            total = self.decode_s(plan, context)
+            for module, parts in groupby(sorted(_counted(plan)), key=lambda part: part.module):
+                spread = sum(part.count * self._value(part, "decode", 1, context, "spread_s") for part in parts)
+                if spread > NOISY * total:
+                    noisy[module] = max(noisy.get(module, 0.0), spread / total)
+        if noisy:
+            names = ", ".join(f"{module} (±{share:.0%} of a token)" for module, share in noisy.items())
+            raise UsageError(
+                f"the profile is noisy: {names}",
+                fix="Measure again on a device that does nothing else, with more --repetitions.",
+            )
+
+    def _value(self, part: Part, phase: Phase, tokens: int, context: int, field: str) -> float:
+        key = (part.module, part.width, part.head_dim, phase, tokens, context, field)
+        if key not in self._known:
+            table = self._tables.get((part.module, phase), [])
+            value = _interpolated([(at, getattr(kernel, field)) for at, kernel in table], key[1:3] + key[4:6])
+            self._known[key] = max(0.0, value)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], float]:
+        return {}
+
+    @cached_property
+    def _tables(self) -> Mapping[tuple[str, str], list[tuple[tuple[int, ...], Kernel]]]:
+        tables: dict[tuple[str, str], list[tuple[tuple[int, ...], Kernel]]] = {}
+        for kernel in self.kernels:
+            at = (kernel.width, kernel.head_dim, kernel.tokens, kernel.context)
+            tables.setdefault((kernel.module, kernel.phase), []).append((at, kernel))
+        return tables
+
+
+def _counted(plan: WidthPlan) -> list[Part]:
+    """`parts_of` a plan, the same parts of several layers as one."""
+    counts: dict[Part, int] = {}
+    for part in parts_of(plan):
+        key = replace(part, count=0)
+        counts[key] = counts.get(key, 0) + part.count
+    return [replace(part, count=count) for part, count in counts.items()]
+
+
+def _interpolated(points: Sequence[tuple[tuple[int, ...], float]], at: tuple[int, ...]) -> float:
+    """A value between points, linear along each axis, the first axis first; straight on beyond the last two."""
+    if not at:
+        return sum(value for _, value in points)
+    rest: dict[int, list[tuple[tuple[int, ...], float]]] = {}
+    for (first, *others), value in points:
+        rest.setdefault(first, []).append((tuple(others), value))
+    known = sorted(rest)
+    if len(known) < 2:
+        return _interpolated(rest[known[0]], at[1:]) if known else 0.0
+    upper = next((i for i, place in enumerate(known) if i and place >= at[0]), len(known) - 1)
+    low, high = known[upper - 1], known[upper]
+    below, above = (_interpolated(rest[place], at[1:]) for place in (low, high))
+    return below + (above - below) * (at[0] - low) / (high - low)
+
+
+def read_profile(path: Path) -> Profile:
+    """A profile that `edge-transact profile` wrote.
+
+    Raises:
+        UsageError: There is no such file.
+        EdgeTransactError: It is damaged, or of another version.
+    """
+    try:
+        return read_model(Profile, path, MEASURE_AGAIN, "a profile of this version")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist", fix=MEASURE_AGAIN) from error
