@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -60,3 +60,15 @@ ATTENTION_NORM, MLP_NORM = "input_layernorm", "post_attention_layernorm"
 
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 """RMSNorms of every query and key head before RoPE, ``[head_dim]``, in models with `WidthPlan.use_qk_norm`."""
+
+
+def matrices_of(plan: WidthPlan, layer: LayerWidths, among: Iterable[Matrix] = MATRICES.values()) -> list[Matrix]:
+    """Those of these matrices that a layer has: without attention or MLP, it has none of them."""
+    return [matrix for matrix in among if all(matrix.shape(plan, layer))]
+
+
+def norms_of(plan: WidthPlan, layer: LayerWidths) -> dict[str, int]:
+    """The norms that a layer has, and their sizes: before its attention, of its heads, and before its MLP."""
+    attention = {ATTENTION_NORM: plan.hidden_size, **dict.fromkeys(HEAD_NORMS * plan.use_qk_norm, layer.qk_head_dim)}
+    mlp = {MLP_NORM: plan.hidden_size}
+    return {**(attention if layer.has_attention else {}), **(mlp if layer.has_mlp else {})}

@@ -20,8 +20,10 @@ class EdgeLlamaConfig(LlamaConfig):
     """A `LlamaConfig` with transformers' sparse `per_layer_config`.
 
     Each global width is the largest of any layer. ``per_layer_config`` maps a layer's index to the fields of
-    `PER_LAYER_FIELDS` in which that layer is narrower. `head_dim` is the head dim before pruning, the same for all
-    layers and independent of ``hidden_size / num_attention_heads``. It sets the softmax scale and the RoPE frequencies.
+    `PER_LAYER_FIELDS` in which that layer is narrower. A layer with no heads has no attention, one with an
+    ``intermediate_size`` of 0 no MLP; neither has the norm before it. `head_dim` is the head dim before pruning, the
+    same for all layers and independent of ``hidden_size / num_attention_heads``. It sets the softmax scale and the RoPE
+    frequencies.
 
     Args:
         qk_head_dim: Dims of a query or key head; even, at most `head_dim`, which is the default.
@@ -56,20 +58,26 @@ class EdgeLlamaConfig(LlamaConfig):
         """Replaces LlamaConfig's rule that the heads divide the hidden size, which doesn't hold after pruning.
 
         Raises:
-            ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below 1, the query heads are not
-                a multiple of the KV heads, or a `qk_head_dim` is odd, above `head_dim`, or below it with `use_qk_norm`.
-                The message names the layer. Or `no_rope_layers` lacks layers.
+            ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below what it may be, the query
+                heads are not a multiple of the KV heads, or a `qk_head_dim` is odd, above `head_dim`, or below it with
+                `use_qk_norm`. The message names the layer. Or no layer has heads or MLP dims, or `no_rope_layers` lacks
+                layers.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
             raise ValueError(f"per_layer_config: unknown {unknown[0]!r}; the fields are {', '.join(PER_LAYER_FIELDS)}")
         if self.no_rope_layers is not None and len(self.no_rope_layers) < self.num_hidden_layers:
             raise ValueError(f"no_rope_layers has {len(self.no_rope_layers)} of {self.num_hidden_layers} layers")
+        for field in ("num_attention_heads", "intermediate_size"):
+            if not any(getattr(layer, field) for layer in self.per_layer_config):
+                raise ValueError(f"{field} is 0 in all layers")
         for index, layer in enumerate(self.per_layer_config):
+            has_heads = layer.num_attention_heads != 0 or layer.num_key_value_heads != 0
             for field in PER_LAYER_FIELDS:
-                if getattr(layer, field) < 1:
-                    raise ValueError(f"layer {index}: {field} is {getattr(layer, field)}, not at least 1")
-            if layer.num_attention_heads % layer.num_key_value_heads:
+                least = 0 if field == "intermediate_size" or not has_heads else 1
+                if getattr(layer, field) < least:
+                    raise ValueError(f"layer {index}: {field} is {getattr(layer, field)}, not at least {least}")
+            if has_heads and layer.num_attention_heads % layer.num_key_value_heads:
                 raise ValueError(
                     f"layer {index}: num_attention_heads {layer.num_attention_heads} is not a multiple of "
                     f"num_key_value_heads {layer.num_key_value_heads}"
@@ -86,7 +94,12 @@ class EdgeLlamaConfig(LlamaConfig):
 
     def validate_rope(self) -> None:
         """LlamaConfig's, on a layer: longrope's rules read `num_attention_heads`, in which layers may differ."""
-        LlamaConfig.validate_rope(self.per_layer_config[0])
+        LlamaConfig.validate_rope(self.with_heads)
+
+    @property
+    def with_heads(self) -> "EdgeLlamaConfig":
+        """The configuration of the first layer that has attention."""
+        return next(layer for layer in self.per_layer_config if layer.num_attention_heads)
 
     def to_dict(self) -> dict[str, Any]:
         """LlamaConfig's, with the keys that readers other than transformers 5 know (see `_for_other_readers`)."""

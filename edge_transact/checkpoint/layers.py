@@ -19,10 +19,13 @@ from edge_transact.widths import LayerWidths
 
 
 def layer_config(checkpoint: Checkpoint, widths: LayerWidths, index: int) -> EdgeLlamaConfig:
-    """The configuration of a model with one layer, which has RoPE as layer `index` of the checkpoint has."""
-    plan = checkpoint.plan.with_layers([widths])
-    has_rope = [int(index not in plan.nope_layers)] if plan.nope_layers else None
-    return model_config(checkpoint.config, plan, attn_implementation=causal_attention.NAME, no_rope_layers=has_rope)
+    """The configuration of layer 0 of a model, which has RoPE as layer `index` of the checkpoint has."""
+    plan = checkpoint.plan
+    # A model has heads and MLP dims in some layer.
+    other = LayerWidths(widths.q_per_kv or plan.q_per_kv, 1, plan.head_dim, plan.head_dim, 1)
+    has_rope = [int(index not in plan.nope_layers), 1] if plan.nope_layers else None
+    changes = {"attn_implementation": causal_attention.NAME, "no_rope_layers": has_rope}
+    return model_config(checkpoint.config, plan.with_layers([widths, other]), **changes).per_layer_config[0]
 
 
 def load_layer(
@@ -41,14 +44,21 @@ def load_layer(
 
 def linear(layer: nn.Module, matrix: Matrix) -> nn.Linear:
     """A matrix of a layer as a module."""
-    found = layer.get_submodule(matrix.name)
-    assert isinstance(found, nn.Linear)
+    found = find_linear(layer, matrix)
+    assert found is not None, f"the layer has no {matrix.name}"
+    return found
+
+
+def find_linear(layer: nn.Module, matrix: Matrix) -> nn.Linear | None:
+    """The same, or `None` if the layer lacks the attention or the MLP of the matrix."""
+    found = dict(layer.named_modules()).get(matrix.name)
+    assert found is None or isinstance(found, nn.Linear)
     return found
 
 
 def rotation(checkpoint: Checkpoint, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """RoPE's cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `like`."""
-    config = layer_config(checkpoint, checkpoint.plan.layers[0], 0)
+    config = layer_config(checkpoint, checkpoint.plan.widest, 0)
     return EdgeLlamaRotaryEmbedding(config).to(positions.device)(like, positions)
 
 

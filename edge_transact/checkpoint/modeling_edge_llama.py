@@ -1,7 +1,8 @@
 """A LLaMA whose layers differ in width: stock LLaMA decoder layers, each built from its own configuration.
 
 This file is self-contained: edge-transact copies it into every checkpoint, next to `configuration_edge_llama.py`. With
-a uniform plan the model is stock LLaMA, operation by operation. Only attention whose heads lost dims differs.
+a uniform plan the model is stock LLaMA, operation by operation. Only attention whose heads lost dims differs, and
+layers that lack attention or the MLP.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaDecoderLayer,
     LlamaForCausalLM,
+    LlamaMLP,
     LlamaModel,
     LlamaPreTrainedModel,
     LlamaRMSNorm,
@@ -65,6 +67,7 @@ class EdgeLlamaAttention(LlamaAttention):
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.config = config
         self.layer_idx = layer_idx
+        self.has_rope = has_rope(config, layer_idx)
         self.qk_head_dim, self.v_head_dim = config.qk_head_dim, config.v_head_dim
         self.num_key_value_groups = heads // kv_heads
         self.scaling = config.head_dim**-0.5
@@ -101,7 +104,7 @@ class EdgeLlamaAttention(LlamaAttention):
         query, key = query.transpose(1, 2), key.transpose(1, 2)
         value = self.v_proj(hidden_states).view(*shape, -1, self.v_head_dim).transpose(1, 2)
 
-        if has_rope(self.config, self.layer_idx):
+        if self.has_rope:
             cos, sin = (self._of_heads(angles) for angles in position_embeddings)
             query = query * cos + rotate_half(query) * sin
             # The query heads of a KV group have the angles of its KV head. With all pairs there is one set of angles.
@@ -137,13 +140,43 @@ def has_rope(config: Any, index: int) -> bool:
     return config.no_rope_layers is None or bool(config.no_rope_layers[index])
 
 
-def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
-    """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock if LLaMA has such a layer."""
-    layer = LlamaDecoderLayer(config, index)
+class EdgeLlamaDecoderLayer(LlamaDecoderLayer):
+    """`LlamaDecoderLayer` without attention, without an MLP, or the identity; without the norm before what it lacks."""
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        # Not LlamaDecoderLayer's __init__, which makes both.
+        nn.Module.__init__(self)
+        self.hidden_size = config.hidden_size
+        if config.num_attention_heads:
+            self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.self_attn = attention_of(config, layer_idx)
+        if config.intermediate_size:
+            self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.mlp = LlamaMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Like `LlamaDecoderLayer.forward`."""
+        if hasattr(self, "self_attn"):
+            normed = self.input_layernorm(hidden_states)
+            hidden_states = hidden_states + self.self_attn(normed, *args, **kwargs)[0]
+        if hasattr(self, "mlp"):
+            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states
+
+
+def attention_of(config: Any, index: int) -> LlamaAttention:
+    """The attention of a layer; stock if LLaMA has such attention."""
     has_own_dims = (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim)
     is_llama = has_rope(config, index) and not config.use_qk_norm and config.attention_out_bias is None
-    if has_own_dims or not is_llama:
-        layer.self_attn = EdgeLlamaAttention(config, index)
+    return LlamaAttention(config, index) if is_llama and not has_own_dims else EdgeLlamaAttention(config, index)
+
+
+def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
+    """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock if LLaMA has such a layer."""
+    if not config.num_attention_heads or not config.intermediate_size:
+        return EdgeLlamaDecoderLayer(config, index)
+    layer = LlamaDecoderLayer(config, index)
+    layer.self_attn = attention_of(config, index)
     return layer
 
 
@@ -152,6 +185,7 @@ class EdgeLlamaPreTrainedModel(LlamaPreTrainedModel):
 
     config: EdgeLlamaConfig
     config_class = EdgeLlamaConfig
+    _no_split_modules = ["LlamaDecoderLayer", "EdgeLlamaDecoderLayer"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -161,7 +195,11 @@ class EdgeLlamaPreTrainedModel(LlamaPreTrainedModel):
 
 
 class EdgeLlamaModel(EdgeLlamaPreTrainedModel, LlamaModel):
-    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``."""
+    """`LlamaModel` whose layer i has the widths of ``config.per_layer_config[i]``.
+
+    Layers without attention have no layer of the KV cache and none of ``output_attentions``: transformers reads the
+    length of the cache in its first layer, which is that of the first attention.
+    """
 
     _auto_class = "AutoModel"
 
@@ -171,17 +209,19 @@ class EdgeLlamaModel(EdgeLlamaPreTrainedModel, LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        layers = []
-        for index, layer_config in enumerate(config.per_layer_config):
-            layer = decoder_layer(layer_config, index)
-            # `set_attn_implementation` doesn't reach `layer_config`, which is a copy.
-            layer.self_attn.config = layer.mlp.config = config
-            layers.append(layer)
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(
+            decoder_layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
+        )
+        attentions: list[Any] = [module for module in self.layers.modules() if isinstance(module, LlamaAttention)]
+        for index, attention in enumerate(attentions):
+            attention.layer_idx = index
+        for module in (*attentions, *(each for each in self.layers.modules() if isinstance(each, LlamaMLP))):
+            # `set_attn_implementation` doesn't reach the layer's configuration, which is a copy.
+            module.config = config
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        # Any layer's configuration: all have one `head_dim`, and yarn, dynamic and longrope also read
+        # That of a layer with heads: all have one `head_dim`, and yarn, dynamic and longrope also read
         # `num_attention_heads`, which the model's own configuration doesn't tell where layers differ in it.
-        self.rotary_emb = EdgeLlamaRotaryEmbedding(config=config.per_layer_config[0])
+        self.rotary_emb = EdgeLlamaRotaryEmbedding(config=config.with_heads)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -84,7 +84,7 @@ class Checkpoint(Summarized):
         config = _read_config(path)
         stored = _read_headers(path)
         # Before what has an entry for every layer that config.json claims.
-        _check_layer_count(path, config.get("num_hidden_layers"), stored)
+        _check_layer_count(path, config, stored)
         config = translated(config)
         try:
             plan = WidthPlan.from_config(config)
@@ -246,11 +246,17 @@ def _check_rope_factors(path: Path, config: Mapping[str, Any], pairs: int) -> No
 
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_SUBLAYERS = ("num_key_value_heads", "intermediate_size")
 
 
-def _check_layer_count(path: Path, claimed: object, names: Iterable[str]) -> None:
+def _check_layer_count(path: Path, config: Mapping[str, Any], names: Iterable[str]) -> None:
     """Refuses a ``num_hidden_layers`` beyond the layers that the weights have, however large it is."""
+    claimed, own = config.get("num_hidden_layers"), config.get("per_layer_config")
     layers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    for index, layer in own.items() if isinstance(own, Mapping) else ():
+        # Without attention and MLP, it has no tensors.
+        is_empty = isinstance(layer, Mapping) and not any(layer.get(name, 1) for name in _SUBLAYERS)
+        layers |= {int(index)} if is_empty and re.fullmatch(r"\d{1,9}", index) else set()
     stored = next(index for index in count() if index not in layers)
     if isinstance(claimed, int) and claimed > stored:
         raise EdgeTransactError(

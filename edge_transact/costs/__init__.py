@@ -10,7 +10,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edge_transact.architecture.matrices import ATTENTION_INPUTS, MATRICES, MLP, MLP_INPUTS, Matrix
+from edge_transact.architecture.matrices import (
+    ATTENTION_INPUTS,
+    MATRICES,
+    MLP,
+    MLP_INPUTS,
+    Matrix,
+    matrices_of,
+    norms_of,
+)
 from edge_transact.formatting import megabytes
 from edge_transact.quantization import Quantization
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -38,7 +46,7 @@ def _matrices(
     plan: WidthPlan, layer: LayerWidths, among: Iterable[Matrix] = MATRICES.values()
 ) -> list[tuple[int, int, bool]]:
     """Rows, columns and whether it has a bias, of a layer's matrices."""
-    return [(*matrix.shape(plan, layer), matrix.has_bias(plan)) for matrix in among]
+    return [(*matrix.shape(plan, layer), matrix.has_bias(plan)) for matrix in matrices_of(plan, layer, among)]
 
 
 def _parameters(matrices: Iterable[tuple[int, int, bool]]) -> int:
@@ -56,9 +64,8 @@ def layer_parameters(plan: WidthPlan, layer: LayerWidths) -> int:
 
 
 def _norm_parameters(plan: WidthPlan) -> int:
-    """Parameters of all norms: two of the hidden state in each layer and one at the end, and those of heads."""
-    of_heads = sum(2 * layer.qk_head_dim for layer in plan.layers) if plan.use_qk_norm else 0
-    return (2 * plan.num_hidden_layers + 1) * plan.hidden_size + of_heads
+    """Parameters of all norms, those of layers and the last one."""
+    return sum(sum(norms_of(plan, layer).values()) for layer in plan.layers) + plan.hidden_size
 
 
 def prunable_parameters(plan: WidthPlan) -> int:

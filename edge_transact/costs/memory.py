@@ -6,6 +6,7 @@ Everywhere, `itemsize` is the bytes of a number in products.
 from __future__ import annotations
 
 from edge_transact import costs
+from edge_transact.architecture.matrices import matrices_of
 from edge_transact.quantization import Quantization
 from edge_transact.widths import WidthPlan
 
@@ -90,7 +91,8 @@ def scales_bytes(
 def trained_parameters(plan: WidthPlan, lora: int | None, *, freezes_embedding: bool = False) -> int:
     """Parameters that are trained: with LoRA, those of adapters of this rank on all projections."""
     if lora:
-        return lora * sum(4 * plan.hidden_size + 5 * layer.intermediate_size for layer in plan.layers)
+        shapes = (matrix.shape(plan, layer) for layer in plan.layers for matrix in matrices_of(plan, layer))
+        return lora * sum(map(sum, shapes))
     return costs.parameters(plan) - (plan.vocab_size * plan.hidden_size if freezes_embedding else 0)
 
 

@@ -91,5 +91,7 @@ def make_lean(model: PreTrainedModel) -> None:
     inner.norm = LeanNorm(inner.norm)
     for layer in inner.layers:
         for name in (ATTENTION_NORM, MLP_NORM):
-            setattr(layer, name, LeanNorm(layer.get_submodule(name)))
-        layer.mlp = LeanMlp(layer)
+            if hasattr(layer, name):
+                setattr(layer, name, LeanNorm(layer.get_submodule(name)))
+        if hasattr(layer, "mlp"):
+            layer.mlp = LeanMlp(layer)

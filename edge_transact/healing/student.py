@@ -14,6 +14,7 @@ from edge_transact.cache.journal import whole
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaDecoderLayer
 from edge_transact.errors import EdgeTransactError
 from edge_transact.healing.frozen import load_frozen, load_whole
 from edge_transact.healing.lean import make_lean
@@ -57,7 +58,7 @@ class Student(nn.Module):
     """A model under training; after one of `ends`, the tokens that end an answer, nothing counts as repetition."""
 
     # For FSDP by accelerate: what is gathered at once.
-    _no_split_modules = (DecoderLayer.__name__,)
+    _no_split_modules = (DecoderLayer.__name__, EdgeLlamaDecoderLayer.__name__)
 
     def __init__(self, model: PreTrainedModel, options: HealOptions, ends: Collection[int] = ()) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import REPAIR, checked, is_finite
 from edge_transact.checkpoint.layers import DecoderLayer, final_norm, linear, load_layer, rotation
-from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, ROPE_PAIRS
+from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.computation import compute_device, is_bf16_fast
 from edge_transact.widths import LayerWidths
@@ -103,16 +103,13 @@ class LayerwiseModel:
 
     def layer(self, index: int) -> DecoderLayer:
         """A layer of the checkpoint, see `load`."""
-        prefix = f"model.layers.{index}."
+        plan = self.checkpoint.plan
         # Copies: the weights stay in memory while many batches need them.
         tensors = {
-            name.removeprefix(prefix): self.checkpoint.rope_pairs(index)
-            if name.endswith(ROPE_PAIRS)
-            else self.checkpoint.tensor(name).clone()
-            for name in self.checkpoint.tensor_names()
-            if name.startswith(prefix)
+            part: self.checkpoint.tensor(f"model.layers.{index}.{part}").clone()
+            for part in layer_shapes(plan, plan.layers[index])
         }
-        return self.load(index, self.checkpoint.plan.layers[index], tensors)
+        return self.load(index, plan.layers[index], tensors)
 
     def load(self, index: int, widths: LayerWidths, tensors: Mapping[str, torch.Tensor]) -> DecoderLayer:
         """A layer on `device`, without gradients for its weights.

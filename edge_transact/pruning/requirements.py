@@ -105,7 +105,7 @@ def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
         return read_widths(options.widths, plan)
 
     def with_mlps(kept: float) -> WidthPlan:
-        sizes = [max(1, round(kept * layer.intermediate_size)) for layer in plan.layers]
+        sizes = [max(min(1, layer.intermediate_size), round(kept * layer.intermediate_size)) for layer in plan.layers]
         return plan.with_layers(
             [replace(layer, intermediate_size=size) for layer, size in zip(plan.layers, sizes, strict=True)]
         )

@@ -50,7 +50,8 @@ class LayerScores:
         values: torch.Tensor = getattr(self, unit.score)
         if unit.place == "layer":
             return values
-        by_group = values.view(len(self.v_dims), -1)
+        groups = len(self.v_dims)
+        by_group = values.view(groups, values.numel() // max(1, groups))
         return by_group if unit.place == "in group" else by_group.mean(dim=1)
 
     def ranks(self) -> dict[str, torch.Tensor]:

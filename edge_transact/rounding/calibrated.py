@@ -179,10 +179,14 @@ class _Layer:
         Returns codes and scales by the checkpoint's names.
         """
         layer, model = self.layer, self.model
-        self._read(ATTENTION_INPUTS, layer.get_submodule(ATTENTION_NORM), hidden)
-        self._add(OUTPUT, lambda batch: model.attend(layer, batch), hidden)
-        self._read(MLP_INPUTS, layer.get_submodule(MLP_NORM), hidden)
-        self._add(DOWN, lambda batch: model.activate(layer, batch), hidden, advance)
+        widths = model.checkpoint.plan.layers[self.index]
+        if widths.has_attention:
+            self._read(ATTENTION_INPUTS, layer.get_submodule(ATTENTION_NORM), hidden)
+            self._add(OUTPUT, lambda batch: model.attend(layer, batch), hidden)
+        if widths.has_mlp:
+            self._read(MLP_INPUTS, layer.get_submodule(MLP_NORM), hidden)
+            self._add(DOWN, lambda batch: model.activate(layer, batch), hidden)
+        advance(len(model.batches))
         return self.tensors
 
     def _read(self, matrices: Sequence[Matrix], norm: torch.nn.Module, hidden: torch.Tensor) -> None:
@@ -198,7 +202,6 @@ class _Layer:
         matrix: Matrix,
         inputs_of: Callable[[torch.Tensor], torch.Tensor],
         hidden: torch.Tensor,
-        advance: Callable[[int], None] = lambda batches: None,
     ) -> None:
         """Rounds a projection that adds to the hidden states, and adds its output."""
         projection = linear(self.layer, matrix)
@@ -213,7 +216,6 @@ class _Layer:
         self._replace([matrix], gram)
         for batch, kept in zip(pieces(hidden, self.model), pieces(inputs, self.model), strict=True):
             batch += projection(kept.to(self.model.device)).to(batch.device)
-            advance(1)
 
     def _replace(self, matrices: Sequence[Matrix], gram: Gram) -> None:
         """Rounds projections that read the same inputs."""

@@ -225,7 +225,7 @@ def test_continuous_batching_takes_own_mlps():
     ("per_layer", "message"),
     [
         ({"1": {"num_attention_heads": 4}}, "layer 1: num_attention_heads 4 is not a multiple of"),
-        ({"2": {"intermediate_size": 0}}, "layer 2: intermediate_size is 0"),
+        ({"2": {"intermediate_size": -1}}, "layer 2: intermediate_size is -1"),
         ({"1": {"qk_head_dim": 5}}, "layer 1: qk_head_dim 5 is odd"),
         ({"1": {"qk_head_dim": 10}}, "layer 1: qk_head_dim 10 is odd, or more than head_dim 8"),
         ({"1": {"qk_head_dim": 6}}, "layer 1: qk_head_dim 6 is not head_dim 8, over which use_qk_norm"),

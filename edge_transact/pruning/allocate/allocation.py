@@ -130,14 +130,14 @@ def _explicit(layer: LayerWidths, widest: LayerWidths, heads: int | None, interm
             raise UsageError(
                 f"--heads {heads} is more than the model's {widest.num_attention_heads}", fix="Pruning only narrows."
             )
-        if heads % layer.q_per_kv:
+        if layer.has_attention and heads % layer.q_per_kv:
             numbers = ", ".join(str(groups * layer.q_per_kv) for groups in range(1, widest.num_key_value_heads + 1))
             raise UsageError(
                 f"--heads {heads}: {layer.q_per_kv} query heads share a KV head and go together",
                 fix=f"Give one of {numbers}.",
             )
         kept = min(heads, layer.num_attention_heads)
-        layer = replace(layer, num_attention_heads=kept, num_key_value_heads=kept // layer.q_per_kv)
+        layer = GROUPS.narrowed(layer, kept // max(1, layer.q_per_kv))
     if intermediate is not None:
         if intermediate > widest.intermediate_size:
             raise UsageError(
@@ -155,7 +155,7 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
     """
     notes = []
     if not units:
-        fewest = min(layer.num_key_value_heads for layer in source.layers)
+        fewest = min(layer.num_key_value_heads for layer in source.layers if layer.has_attention)
         units = (MLP.name, GROUPS.name) if fewest >= MIN_GROUPS else (MLP.name,)
         if fewest < MIN_GROUPS and any(not limit.holds(_smallest(source, units, bucket)) for limit in limits):
             units = (MLP.name, GROUPS.name)
@@ -186,8 +186,8 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
                 _round_mlp(layer, layer.intermediate_size - bucket, bucket) for layer in plan.layers
             )
         notes.append(
-            f"MLP widths are multiples of {bucket}: {min(exact):.1f} became "
-            f"{min(layer.intermediate_size for layer in plan.layers)}"
+            f"MLP widths are multiples of {bucket}: {min(filter(None, exact)):.1f} became "
+            f"{min(layer.intermediate_size for layer in plan.layers if layer.has_mlp)}"
         )
     if plan == source:
         raise UsageError(
@@ -200,7 +200,9 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
 
 def _mlp_share(limit: Limit, plan: WidthPlan) -> float:
     """The share of all MLP dims at which a plan just meets a limit, whose measure is linear in them."""
-    halved = (replace(layer, intermediate_size=max(1, round(layer.intermediate_size / 2))) for layer in plan.layers)
+    sizes = (layer.intermediate_size for layer in plan.layers)
+    halves = (max(min(1, size), round(size / 2)) for size in sizes)
+    halved = (replace(layer, intermediate_size=half) for layer, half in zip(plan.layers, halves, strict=True))
     full, half = limit.measure(plan), limit.measure(plan.with_layers(halved))
     return 1 - max(0.0, full - limit.bound) / (2 * (full - half)) if full > half else 1.0
 

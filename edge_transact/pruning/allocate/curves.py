@@ -23,20 +23,22 @@ The best cut of a layer is then proportional to its sensitivity to the power -1/
 
 def sensitivity_curves(
     scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor
-) -> list[Curves]:
+) -> Sequence[Curves]:
     """The sensitivity curves of each layer, from its scores, its widths and the measured losses, ``[layers, 2]``.
 
     Predicted curves keep their shape and are scaled to the losses of `measure_sensitivity`, if the prediction at the
     measured cut is above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
     """
-    curves: list[Curves] = []
+    curves: list[dict[str, torch.Tensor]] = []
     for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):
         measured = dict(zip(MODULES, row, strict=True))
         curves.append(_scaled(of_layer.losses, measured) if of_layer.losses else _grown(layer, measured))
+        # What the layer lacks costs nothing.
+        curves[-1] |= {name: torch.zeros(1) for name, unit in UNITS.items() if not unit.count(layer)}
     return curves
 
 
-def _scaled(predicted: PredictedLosses, measured: Mapping[Module, float]) -> Curves:
+def _scaled(predicted: PredictedLosses, measured: Mapping[Module, float]) -> dict[str, torch.Tensor]:
     factors = {}
     for module, loss in predicted.reference.items():
         expected = loss.item()
@@ -44,19 +46,19 @@ def _scaled(predicted: PredictedLosses, measured: Mapping[Module, float]) -> Cur
     return {name: curve * factors[UNITS[name].module] for name, curve in predicted.curves.items()}
 
 
-def _grown(layer: LayerWidths, measured: Mapping[Module, float]) -> Curves:
+def _grown(layer: LayerWidths, measured: Mapping[Module, float]) -> dict[str, torch.Tensor]:
     cut = reference(layer)
     losses = dict(measured)
     shares: dict[Module, float] = {
-        "attention": 1 - cut.num_key_value_heads / layer.num_key_value_heads,
-        "mlp": 1 - cut.intermediate_size / layer.intermediate_size or 1.0,
+        "attention": 1 - cut.num_key_value_heads / max(1, layer.num_key_value_heads),
+        "mlp": 1 - cut.intermediate_size / max(1, layer.intermediate_size) or 1.0,
     }
     if not shares["attention"]:
         # The only KV group can't be cut for the measurement: its query heads are taken to matter as the MLP does.
         shares["attention"], losses["attention"] = shares["mlp"], losses["mlp"]
 
     def curve(count: int, module: Module) -> torch.Tensor:
-        share = torch.arange(count, -1, -1) / count
+        share = torch.arange(count, -1, -1) / max(1, count)
         return losses[module] * (share / shares[module]) ** POWER
 
     return {name: curve(UNITS[name].count(layer), UNITS[name].module) for name in MEASURED_UNITS}

@@ -207,7 +207,7 @@ class _Savings:
 
     def _costs(self, layer: LayerWidths) -> list[float]:
         # Next to the source's widest layer, so that the cache's head dim doesn't change.
-        widest = QUERIES.narrowed(self._source.widest, layer.q_per_kv)
+        widest = QUERIES.narrowed(self._source.widest, layer.q_per_kv or self._source.q_per_kv)
         plan = self._source.with_layers([widest, layer])
         return [limit.measure(plan) for limit in self._limits]
 

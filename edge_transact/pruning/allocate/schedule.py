@@ -29,7 +29,7 @@ def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[Wid
 def _next_layer(current: LayerWidths, target: LayerWidths, remaining: int) -> LayerWidths:
     dims = next_dims(current.attention_size, target.attention_size, remaining)
     # Not fewer than the target's: its attention may be narrower because its heads are.
-    groups = max(-(-dims // (current.v_head_dim * current.q_per_kv)), target.num_key_value_heads)
+    groups = max(-(-dims // max(1, current.v_head_dim * current.q_per_kv)), target.num_key_value_heads)
     return replace(
         current,
         num_attention_heads=groups * current.q_per_kv,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from edge_transact.architecture.matrices import DOWN, MLP_INPUTS, OUTPUT, Matrix
+from edge_transact.architecture.matrices import DOWN, MLP_INPUTS, OUTPUT, Matrix, matrices_of
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import DecoderLayer, linear
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
@@ -58,7 +58,7 @@ def compensate(
 
     Returns:
         For each layer, the new weights by name, in the dtype of the computation; for each layer, how each projection
-        was solved; and `last_norm_scale`.
+        that it keeps was solved; and `last_norm_scale`.
 
     Raises:
         EdgeTransactError: A layer computes NaN or infinity.
@@ -69,12 +69,13 @@ def compensate(
     weights, fits = [], []
     for index in range(len(selections)):
         tensors = journal[f"compensated-{index}"]
-        weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in PROJECTIONS})
-        fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in PROJECTIONS})
-    counts = {name: sum(of_layer[name].in_vain for of_layer in fits) for name in PROJECTIONS}
-    kept = [f"{name} in {count} of {len(fits)} layers" for name, count in counts.items() if count]
-    if kept:
-        logger.info(f"Compensation leaves {' and '.join(kept)} as they were: solving again did not reduce the error.")
+        kept = [name for name in PROJECTIONS if f"{name}.fit" in tensors]
+        weights.append({f"{name}.weight": tensors[f"{name}.weight"] for name in kept})
+        fits.append({name: Fit(*tensors[f"{name}.fit"].tolist()) for name in kept})
+    counts = {name: sum(of[name].in_vain for of in fits if name in of) for name in PROJECTIONS}
+    in_vain = [f"{name} in {count} of {len(fits)} layers" for name, count in counts.items() if count]
+    if in_vain:
+        logger.info(f"Compensation leaves {' and '.join(in_vain)} as they were: solving did not reduce the error.")
     return weights, fits, journal["last-norm"]["scale"].item()
 
 
@@ -114,8 +115,9 @@ def _pass_uncut(
     for of_source, of_pruned in zip(pieces(source, model), pieces(pruned, model), strict=True):
         of_pruned.copy_(of_source.copy_(model.run(layer, of_source)))
         advance(1)
-    nothing_missing = Fit(math.inf, 0.0, 0.0)
-    return _solved(layer, OUTPUT, nothing_missing) | _solved(layer, DOWN, nothing_missing)
+    nothing_missing, widths = Fit(math.inf, 0.0, 0.0), model.checkpoint.plan.layers[index]
+    kept = matrices_of(model.checkpoint.plan, widths, CONSUMERS.values())
+    return {name: tensor for matrix in kept for name, tensor in _solved(layer, matrix, nothing_missing).items()}
 
 
 def _solved(layer: DecoderLayer, matrix: Matrix, fit: Fit) -> dict[str, torch.Tensor]:
@@ -172,7 +174,9 @@ class _Layer:
         self.cut = cut_layer(model, index, selection)
 
     def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Runs both streams through attention, in place; returns its output projection and the fit."""
+        """Runs both streams through attention, in place; returns its output projection and the fit, if it is kept."""
+        if not self.selection.widths.has_attention:
+            return self._without(OUTPUT, partial(self.model.attend, self.full), source)
         full, cut, kept = linear(self.full, OUTPUT), linear(self.cut, OUTPUT), self._kept_of_attention()
         split = None if kept is None else _Split(full, cut, kept, _others(kept, full.in_features))
         attend = partial(self.model.attend, self.full)
@@ -194,12 +198,30 @@ class _Layer:
         return kept_inputs(OUTPUT, widths, self.selection).to(self.model.device)
 
     def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance: Advance) -> dict[str, torch.Tensor]:
-        """Runs both streams through the MLP, in place; returns its down projection and the fit."""
+        """Runs both streams through the MLP, in place; returns its down projection and the fit, if it is kept."""
+        if not self.selection.widths.has_mlp:
+            return self._without(DOWN, partial(self.model.activate, self.full), source, advance)
         self._order_mlp()
         full, cut = linear(self.full, DOWN), linear(self.cut, DOWN)
         split = _Split(full, cut, slice(0, cut.in_features), slice(cut.in_features, None))
         activate = partial(self.model.activate, self.full)
         return self._solve(DOWN, activate, lambda x: split(activate(x)), source, pruned, advance)
+
+    def _without(
+        self,
+        matrix: Matrix,
+        activation_of: Callable[[torch.Tensor], torch.Tensor],
+        source: torch.Tensor,
+        advance: Advance = lambda batches: None,
+    ) -> dict[str, torch.Tensor]:
+        """Runs the source's stream through a block, if it has it, that the pruned model lacks: nothing to solve."""
+        plan = self.model.checkpoint.plan
+        projections = [linear(self.full, each) for each in matrices_of(plan, plan.layers[self.index], [matrix])]
+        for of_source in pieces(source, self.model):
+            for full in projections:
+                of_source += full(activation_of(of_source)).to(of_source.device)
+            advance(1)
+        return {}
 
     def _solve(
         self,

@@ -74,9 +74,9 @@ def _by_unit(chosen: Callable[[Unit], torch.Tensor]) -> LayerSelection:
 
 
 def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The int64 indices of the `count` highest of `scores`, ascending; among equal scores the first are kept."""
+    """The int64 indices of the `count` highest of each row of `scores`, ascending; of equal ones, of the first."""
     order = torch.argsort(scores, descending=True, stable=True)
-    return order[:count].sort().values
+    return order[..., :count].sort().values
 
 
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
@@ -87,9 +87,7 @@ def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
     groups = top_indices(scores.of(GROUPS), target.num_key_value_heads)
 
     def best(unit: Unit) -> torch.Tensor:
-        values, count = scores.of(unit), unit.count(target)
-        if unit.place == "in group":
-            return torch.stack([top_indices(row, count) for row in values[groups]])
-        return top_indices(values, count)
+        values = scores.of(unit)
+        return top_indices(values[groups] if unit.place == "in group" else values, unit.count(target))
 
     return _by_unit(best)

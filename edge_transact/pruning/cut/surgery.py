@@ -11,7 +11,7 @@ from edge_transact.architecture.matrices import MATRICES, Matrix
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import checked
 from edge_transact.checkpoint.layers import DecoderLayer
-from edge_transact.checkpoint.layout import ROPE_PAIRS
+from edge_transact.checkpoint.layout import ROPE_PAIRS, layer_shapes, tensor_shapes
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.pruning.cut.selection import LayerSelection
 from edge_transact.pruning.units import CONSUMERS, Module, Unit, units_of
@@ -31,19 +31,14 @@ def pruned_tensors(
     Raises:
         EdgeTransactError: The embedding, the last norm or `lm_head` holds NaN or infinity.
     """
-    for name in checkpoint.tensor_names():
+    for name in tensor_shapes(checkpoint.plan.with_layers(selection.widths for selection in selections)):
         if name in replaced:
             yield name, replaced[name]
         elif name.startswith(LAYERS_PREFIX):
             number, _, part = name.removeprefix(LAYERS_PREFIX).partition(".")
-            if part != ROPE_PAIRS:
-                layer, selection = checkpoint.plan.layers[int(number)], selections[int(number)]
-                yield name, _cut(part, checkpoint.tensor(name), layer, selection)
+            yield name, _cut(checkpoint, int(number), part, selections[int(number)])
         else:
             yield name, checked(checkpoint.tensor(name), f"{checkpoint.path}: {name}")
-    for index, selection in enumerate(selections):
-        if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
-            yield f"{LAYERS_PREFIX}{index}.{ROPE_PAIRS}", pairs
 
 
 def pruned_layer(
@@ -51,18 +46,10 @@ def pruned_layer(
 ) -> dict[str, torch.Tensor]:
     """The tensors of one pruned layer, named within the layer."""
     prefix = f"{LAYERS_PREFIX}{index}."
-    parts = [name.removeprefix(prefix) for name in checkpoint.tensor_names() if name.startswith(prefix)]
-    layer = checkpoint.plan.layers[index]
-    tensors = {
-        part: replaced[prefix + part]
-        if prefix + part in replaced
-        else _cut(part, checkpoint.tensor(prefix + part), layer, selection)
-        for part in parts
-        if part != ROPE_PAIRS
+    return {
+        part: replaced[prefix + part] if prefix + part in replaced else _cut(checkpoint, index, part, selection)
+        for part in layer_shapes(checkpoint.plan, selection.widths)
     }
-    if (pairs := rope_pairs(checkpoint, index, selection)) is not None:
-        tensors[ROPE_PAIRS] = pairs
-    return tensors
 
 
 def cut_layer(model: LayerwiseModel, index: int, selection: LayerSelection) -> DecoderLayer:
@@ -96,20 +83,19 @@ def shifted_biases(
     return shifted
 
 
-def rope_pairs(checkpoint: Checkpoint, index: int, selection: LayerSelection) -> torch.Tensor | None:
-    """The table `layout.ROPE_PAIRS` of a pruned layer, counted in heads before any pruning; `None` if it keeps all."""
-    if not checkpoint.plan.has_rope_pairs(selection.widths):
-        return None
-    return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
-
-
 def kept_inputs(matrix: Matrix, layer: LayerWidths, kept: LayerSelection) -> torch.Tensor:
     """The input features that a matrix keeps, int64 ``[input features]``."""
     return _features(units_of(matrix.columns), layer, kept)
 
 
-def _cut(part: str, tensor: torch.Tensor, layer: LayerWidths, selection: LayerSelection) -> torch.Tensor:
-    """A layer's tensor, cut: ``[output features, input features]`` of a weight, ``[output features]`` of a bias."""
+def _cut(checkpoint: Checkpoint, index: int, part: str, selection: LayerSelection) -> torch.Tensor:
+    """A layer's tensor, cut: ``[output features, input features]`` of a weight, ``[output features]`` of a bias.
+
+    `layout.ROPE_PAIRS` counts in heads before any pruning.
+    """
+    if part == ROPE_PAIRS:
+        return checkpoint.rope_pairs(index)[selection.groups].gather(1, selection.qk_pairs)
+    layer, tensor = checkpoint.plan.layers[index], checkpoint.tensor(f"{LAYERS_PREFIX}{index}.{part}")
     name, _, kind = part.rpartition(".")
     matrix = MATRICES.get(name)
     if matrix and (rows := units_of(matrix.rows)):
@@ -126,7 +112,7 @@ def _features(units: Sequence[Unit], layer: LayerWidths, kept: LayerSelection) -
         dims = _dims(unit, layer, kept)
         if unit.place == "in group":
             # [groups, ...] of the outer units, with one more axis for this one.
-            dims = dims.view(len(dims), *[1] * (index.dim() - 1), -1)
+            dims = dims.view(len(dims), *[1] * (index.dim() - 1), dims.shape[-1])
         index = index[..., None] * unit.width(layer) + dims
     return index.flatten()
 

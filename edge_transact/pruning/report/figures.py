@@ -28,12 +28,13 @@ def salience(unit: Unit, scores: Sequence[LayerScores], plan: WidthPlan, what: s
 
     Query heads have a scale of their own in each layer; dims share a logarithmic one.
     """
-    layers = [bars(unit, of_layer, widths) for of_layer, widths in zip(scores, plan.layers, strict=True)]
-    positive = torch.cat([values[values > 0] for values, _ in layers])
+    of_layers = (bars(unit, of_layer, widths) for of_layer, widths in zip(scores, plan.layers, strict=True))
+    layers = [(index, values, kept) for index, (values, kept) in enumerate(of_layers) if len(values)]
+    positive = torch.cat([values[values > 0] for _, values, _ in layers])
     shared = unit is not QUERIES and len(positive) > 0
     lowest, highest = (positive.min().item(), positive.max().item()) if shared else (0.0, 0.0)
     charts = []
-    for index, (values, kept) in enumerate(layers):
+    for index, values, kept in layers:
         y = (
             Axis(lowest / 1.2, highest * 1.2, log=True, names={})
             if shared
@@ -95,7 +96,7 @@ def compensation(fits: Sequence[Mapping[str, Fit]]) -> Section:
     """The distance of each consuming projection from its target, before and after it is solved again."""
     charts = []
     for name in PROJECTIONS:
-        before, after = zip(*((fit[name].error_before, fit[name].error_after) for fit in fits), strict=True)
+        before, after = zip(*(_errors(of_layer, name) or (0.0, 0.0) for of_layer in fits), strict=True)
         y = Axis.over(before, "share of the hidden state's square")
         charts.append(by_layer(name, {"before": before, "after": after}, y, colours=(SOURCE, PRUNED)))
     return Section(
@@ -107,8 +108,16 @@ def compensation(fits: Sequence[Mapping[str, Fit]]) -> Section:
         legend={"before": SOURCE, "after": PRUNED},
         header=("layer", *(f"{name}, {when}" for name in PROJECTIONS for when in ("before", "after"))),
         rows=[
-            [str(index), *(number(error) for fit in of_layer.values() for error in (fit.error_before, fit.error_after))]
+            [
+                str(index),
+                *(cell for name in PROJECTIONS for cell in [*map(number, _errors(of_layer, name))] or ["", ""]),
+            ]
             for index, of_layer in enumerate(fits)
         ],
         folded=True,
     )
+
+
+def _errors(fits: Mapping[str, Fit], name: str) -> tuple[float, ...]:
+    """A projection's error before and after it is solved again; empty if the layer lost it."""
+    return (fits[name].error_before, fits[name].error_after) if name in fits else ()

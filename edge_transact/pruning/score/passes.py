@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from edge_transact.architecture.matrices import DOWN, GATE, KEY, OUTPUT, QUERY
+from edge_transact.architecture.matrices import DOWN, GATE, KEY, OUTPUT, QUERY, Matrix
 from edge_transact.cache.journal import Journal
-from edge_transact.checkpoint.layers import DecoderLayer, linear
+from edge_transact.checkpoint.layers import DecoderLayer, find_linear
 from edge_transact.layerwise.gram import sums_of
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
@@ -150,37 +151,37 @@ class Scoring:
 @contextmanager
 def _watch(layer: DecoderLayer) -> Iterator[Callable[[], Activations]]:
     """Records one run of the layer; the yielded function returns what it computed, with any gradients."""
-    modules = [linear(layer, matrix) for matrix in (QUERY, KEY, OUTPUT, GATE, DOWN)]
-    inputs: dict[torch.nn.Module, torch.Tensor] = {}
-    outputs: dict[torch.nn.Module, torch.Tensor] = {}
+    inputs: dict[Matrix, torch.Tensor] = {}
+    outputs: dict[Matrix, torch.Tensor] = {}
 
-    def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        inputs[module], outputs[module] = args[0], output
+    def keep(matrix: Matrix, _module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        inputs[matrix], outputs[matrix] = args[0], output
         if output.requires_grad:
             output.retain_grad()
 
-    def flat(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.detach().flatten(end_dim=-2)
+    def flat(tensor: torch.Tensor | None) -> torch.Tensor:
+        # What the layer lacks has no dims.
+        return torch.empty(1, 0) if tensor is None else tensor.detach().flatten(end_dim=-2)
 
-    def gradient(module: torch.nn.Module) -> torch.Tensor | None:
-        output = outputs[module]
-        return flat(output.grad) if output.requires_grad and output.grad is not None else None
+    def gradient(matrix: Matrix) -> torch.Tensor | None:
+        output = outputs.get(matrix)
+        return None if output is None or output.grad is None else flat(output.grad)
 
     def seen() -> Activations:
-        q, k, o, gate, down = modules
         return Activations(
-            attention=flat(inputs[o]),
-            mlp=flat(inputs[down]),
-            attention_input=flat(inputs[q]),
-            mlp_input=flat(inputs[gate]),
-            queries=flat(outputs[q]),
-            keys=flat(outputs[k]),
-            attention_gradient=gradient(o),
-            mlp_gradient=gradient(down),
-            queries_gradient=gradient(q),
+            attention=flat(inputs.get(OUTPUT)),
+            mlp=flat(inputs.get(DOWN)),
+            attention_input=flat(inputs.get(QUERY)),
+            mlp_input=flat(inputs.get(GATE)),
+            queries=flat(outputs.get(QUERY)),
+            keys=flat(outputs.get(KEY)),
+            attention_gradient=gradient(OUTPUT),
+            mlp_gradient=gradient(DOWN),
+            queries_gradient=gradient(QUERY),
         )
 
-    handles = [module.register_forward_hook(keep) for module in modules]
+    watched = {matrix: find_linear(layer, matrix) for matrix in (QUERY, KEY, OUTPUT, GATE, DOWN)}
+    handles = [module.register_forward_hook(partial(keep, matrix)) for matrix, module in watched.items() if module]
     try:
         yield seen
     finally:

@@ -31,15 +31,24 @@ class SquareSum:
         return self.value().sqrt()
 
 
-def head_salience(dims: torch.Tensor, num_heads: int) -> torch.Tensor:
+def head_salience(dims: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
     """Head scores from the scores of their dims: ``mean + 10 / head_dim * max`` (TransAct, section 3.2)."""
-    heads = dims.unflatten(0, (num_heads, -1))
+    if not widths.has_attention:
+        return dims
+    heads = by_head(dims, widths)
     return heads.mean(dim=1) + MAX_WEIGHT / heads.shape[1] * heads.amax(dim=1)
+
+
+def by_head(dims: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
+    """Dims by query head: ``[num_attention_heads * d]`` to ``[num_attention_heads, d]``, also without attention."""
+    heads = widths.num_attention_heads
+    return dims.view(heads, len(dims) // max(1, heads))
 
 
 def of_groups(dims: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
     """Sums over each KV group's query heads: ``[num_attention_heads * d]`` to ``[num_key_value_heads, d]``."""
-    return dims.view(widths.num_key_value_heads, widths.q_per_kv, -1).sum(dim=1)
+    heads = by_head(dims, widths)
+    return heads.view(widths.num_key_value_heads, widths.q_per_kv, heads.shape[1]).sum(dim=1)
 
 
 def pair_energy(queries: torch.Tensor, keys: torch.Tensor, widths: LayerWidths) -> torch.Tensor:
@@ -48,7 +57,8 @@ def pair_energy(queries: torch.Tensor, keys: torch.Tensor, widths: LayerWidths) 
     A rotation doesn't change the length of a pair, so the projections before RoPE are enough. `queries` and `keys` are
     squares summed over tokens, ``[heads * qk_head_dim]``; the result is ``[num_key_value_heads, qk_head_dim / 2]``.
     """
-    return of_pairs(of_groups(queries, widths)) * of_pairs(keys.view(widths.num_key_value_heads, -1))
+    groups = widths.num_key_value_heads
+    return of_pairs(of_groups(queries, widths)) * of_pairs(keys.view(groups, len(keys) // max(1, groups)))
 
 
 def of_pairs(dims: torch.Tensor) -> torch.Tensor:

@@ -40,14 +40,17 @@ _STATE = "sensitivity-state"
 
 
 def reference(layer: LayerWidths) -> LayerWidths:
-    """The widths to which attention and the MLP are cut, each by itself: by `CUT`, at least by one, not to none."""
-    groups = min(round(layer.num_key_value_heads * (1 - CUT)), layer.num_key_value_heads - 1)
-    kept = max(1, groups)
+    """The widths to which attention and the MLP are cut, each by itself: by `CUT`, at least by one, but not to none."""
+
+    def kept(units: int) -> int:
+        return max(min(1, units), min(round(units * (1 - CUT)), units - 1))
+
+    groups = kept(layer.num_key_value_heads)
     return replace(
         layer,
-        num_attention_heads=kept * layer.q_per_kv,
-        num_key_value_heads=kept,
-        intermediate_size=max(1, min(round(layer.intermediate_size * (1 - CUT)), layer.intermediate_size - 1)),
+        num_attention_heads=groups * layer.q_per_kv,
+        num_key_value_heads=groups,
+        intermediate_size=kept(layer.intermediate_size),
     )
 
 

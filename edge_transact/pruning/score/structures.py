@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from edge_transact.architecture.matrices import DOWN, GATE, KEY, OUTPUT, QUERY, UP, VALUE, Matrix
-from edge_transact.checkpoint.layers import DecoderLayer, linear
-from edge_transact.pruning.score.salience import of_groups, of_pairs
+from edge_transact.checkpoint.layers import DecoderLayer, find_linear
+from edge_transact.pruning.score.salience import by_head, of_groups, of_pairs
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.widths import LayerWidths
 
@@ -25,18 +26,17 @@ def scores_of_weights(
     - MLP dim: its rows of gate and up and its column of down.
     """
 
-    def rows(matrix: Matrix) -> torch.Tensor:
-        return importance(linear(layer, matrix)).float().sum(dim=1)
+    def summed(matrix: Matrix, dim: int) -> torch.Tensor:
+        found = find_linear(layer, matrix)
+        return torch.empty(0) if found is None else importance(found).float().sum(dim=dim)
 
-    def columns(matrix: Matrix) -> torch.Tensor:
-        return importance(linear(layer, matrix)).float().sum(dim=0)
-
-    heads, groups = widths.num_attention_heads, widths.num_key_value_heads
+    rows, columns, groups = partial(summed, dim=1), partial(summed, dim=0), widths.num_key_value_heads
     q, o = rows(QUERY), columns(OUTPUT)
-    k, v = rows(KEY).view(groups, -1), rows(VALUE).view(groups, -1)
-    shared = (k.sum(dim=1) + v.sum(dim=1)) / widths.q_per_kv
+    k, v = rows(KEY).view(groups, widths.qk_head_dim), rows(VALUE).view(groups, widths.v_head_dim)
+    shared = (k.sum(dim=1) + v.sum(dim=1)) / max(1, widths.q_per_kv)
+    of_heads = by_head(q, widths).sum(dim=1) + by_head(o, widths).sum(dim=1)
     return LayerScores(
-        heads=q.view(heads, -1).sum(dim=1) + o.view(heads, -1).sum(dim=1) + shared.repeat_interleave(widths.q_per_kv),
+        heads=of_heads + shared.repeat_interleave(widths.q_per_kv),
         v_dims=v + of_groups(o, widths),
         qk_pairs=of_pairs(of_groups(q, widths) + k),
         intermediate=rows(GATE) + rows(UP) + columns(DOWN),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from edge_transact.architecture.matrices import DOWN, OUTPUT
-from edge_transact.checkpoint.layers import linear
+from edge_transact.architecture.matrices import DOWN, OUTPUT, Matrix
+from edge_transact.checkpoint.layers import DecoderLayer, find_linear
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
-from edge_transact.pruning.score.salience import SquareSum, of_groups, pair_energy
+from edge_transact.pruning.score.salience import SquareSum, by_head, of_groups, pair_energy
 from edge_transact.pruning.scores import LayerScores
 
 
@@ -30,18 +30,19 @@ class Flap(Scorer):
         self._keys.add(seen.keys)
 
     def scores(self) -> LayerScores:
-        attention = self._attention.variance() * _column_squares(linear(self.layer, OUTPUT).weight)
+        attention = self._attention.variance() * _column_squares(self.layer, OUTPUT)
         return LayerScores(
-            heads=attention.view(self.widths.num_attention_heads, -1).sum(dim=1),
+            heads=by_head(attention, self.widths).sum(dim=1),
             v_dims=of_groups(attention, self.widths),
             qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
-            intermediate=self._mlp.variance() * _column_squares(linear(self.layer, DOWN).weight),
+            intermediate=self._mlp.variance() * _column_squares(self.layer, DOWN),
             means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
         )
 
 
-def _column_squares(weight: torch.Tensor) -> torch.Tensor:
-    return weight.float().square().sum(dim=0)
+def _column_squares(layer: DecoderLayer, matrix: Matrix) -> torch.Tensor:
+    found = find_linear(layer, matrix)
+    return torch.empty(0) if found is None else found.weight.float().square().sum(dim=0)
 
 
 class Moments:

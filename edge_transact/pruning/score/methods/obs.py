@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from edge_transact.architecture.matrices import DOWN, OUTPUT
-from edge_transact.checkpoint.layers import linear
+from edge_transact.checkpoint.layers import find_linear, linear
 from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
 from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
 from edge_transact.pruning.score.salience import of_groups
@@ -31,16 +31,20 @@ class Obs(Scorer):
 
     def __post_init__(self) -> None:
         self._attention, self._mlp = (
-            BlockLoss(linear(self.layer, matrix).weight, diagonal=not self.wants_losses) for matrix in (OUTPUT, DOWN)
+            None if found is None else BlockLoss(found.weight, diagonal=not self.wants_losses)
+            for found in (find_linear(self.layer, matrix) for matrix in (OUTPUT, DOWN))
         )
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
 
     def add(self, seen: Activations) -> None:
-        assert seen.attention_gradient is not None and seen.mlp_gradient is not None
-        assert seen.queries_gradient is not None
+        if self._mlp:
+            assert seen.mlp_gradient is not None
+            self._mlp.add(seen.mlp, seen.mlp_gradient)
+        if not self._attention:
+            return
+        assert seen.attention_gradient is not None and seen.queries_gradient is not None
         self._attention.add(seen.attention, seen.attention_gradient)
-        self._mlp.add(seen.mlp, seen.mlp_gradient)
         # Cutting a pair removes what its queries contribute to the attention logits. To first order the loss changes by
         # queries times their gradient; the Fisher information squares that.
         by_dim = (seen.queries.float() * seen.queries_gradient.float()).unflatten(
@@ -50,23 +54,29 @@ class Obs(Scorer):
         self._tokens += len(seen.queries)
 
     def scores(self) -> LayerScores:
-        attention, intermediate = self._attention.dims(), self._mlp.dims()
-        v_dims = of_groups(attention, self.widths)
-        pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
-        heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
-        losses = None
-        if self.wants_losses:
-            cut = reference(self.widths)
-            by_group = heads.view(self.widths.num_key_value_heads, -1)
-            curves = self._attention_curves(by_group, v_dims) | {"queries-keys": _tail_sums(pairs)}
-            groups = _descending(by_group.mean(dim=1))
-            gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
-            reference_losses: dict[Module, torch.Tensor] = {"attention": self._attention.cut(gone)}
-            order, curves["mlp"] = eliminate(self._mlp.gram, self._mlp.effects)
-            # A dim scores as the loss when it and all dims that go before it are gone.
-            intermediate = torch.empty_like(intermediate).index_copy_(0, order, curves["mlp"][:-1])
-            reference_losses["mlp"] = self._mlp.cut(order[cut.intermediate_size :])
-            losses = PredictedLosses(curves, reference_losses)
+        cut, curves = reference(self.widths), dict[str, torch.Tensor]()
+        reference_losses: dict[Module, torch.Tensor] = {}
+        heads, v_dims, pairs, intermediate = (torch.empty(shape) for shape in (0, (0, 0), (0, 0), 0))
+        if self._attention:
+            attention = self._attention.dims()
+            v_dims = of_groups(attention, self.widths)
+            pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
+            heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
+            if self.wants_losses:
+                by_group = heads.view(self.widths.num_key_value_heads, -1)
+                curves |= self._attention_curves(self._attention, by_group, v_dims)
+                curves["queries-keys"] = _tail_sums(pairs)
+                groups = _descending(by_group.mean(dim=1))
+                gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
+                reference_losses["attention"] = self._attention.cut(gone)
+        if self._mlp:
+            intermediate = self._mlp.dims()
+            if self.wants_losses:
+                order, curves["mlp"] = eliminate(self._mlp.gram, self._mlp.effects)
+                # A dim scores as the loss when it and all dims that go before it are gone.
+                intermediate = torch.empty_like(intermediate).index_copy_(0, order, curves["mlp"][:-1])
+                reference_losses["mlp"] = self._mlp.cut(order[cut.intermediate_size :])
+        losses = PredictedLosses(curves, reference_losses) if self.wants_losses else None
         return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=intermediate, losses=losses)
 
     @property
@@ -76,10 +86,10 @@ class Obs(Scorer):
         dims = torch.arange(widths.attention_size, device=linear(self.layer, OUTPUT).weight.device)
         return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
 
-    def _attention_curves(self, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _attention_curves(self, loss: BlockLoss, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss by the number of units kept, ``[units + 1]``, from scores ``[groups, units]``."""
         widths, dims = self.widths, self._attention_dims
-        gram, effects = self._attention.gram, self._attention.effects
+        gram, effects = loss.gram, loss.effects
         by_group = curve(gram, effects, dims[_descending(heads.mean(dim=1))].flatten())
         queries = _descending(heads)[..., None].expand_as(dims)
         by_query = curve(gram, effects, dims.gather(1, queries).transpose(0, 1).flatten())

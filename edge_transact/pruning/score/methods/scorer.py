@@ -20,7 +20,8 @@ Gradients = Literal["none", "activations", "weights"]
 class Activations:
     """What one layer computes for a batch of calibration tokens, in the dtype of the computation, tokens flattened.
 
-    Gradients are those of the batch's summed next-token loss, and `None` for methods that don't ask for them.
+    What belongs to attention or to an MLP that the layer lacks is one token without dims. Gradients are those of the
+    batch's summed next-token loss, and `None` for that and for methods that don't ask for them.
 
     Attributes:
         attention: The input of attention's output projection, ``[tokens, attention_size]``.

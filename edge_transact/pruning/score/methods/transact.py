@@ -26,7 +26,7 @@ class Transact(Scorer):
 
     def scores(self) -> LayerScores:
         return LayerScores(
-            heads=head_salience(self._attention.norm(), self.widths.num_attention_heads),
+            heads=head_salience(self._attention.norm(), self.widths),
             v_dims=of_groups(self._attention.value(), self.widths).sqrt(),
             qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
             intermediate=self._mlp.norm(),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, DOWN, MLP_INPUTS, OUTPUT
-from edge_transact.checkpoint.layers import linear
+from edge_transact.checkpoint.layers import find_linear
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.score.salience import SquareSum
 from edge_transact.pruning.score.structures import scores_of_weights
@@ -36,7 +36,7 @@ class Wanda(Scorer):
             (MLP_INPUTS, self._mlp_input),
             ((DOWN,), self._mlp),
         )
-        norms = {linear(self.layer, matrix): read.norm() for matrices, read in inputs for matrix in matrices}
+        norms = {find_linear(self.layer, matrix): read.norm() for matrices, read in inputs for matrix in matrices}
 
         def importance(projection: nn.Linear) -> torch.Tensor:
             return projection.weight.abs() * norms[projection]
