@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from edge_transact.pruning.rotation import Rotation
 from edge_transact.pruning.units import MODULES, UNITS, Module, Unit
 
 RANKS = ("heads", "v_dims", "qk_pairs", "intermediate")
@@ -36,6 +37,7 @@ class LayerScores:
         losses: Predicted losses, if the method predicts them and they are wanted.
         means: The mean inputs of `units.CONSUMERS`, ``[attention_size]`` and ``[intermediate_size]``, if the
             method has biases take over the mean effect of the dims that are cut.
+        rotation: The dims that `v_dims` scores, if the method has value heads rotated before they are cut.
     """
 
     heads: torch.Tensor
@@ -44,6 +46,7 @@ class LayerScores:
     intermediate: torch.Tensor
     losses: PredictedLosses | None = None
     means: Mapping[Module, torch.Tensor] | None = None
+    rotation: Rotation | None = None
 
     def of(self, unit: Unit) -> torch.Tensor:
         """The scores that a unit is selected by: ``[units]``, or ``[groups, units]`` for units inside KV groups."""
@@ -66,6 +69,8 @@ class LayerScores:
             tensors |= {f"reference.{module}": loss for module, loss in self.losses.reference.items()}
         if self.means is not None:
             tensors |= {f"means.{module}": mean for module, mean in self.means.items()}
+        if self.rotation is not None:
+            tensors |= {"rotation.into": self.rotation.into, "rotation.back": self.rotation.back}
         return tensors
 
     @classmethod
@@ -74,8 +79,10 @@ class LayerScores:
         curves = {name: tensors[f"curves.{name}"] for name in UNITS if f"curves.{name}" in tensors}
         reference = {module: tensors[f"reference.{module}"] for module in MODULES if f"reference.{module}" in tensors}
         means = {module: tensors[f"means.{module}"] for module in MODULES if f"means.{module}" in tensors}
+        maps = [tensors[name] for name in ("rotation.into", "rotation.back") if name in tensors]
         return cls(
             **{name: tensors[name] for name in RANKS},
             losses=PredictedLosses(curves, reference) if curves else None,
             means=means or None,
+            rotation=Rotation(*maps) if maps else None,
         )

@@ -191,9 +191,12 @@ class _Layer:
         return self._solve(OUTPUT, attend, computed, source, pruned)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """The dims of attention's activation that the cut layer has; `None` if RoPE pairs were cut: all change."""
+        """The dims of attention's activation that the cut layer has; `None` if all change.
+
+        They do if RoPE pairs were cut or values rotated.
+        """
         widths = self.model.checkpoint.plan.layers[self.index]
-        if self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
+        if self.selection.rotation or self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None
         return kept_inputs(OUTPUT, widths, self.selection).to(self.model.device)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from edge_transact.pruning.rotation import Rotation
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.units import GROUPS, UNITS, Unit
+from edge_transact.pruning.units import GROUPS, UNITS, VALUES, Unit
 from edge_transact.widths import LayerWidths
 
 
@@ -25,6 +26,7 @@ class LayerSelection:
             pair ``i`` is dims ``(i, i + qk_head_dim / 2)`` of its heads; ``[groups, qk_head_dim / 2]``.
         v_dims: Value dims of each KV head; ``[groups, v_head_dim]``.
         intermediate: MLP dims; ``[intermediate_size]``.
+        rotation: What `v_dims` become, if they aren't kept as they are: fewer other dims.
     """
 
     groups: torch.Tensor
@@ -32,6 +34,7 @@ class LayerSelection:
     qk_pairs: torch.Tensor
     v_dims: torch.Tensor
     intermediate: torch.Tensor
+    rotation: Rotation | None = None
 
     @staticmethod
     def everything(layer: LayerWidths) -> LayerSelection:
@@ -53,9 +56,16 @@ class LayerSelection:
 
         def both(unit: Unit) -> torch.Tensor:
             kept, fewer = self.of(unit), further.of(unit)
-            return kept[further.groups].gather(1, fewer) if unit.place == "in group" else kept[fewer]
+            if unit.place != "in group":
+                return kept[fewer]
+            kept = kept[further.groups]
+            return kept if unit is VALUES and self.rotation else kept.gather(1, fewer)
 
-        return _by_unit(both)
+        rotation = further.rotation
+        if self.rotation:
+            earlier = self.rotation.chosen(further.groups, further.v_dims)
+            rotation = earlier.then(rotation) if rotation else earlier
+        return _by_unit(both, rotation)
 
     @property
     def widths(self) -> LayerWidths:
@@ -64,13 +74,13 @@ class LayerSelection:
             num_attention_heads=self.queries.numel(),
             num_key_value_heads=len(self.groups),
             qk_head_dim=2 * self.qk_pairs.shape[1],
-            v_head_dim=self.v_dims.shape[1],
+            v_head_dim=self.rotation.into.shape[1] if self.rotation else self.v_dims.shape[1],
             intermediate_size=len(self.intermediate),
         )
 
 
-def _by_unit(chosen: Callable[[Unit], torch.Tensor]) -> LayerSelection:
-    return LayerSelection(**{unit.kept: chosen(unit) for unit in UNITS.values()})
+def _by_unit(chosen: Callable[[Unit], torch.Tensor], rotation: Rotation | None = None) -> LayerSelection:
+    return LayerSelection(**{unit.kept: chosen(unit) for unit in UNITS.values()}, rotation=rotation)
 
 
 def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -82,7 +92,8 @@ def top_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
 def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
     """The highest-scoring units of a layer, as many of each as `target` has.
 
-    Each KV group that is kept keeps its own best query heads, value dims and RoPE pairs.
+    Each KV group that is kept keeps its own best query heads, value dims and RoPE pairs. Values are rotated only where
+    they lose dims.
     """
     groups = top_indices(scores.of(GROUPS), target.num_key_value_heads)
 
@@ -90,4 +101,8 @@ def select(scores: LayerScores, target: LayerWidths) -> LayerSelection:
         values = scores.of(unit)
         return top_indices(values[groups] if unit.place == "in group" else values, unit.count(target))
 
-    return _by_unit(best)
+    chosen, dims = _by_unit(best), scores.v_dims.shape[1]
+    if scores.rotation is None or target.v_head_dim in (0, dims):
+        return chosen
+    rotation = scores.rotation.chosen(groups, chosen.v_dims).orthonormal()
+    return replace(chosen, v_dims=torch.arange(dims).repeat(len(groups), 1), rotation=rotation)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from edge_transact.architecture.matrices import MATRICES, Matrix
+from edge_transact.architecture.matrices import MATRICES, OUTPUT, VALUE, Matrix
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.finite import checked
 from edge_transact.checkpoint.layers import DecoderLayer
@@ -78,7 +78,11 @@ def shifted_biases(
         bias = tensors.get(f"{consumer.name}.bias")
         if bias is None:
             continue
-        removed = mean.index_fill(0, kept_inputs(consumer, widths, selection), 0)
+        stays = kept_inputs(consumer, widths, selection)
+        known = mean[stays]
+        if consumer is OUTPUT and selection.rotation:
+            known = selection.rotation.projected(known)
+        removed = mean.index_add(0, stays, -known)
         shifted[f"{consumer.name}.bias"] = bias.float() + tensors[f"{consumer.name}.weight"].float() @ removed
     return shifted
 
@@ -102,6 +106,10 @@ def _cut(checkpoint: Checkpoint, index: int, part: str, selection: LayerSelectio
         tensor = tensor[_features(rows, layer, selection)]
     if matrix and kind == "weight" and units_of(matrix.columns):
         tensor = tensor[:, kept_inputs(matrix, layer, selection)]
+    if selection.rotation and matrix is VALUE:
+        return selection.rotation.of_values(tensor.movedim(0, -1)).movedim(-1, 0).contiguous()
+    if selection.rotation and matrix is OUTPUT and kind == "weight":
+        return selection.rotation.of_columns(tensor)
     return tensor
 
 

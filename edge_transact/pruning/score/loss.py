@@ -15,9 +15,7 @@ from __future__ import annotations
 import torch
 
 from edge_transact.layerwise.gram import BLOCK, Gram
-
-DAMPING = 1e-2
-"""Added to the Gram matrix's diagonal, as a share of it, for what the calibration text doesn't show."""
+from edge_transact.pruning.rotation import DAMPING, damped
 
 LIFTS = (10, 100, 1000)
 """Multiples of the damping, tried in turn, for a matrix that rounding made indefinite."""
@@ -61,11 +59,7 @@ class BlockLoss:
     @property
     def gram(self) -> torch.Tensor:
         """A, damped, ``[size, size]``."""
-        gram = self._whole_gram() / self._weight.clamp_min(torch.finfo(torch.float32).tiny)
-        diagonal = gram.diagonal()
-        # Dead dims get a little, which the factorization needs; they still cost nothing.
-        diagonal += DAMPING * diagonal + 1e-6 * diagonal.mean() + torch.finfo(torch.float32).tiny
-        return gram
+        return damped(self._whole_gram() / self._weight.clamp_min(torch.finfo(torch.float32).tiny))
 
     @property
     def effects(self) -> torch.Tensor:

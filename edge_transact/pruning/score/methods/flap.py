@@ -1,8 +1,8 @@
 """FLAP (An et al., AAAI 2024): how much an input feature fluctuates, times the squared norm of its outgoing weights.
 
 A feature that doesn't fluctuate can be cut: `surgery.shifted_biases` adds its mean to a bias. A dim scores ``variance *
-||column||**2``, the mean squared error that its removal leaves; a value dim or a head scores the sum over its columns.
-FLAP has no score for Q and K, so RoPE pairs score as in `transact`.
+||column||**2``, the mean squared error that its removal leaves; a head scores the sum over its columns. Value dims
+are rotated, and score by the error, too. FLAP has no score for Q and K, so RoPE pairs score as in `transact`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import torch
 
 from edge_transact.architecture.matrices import DOWN, OUTPUT, Matrix
 from edge_transact.checkpoint.layers import DecoderLayer, find_linear
+from edge_transact.pruning.rotation import least_squares_rotation, value_moments
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
-from edge_transact.pruning.score.salience import SquareSum, by_head, of_groups, pair_energy
+from edge_transact.pruning.score.salience import SquareSum, by_head, pair_energy
 from edge_transact.pruning.scores import LayerScores
 
 
@@ -22,21 +23,26 @@ class Flap(Scorer):
     def __post_init__(self) -> None:
         self._attention, self._mlp = Moments(), Moments()
         self._queries, self._keys = SquareSum(), SquareSum()
+        self._products: torch.Tensor | float = 0.0
 
     def add(self, seen: Activations) -> None:
         self._attention.add(seen.attention)
         self._mlp.add(seen.mlp)
         self._queries.add(seen.queries)
         self._keys.add(seen.keys)
+        self._products = self._products + value_moments(seen.attention, self.widths)
 
     def scores(self) -> LayerScores:
+        covariances = self._products / self._attention.tokens - value_moments(self._attention.mean[None], self.widths)
+        rotation, v_dims = least_squares_rotation(covariances, self.layer)
         attention = self._attention.variance() * _column_squares(self.layer, OUTPUT)
         return LayerScores(
             heads=by_head(attention, self.widths).sum(dim=1),
-            v_dims=of_groups(attention, self.widths),
+            v_dims=v_dims,
             qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
             intermediate=self._mlp.variance() * _column_squares(self.layer, DOWN),
             means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
+            rotation=rotation,
         )
 
 

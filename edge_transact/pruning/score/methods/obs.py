@@ -12,9 +12,9 @@ import torch
 
 from edge_transact.architecture.matrices import DOWN, OUTPUT
 from edge_transact.checkpoint.layers import find_linear, linear
+from edge_transact.pruning.rotation import Rotation, best_rotation
 from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
 from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
-from edge_transact.pruning.score.salience import of_groups
 from edge_transact.pruning.score.sensitivity import reference
 from edge_transact.pruning.scores import LayerScores, PredictedLosses
 from edge_transact.pruning.units import UNITS, Module
@@ -31,8 +31,8 @@ class Obs(Scorer):
 
     def __post_init__(self) -> None:
         self._attention, self._mlp = (
-            None if found is None else BlockLoss(found.weight, diagonal=not self.wants_losses)
-            for found in (find_linear(self.layer, matrix) for matrix in (OUTPUT, DOWN))
+            None if found is None else BlockLoss(found.weight, diagonal=matrix is DOWN and not self.wants_losses)
+            for matrix, found in ((matrix, find_linear(self.layer, matrix)) for matrix in (OUTPUT, DOWN))
         )
         self._pairs: torch.Tensor | float = 0.0
         self._tokens = 0
@@ -56,15 +56,17 @@ class Obs(Scorer):
     def scores(self) -> LayerScores:
         cut, curves = reference(self.widths), dict[str, torch.Tensor]()
         reference_losses: dict[Module, torch.Tensor] = {}
+        rotation: Rotation | None = None
         heads, v_dims, pairs, intermediate = (torch.empty(shape) for shape in (0, (0, 0), (0, 0), 0))
         if self._attention:
             attention = self._attention.dims()
-            v_dims = of_groups(attention, self.widths)
+            gram, effects, shape = self._attention.gram, self._attention.effects, self._attention_dims.shape
+            rotation, v_dims = best_rotation(torch.einsum("gqvgqw->gvw", gram.view(*shape, *shape)), effects)
             pairs = torch.as_tensor(self._pairs) / (2 * self._tokens)
             heads = attention.view(self.widths.num_attention_heads, -1).sum(dim=1)
             if self.wants_losses:
                 by_group = heads.view(self.widths.num_key_value_heads, -1)
-                curves |= self._attention_curves(self._attention, by_group, v_dims)
+                curves |= self._attention_curves(by_group, gram, effects, rotation)
                 curves["queries-keys"] = _tail_sums(pairs)
                 groups = _descending(by_group.mean(dim=1))
                 gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
@@ -77,7 +79,7 @@ class Obs(Scorer):
                 intermediate = torch.empty_like(intermediate).index_copy_(0, order, curves["mlp"][:-1])
                 reference_losses["mlp"] = self._mlp.cut(order[cut.intermediate_size :])
         losses = PredictedLosses(curves, reference_losses) if self.wants_losses else None
-        return LayerScores(heads=heads, v_dims=v_dims, qk_pairs=pairs, intermediate=intermediate, losses=losses)
+        return LayerScores(heads, v_dims, pairs, intermediate, losses, rotation=rotation)
 
     @property
     def _attention_dims(self) -> torch.Tensor:
@@ -86,15 +88,16 @@ class Obs(Scorer):
         dims = torch.arange(widths.attention_size, device=linear(self.layer, OUTPUT).weight.device)
         return dims.view(widths.num_key_value_heads, widths.q_per_kv, widths.v_head_dim)
 
-    def _attention_curves(self, loss: BlockLoss, heads: torch.Tensor, v_dims: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss by the number of units kept, ``[units + 1]``, from scores ``[groups, units]``."""
+    def _attention_curves(
+        self, heads: torch.Tensor, gram: torch.Tensor, effects: torch.Tensor, rotation: Rotation
+    ) -> dict[str, torch.Tensor]:
+        """The loss by the number of units kept, ``[units + 1]``; `heads` are scores, ``[groups, queries]``."""
         widths, dims = self.widths, self._attention_dims
-        gram, effects = loss.gram, loss.effects
         by_group = curve(gram, effects, dims[_descending(heads.mean(dim=1))].flatten())
         queries = _descending(heads)[..., None].expand_as(dims)
         by_query = curve(gram, effects, dims.gather(1, queries).transpose(0, 1).flatten())
-        ranked = dims.gather(2, _descending(v_dims)[:, None].expand_as(dims))
-        by_dim = curve(gram, effects, ranked.permute(2, 0, 1).flatten())
+        gram = rotation.of_values(rotation.of_values(gram).mT)
+        by_dim = curve(gram, rotation.of_columns(effects.mT).mT, dims.permute(2, 0, 1).flatten())
         return {
             "groups": by_group[:: widths.q_per_kv * widths.v_head_dim].contiguous(),
             "queries": by_query[:: widths.num_key_value_heads * widths.v_head_dim].contiguous(),

@@ -1,15 +1,19 @@
 """Wanda (Sun et al., ICLR 2024), summed over structures: ``|weight| * ||input||`` over all weights of a unit.
 
-The norm is the L2 norm, over all calibration tokens, of the input feature that the weight multiplies.
+The norm is the L2 norm, over all calibration tokens, of the input feature that the weight multiplies. Value dims are
+rotated, and score by the squared error that cutting them leaves.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, DOWN, MLP_INPUTS, OUTPUT
 from edge_transact.checkpoint.layers import find_linear
+from edge_transact.pruning.rotation import least_squares_rotation, value_moments
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.score.salience import SquareSum
 from edge_transact.pruning.score.structures import scores_of_weights
@@ -22,12 +26,14 @@ class Wanda(Scorer):
     def __post_init__(self) -> None:
         self._attention_input, self._attention = SquareSum(), SquareSum()
         self._mlp_input, self._mlp = SquareSum(), SquareSum()
+        self._products: torch.Tensor | float = 0.0
 
     def add(self, seen: Activations) -> None:
         self._attention_input.add(seen.attention_input)
         self._attention.add(seen.attention)
         self._mlp_input.add(seen.mlp_input)
         self._mlp.add(seen.mlp)
+        self._products = self._products + value_moments(seen.attention, self.widths)
 
     def scores(self) -> LayerScores:
         inputs = (
@@ -41,4 +47,5 @@ class Wanda(Scorer):
         def importance(projection: nn.Linear) -> torch.Tensor:
             return projection.weight.abs() * norms[projection]
 
-        return scores_of_weights(self.layer, self.widths, importance)
+        rotation, v_dims = least_squares_rotation(torch.as_tensor(self._products), self.layer)
+        return replace(scores_of_weights(self.layer, self.widths, importance), v_dims=v_dims, rotation=rotation)
