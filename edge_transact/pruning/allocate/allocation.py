@@ -10,7 +10,7 @@ from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
-from edge_transact.pruning.allocate.pricing import cheapest
+from edge_transact.pruning.allocate.solver import cheapest
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
@@ -50,7 +50,9 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
         return Allocation(plan)
     limits, units, bucket = _limits(options, source), options.units, options.bucket
     if options.allocation == "budgeted":
-        spent, why = cheapest(source, curves, limits, units=units or DEFAULT_UNITS, bucket=bucket), DEARER
+        units = list(units or DEFAULT_UNITS)
+        require_reachable(limits, _smallest(source, units, bucket))
+        spent, why = cheapest(source, curves, limits, units=units, bucket=bucket), DEARER
     else:
         uniform, why = _uniform(source, limits, units, bucket), ROUNDED
         if options.allocation != "sensitivity":

@@ -21,6 +21,7 @@ class Limit:
         asked: What the user asked for, in the user's terms: ``--ratio 0.3``.
         bound: The largest value of `measure` that is allowed.
         nearest: Whether a uniform plan may exceed the bound by the rounding of MLP dims to the nearest bucket.
+        is_time: Whether it is a time, in seconds.
     """
 
     asked: str
@@ -28,6 +29,7 @@ class Limit:
     measure: Callable[[WidthPlan], float]
     unit: str
     nearest: bool = False
+    is_time: bool = False
 
     def holds(self, plan: WidthPlan) -> bool:
         """Whether a plan is within the bound."""
