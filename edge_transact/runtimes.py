@@ -94,14 +94,17 @@ def nemotron_nas(plan: WidthPlan) -> str | None:
         return "its layers are LLaMA's, and this model's norms, biases or rotations differ: only equal widths fit"
     if lost := _lost_dims(plan):
         return lost
-    heads = sorted({layer.num_attention_heads for layer in plan.layers})
+    first = next(layer for layer in plan.layers if layer.has_attention or layer.has_mlp)
+    if not first.has_attention:
+        return "vLLM begins its residual stream in attention, and the first layer has none"
+    heads = sorted({layer.num_attention_heads for layer in plan.layers if layer.has_attention})
     if len(heads) > 1:
         return f"layers have {heads[0]} to {heads[-1]} query heads, and it has one number for all"
     return _ragged(plan, NEMOTRON_NAS_MULTIPLE)
 
 
 def _mlx(plan: WidthPlan) -> str | None:
-    heads = plan.layers[0].num_attention_heads
+    heads = plan.widest.num_attention_heads
     misfit = vllm(plan)
     if misfit is None and not plan.is_stock and heads * plan.head_dim != plan.hidden_size:
         return f"{heads} query heads of {plan.head_dim} dims aren't the hidden size, {plan.hidden_size}"
@@ -110,7 +113,7 @@ def _mlx(plan: WidthPlan) -> str | None:
 
 def _lost_dims(plan: WidthPlan) -> str | None:
     for index, layer in enumerate(plan.layers):
-        if {layer.qk_head_dim, layer.v_head_dim} != {plan.head_dim}:
+        if layer.has_attention and {layer.qk_head_dim, layer.v_head_dim} != {plan.head_dim}:
             return f"heads of layer {index} lost dims, and it has one head dim for all"
     return None
 

@@ -408,6 +408,12 @@ def compares_whole(plan: WidthPlan, has_library: bool) -> bool:
     return has_library and memory.fits(4 * costs.parameters(plan))
 
 
+def first_layers(plan: WidthPlan) -> WidthPlan:
+    """The layers that are compared with torch instead of all: `CUT_LAYERS`, or more until any has attention or MLP."""
+    firsts = ([getattr(layer, has) for layer in plan.layers].index(True) for has in ("has_attention", "has_mlp"))
+    return plan.with_layers(plan.layers[: max(CUT_LAYERS, *(first + 1 for first in firsts))])
+
+
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
@@ -416,8 +422,8 @@ def _check_parity(
     plan, name = checkpoint.plan, "host"
     whole = compares_whole(plan, "host" in libraries)
     if not whole:
-        definition = definition.truncated(min(CUT_LAYERS, plan.num_hidden_layers))
-        plan = plan.with_layers(plan.layers[:CUT_LAYERS])
+        plan = first_layers(plan)
+        definition = definition.truncated(plan.num_hidden_layers)
         name = f"host, the first {plan.num_hidden_layers} layers"
     logger.info(f"compare with torch: {name}")
     if not whole:

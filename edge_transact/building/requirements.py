@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_transact import costs
-from edge_transact.building.dist import CUT_LAYERS, MANIFEST_STEP, OPEN_STEP, PARITY_STEP, compares_whole
+from edge_transact.building.dist import MANIFEST_STEP, OPEN_STEP, PARITY_STEP, compares_whole, first_layers
 from edge_transact.building.options import CALIBRATED_ROUNDINGS, BuildOptions
 from edge_transact.building.stages import compile_step
 from edge_transact.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ def requirements(
     if healing:
         before.append(requirements_of_training(source, source, healing))
     runs = has_library(options)
-    compared = plan if compares_whole(plan, runs) else plan.with_layers(plan.layers[:CUT_LAYERS])
+    compared = plan if compares_whole(plan, runs) else first_layers(plan)
     stages = [memory.model_bytes(compared) + costs.loaded_weight_bytes(compared, quantization)]
     stages += [costs.loaded_weight_bytes(plan, quantization)] if runs else []
     # In the cache and in DIST.

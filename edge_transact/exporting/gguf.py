@@ -38,7 +38,7 @@ class Export:
         kind: The type of most matrices.
         matrices: Number of matrices by type.
         other_bytes: Extra bytes of matrices that are of another type than `kind`.
-        filled_parameters: Number of zeros that replace dims cut from heads.
+        filled_parameters: Number of zeros that replace dims cut from heads, and attention or an MLP that llama.cpp needs.
         filled_kv_bytes_per_token: Bytes of these dims in llama.cpp's fp16 KV cache.
     """
 
@@ -105,9 +105,11 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None, tokenizer: 
         # float32, so that gguf reads the shape as elements rather than bytes.
         size = sum(packed_bytes(place, kind) for place, kind in places)
         writer.add_tensor_info(stored, shape, float32, size, raw_dtype=places[0][1])
-    rope = layout.rope_tensors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
-    for stored, factors in rope.items():
-        writer.add_tensor_info(stored, factors.shape, float32, factors.nbytes)
+    others = layout.rope_tensors(model.rope_theta, model.rope_scaling, model.plan.head_dim)
+    for stored, shape in layout.fillers(model.plan).items():
+        others[stored] = np.zeros(shape, np.float16 if len(shape) > 1 else float32)
+    for stored, values in others.items():
+        writer.add_tensor_info(stored, values.shape, values.dtype, values.nbytes)
     size = sum(tensor.nbytes for tensor in writer.tensors[0].values())
     require_space(output.absolute().parent, size, f"{output} needs", "Make room, or write elsewhere.")
     try:
@@ -117,8 +119,8 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None, tokenizer: 
         packed = track(model.tensors.packed(), f"write {output.name}", total=len(kinds))
         for _, group in groupby(zip(kinds, packed, strict=True), key=place_name):
             writer.write_tensor_data(np.concatenate([part for _, part in group]))
-        for factors in rope.values():
-            writer.write_tensor_data(factors)
+        for values in others.values():
+            writer.write_tensor_data(values)
         writer.close()
         seal(fresh)
     except OSError as error:
@@ -127,7 +129,7 @@ def _write(model: Model, fresh: Path, output: Path, pre: str | None, tokenizer: 
 
 
 def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
-    plan, layers = model.plan, model.plan.layers
+    plan, layers = model.plan, model.whole.layers
     writer.add_block_count(len(layers))
     writer.add_context_length(model.context_length)
     writer.add_embedding_length(plan.hidden_size)
@@ -180,7 +182,7 @@ def _summary(model: Model, output: Path, size: int) -> Export:
     other = sum(
         math.prod(model.places[name].shape) * (bits[kind] - bits[model.kind]) / 8 for name, kind in kinds.items()
     )
-    heads = sum(layer.num_key_value_heads for layer in model.plan.layers)
+    heads = sum(layer.num_key_value_heads for layer in model.whole.layers)
     kept = sum(layer.num_key_value_heads * (layer.qk_head_dim + layer.v_head_dim) for layer in model.plan.layers)
     return Export(
         path=output,

@@ -67,7 +67,7 @@ class Model:
     @property
     def whole(self) -> WidthPlan:
         """The widths that llama.cpp computes with."""
-        return layout.whole_heads(self.plan)
+        return layout.computed(self.plan)
 
     @property
     def architecture(self) -> str:

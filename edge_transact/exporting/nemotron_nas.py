@@ -93,7 +93,7 @@ def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "hidden_size": plan.hidden_size,
         "num_hidden_layers": plan.num_hidden_layers,
-        "num_attention_heads": plan.layers[0].num_attention_heads,
+        "num_attention_heads": plan.widest.num_attention_heads,
         "head_dim": plan.head_dim,
         "vocab_size": plan.vocab_size,
         "tie_word_embeddings": plan.tie_word_embeddings,
@@ -114,8 +114,8 @@ def _block(plan: WidthPlan, index: int) -> Mapping[str, Any]:
     # Readers compute int(2 * ffn_mult * hidden_size / 3) and round it up to a multiple of 256. Half of that is
     # subtracted, so that rounding the factor doesn't matter.
     ffn_mult = 3 * (layer.intermediate_size - NEMOTRON_NAS_MULTIPLE / 2) / (2 * plan.hidden_size)
-    flags = {"no_op": False, "replace_with_linear": False, "sparsify": None}
+    flags, sinks = {"replace_with_linear": False, "sparsify": None}, {"window_length": None, "num_sink_tokens": None}
     return {
-        "attention": {**flags, "n_heads_in_group": layer.q_per_kv, "window_length": None, "num_sink_tokens": None},
-        "ffn": {**flags, "ffn_mult": round(ffn_mult, 6)},
+        "attention": {"no_op": not layer.has_attention, **flags, "n_heads_in_group": layer.q_per_kv or None, **sinks},
+        "ffn": {"no_op": not layer.has_mlp, **flags, "ffn_mult": round(ffn_mult, 6) if layer.has_mlp else None},
     }

@@ -3,6 +3,10 @@
 For LLaMA, llama.cpp rotates neighbouring dims of a head, and transformers dims that are half a head apart, so the rows
 of q and k are interleaved by head (``LlamaModel.permute`` in llama.cpp's ``convert_hf_to_gguf.py``). llama.cpp has one
 head dim for q, k and v of all layers: dims that were pruned from heads become zeros, which doesn't change the result.
+
+``deci`` has layers without attention or MLP, but its graph (``src/models/deci.cpp``) leaves out all of a layer without
+MLP, reads the head dim only where layer 0 has heads (``load_hparams``), and selects the tokens that have logits in the
+last layer's MLP. Such layers get an MLP or a head of zeros (`computed`, `fillers`).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from edge_transact.architecture.matrices import KEY, OUTPUT, QUERY, VALUE
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.gguf.q4_0 import BLOCK_WEIGHTS
 from edge_transact.runtimes import gguf_architecture
-from edge_transact.widths import WidthPlan
+from edge_transact.widths import LayerWidths, WidthPlan
 
 VARIABLE = "deci"
 """llama.cpp's architecture of a LLaMA whose layers differ in width."""
@@ -109,6 +113,8 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     rows: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
     for index, (layer, pairs) in enumerate(zip(plan.layers, rope_pairs, strict=True)):
+        if not layer.has_attention:
+            continue
         prefix = f"model.layers.{index}."
         rows[prefix + QUERY.name] = _rows(np.repeat(pairs, layer.q_per_kv, axis=0), dims)
         rows[prefix + KEY.name] = _rows(pairs, dims)
@@ -116,7 +122,7 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
             rows[prefix + VALUE.name] = _first_dims(layer.num_key_value_heads, layer.v_head_dim, plan.head_dim)
             columns[prefix + OUTPUT.name] = _first_dims(layer.num_attention_heads, layer.v_head_dim, plan.head_dim)
     found, filled = {}, Counter[str]()
-    for name, shape in tensor_shapes(whole_heads(plan)).items():
+    for name, shape in tensor_shapes(_whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")
         # The tensor in the family's own checkpoint that holds this one.
         own = next((name.replace(part, whole) for part, whole in fused.items() if part in name), name)
@@ -132,10 +138,32 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     return found
 
 
-def whole_heads(plan: WidthPlan) -> WidthPlan:
-    """The plan with unpruned head dims, as llama.cpp computes it."""
+def _whole_heads(plan: WidthPlan) -> WidthPlan:
     dims = {"qk_head_dim": plan.head_dim, "v_head_dim": plan.head_dim}
     return plan.with_layers(replace(layer, **dims) for layer in plan.layers)
+
+
+def computed(plan: WidthPlan) -> WidthPlan:
+    """The plan as llama.cpp computes it: with unpruned head dims, and with what `fillers` add."""
+    layers = list(_whole_heads(plan).layers)
+    for index, layer in enumerate(layers):
+        if not layer.has_mlp and (layer.has_attention or index == len(layers) - 1):
+            layers[index] = replace(layer, intermediate_size=BLOCK_WEIGHTS)
+    if not layers[0].has_attention:
+        mlp = layers[0].intermediate_size
+        layers[0] = LayerWidths(plan.q_per_kv, 1, plan.head_dim, plan.head_dim, mlp)
+    return plan.with_layers(layers)
+
+
+def fillers(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
+    """The tensors of zeros that llama.cpp needs where a layer has no attention or no MLP: GGUF names and shapes."""
+    import gguf
+
+    kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[gguf_architecture(plan)[0]]
+    names = gguf.get_tensor_name_map(kind, len(plan.layers))
+    shapes = tensor_shapes(computed(plan))
+    added = shapes.keys() - tensor_shapes(plan).keys()
+    return {str(names.get_name(name, try_suffixes=(".weight", ".bias"))): shapes[name] for name in shapes if name in added}
 
 
 def _dims(plan: WidthPlan, architecture: str) -> np.ndarray:

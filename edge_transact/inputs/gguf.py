@@ -6,6 +6,7 @@ transformers reads the tokenizer only: for the rest, it has no layers of differe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,8 @@ ARCHITECTURES = (layout.VARIABLE, *dict.fromkeys(family.gguf for family in FAMIL
 """llama.cpp's architectures that are read. Mistral's is ``llama``."""
 
 NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
+
+_LAYER = re.compile(r"blk\.(\d{1,4})\.")
 
 
 _MOST_VALUES = 1 << 24
@@ -142,7 +145,8 @@ class _Model:
         return config
 
     def _check_layers(self, claimed: object) -> None:
-        stored = sum(name.startswith("blk.") and name.endswith(".ffn_norm.weight") for name in self.tensors)
+        # A layer can lack attention or the MLP, and one that lacks both isn't the last in llama.cpp.
+        stored = 1 + max((int(found[1]) for found in map(_LAYER.match, self.tensors) if found), default=-1)
         if claimed != stored:
             raise EdgeTransactError(f"{self.file} has {stored} layers, its metadata says {claimed!r}", fix=AGAIN)
 
@@ -233,7 +237,7 @@ class _Model:
         heads = self._of_layers(size("attention.head_count"), "attention.head_count", layers)
         groups = self._of_layers(size("attention.head_count_kv", heads), "attention.head_count_kv", layers)
         dims = self._of_layers(size("feed_forward_length"), "feed_forward_length", layers)
-        head_dim = count("attention.key_length", hidden // heads[0])
+        head_dim = count("attention.key_length", hidden // (max(heads) or hidden))
         rotated = count("rope.dimension_count", head_dim)
         widths = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": dims}
         if "token_embd.weight" not in self.tensors:
@@ -254,9 +258,9 @@ class _Model:
                 "rope_theta": size("rope.freq_base", 10000.0),
                 **({"partial_rotary_factor": rotated / head_dim} if rotated < head_dim else {}),
             },
-            "attention_bias": "blk.0.attn_q.bias" in self.tensors,
-            "attention_out_bias": "blk.0.attn_output.bias" in self.tensors,
-            "mlp_bias": "blk.0.ffn_gate.bias" in self.tensors,
+            "attention_bias": any(name.endswith(".attn_q.bias") for name in self.tensors),
+            "attention_out_bias": any(name.endswith(".attn_output.bias") for name in self.tensors),
+            "mlp_bias": any(name.endswith(".ffn_gate.bias") for name in self.tensors),
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "per_layer_config": {
                 str(index): {name: values[index] for name, values in widths.items()} for index in range(layers)
@@ -280,12 +284,11 @@ class _Model:
         return translated(config)
 
     def _of_layers(self, value: Any, name: str, layers: int) -> list[int]:
-        """A width of every layer, none of which may be 0."""
+        """A width of every layer."""
         values = value if isinstance(value, list) else [value] * layers
         checked(list[NonNegativeInt], values, f"{self.file}, {name}")
-        if len(values) != layers or 0 in values:
-            which = f"layer {values.index(0)} has 0" if 0 in values else f"it has {len(values)} for {layers} layers"
-            raise EdgeTransactError(f"{self.file}: {name}: {which}", fix="Use a model whose layers are all complete.")
+        if len(values) != layers:
+            raise EdgeTransactError(f"{self.file}: {name}: it has {len(values)} for {layers} layers", fix=NOT_A_LLAMA)
         return values
 
     def _llama3_scaling(self, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ HEIGHT = 220
 
 def kl_by_part(parts: Sequence[Part]) -> Section:
     """A dot for each part and rounding: the divergence when the part alone is rounded."""
-    roundings = list(parts[0].kl)
+    roundings, parts = list(parts[0].kl), [part for part in parts if part.matrices]  # some layers have none
     series = {name: [(float(index), part.kl[name]) for index, part in enumerate(parts)] for name in roundings}
     layers = {float(index): _tick(part.name) for index, part in enumerate(parts)}
     x = Axis(-0.6, len(parts) - 0.4, "layer; emb is the embedding", names=layers)
