@@ -413,10 +413,13 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
 
 
 def describe(plan: WidthPlan) -> Sequence[str]:
-    """One line per width: ``name: value``, or ``name: least..most`` where layers differ."""
+    """One line per width, ``name: value`` or ``name: least..most``, of the layers that have it; and the others."""
     lines = []
     for name in WIDTH_FIELDS:
-        values = [getattr(layer, name) for layer in plan.layers]
+        values = [value for layer in plan.layers if (value := getattr(layer, name))]
         low, high = min(values), max(values)
         lines.append(f"{name}: {low}" if low == high else f"{name}: {low}..{high}")
+    for module, has in (("attention", "has_attention"), ("MLP", "has_mlp")):
+        if gone := [str(index) for index, layer in enumerate(plan.layers) if not getattr(layer, has)]:
+            lines.append(f"layers without {module}: {', '.join(gone)}")
     return lines

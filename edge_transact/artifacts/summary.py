@@ -82,8 +82,9 @@ def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
     charts, uncut = [], []
     for name, label in LABELS.items():
         widths, before = ([getattr(layer, name) for layer in each.layers] if each else [] for each in (plan, source))
-        if widths == before:
-            uncut.append(f"{label}: {spread(widths)}")
+        has = [layer.has_attention or name[-8:] != "head_dim" for layer in plan.layers]
+        if source and all(now == old for now, old, is_there in zip(widths, before, has, strict=True) if is_there):
+            uncut.append(f"{label}: {spread(before)}")
             continue
         series = {"source": before, "pruned": widths} if source else {"": widths}
         y = Axis.over([*widths, *before])

@@ -76,7 +76,7 @@ class TensorCacheMetadata(BaseModel):
     """MLC's addition to the index."""
 
     ParamSize: int
-    ParamBytes: int
+    ParamBytes: int | float  # MLC's own converter writes a float
     BitsPerParam: float
 
 

@@ -9,6 +9,9 @@ from edge_transact.compiler import library
 from edge_transact.compiler.targets import get_target, library_name
 from tests.support.odd_models import (
     CONFIG,
+    GONE,
+    GONE_NORMED,
+    GONE_OWN_DIMS,
     MODEL_LIB,
     NOPE,
     NORMED,
@@ -63,6 +66,24 @@ def nope(tmp_path_factory) -> Source:
 def partial_own_dims(tmp_path_factory) -> Source:
     """Heads of which RoPE rotates a part, and which lost dims."""
     return make_source(tmp_path_factory.mktemp("partial-own-dims"), PARTIAL_OWN_DIMS)
+
+
+@pytest.fixture(scope="session")
+def gone(tmp_path_factory) -> Source:
+    """Layers without attention, MLP or both."""
+    return make_source(tmp_path_factory.mktemp("gone"), GONE)
+
+
+@pytest.fixture(scope="session")
+def gone_own_dims(tmp_path_factory) -> Source:
+    """The same, and heads lost dims."""
+    return make_source(tmp_path_factory.mktemp("gone-own-dims"), GONE_OWN_DIMS)
+
+
+@pytest.fixture(scope="session")
+def gone_normed(tmp_path_factory) -> Source:
+    """The same with a norm of every query and key head."""
+    return make_source(tmp_path_factory.mktemp("gone-normed"), GONE_NORMED)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,10 @@ CASES = {
     "host, normed and cut heads": ("normed_own_dims", "q0f32", 1e-4),
     "host, a layer without RoPE": ("nope", "q0f32", 1e-4),
     "host, partial RoPE and cut heads": ("partial_own_dims", "q0f32", 1e-4),
+    "host, attention and MLPs that are gone": ("gone", "q4f32_1", 1e-4),
+    "host, gone, normed heads": ("gone_normed", "q0f32", 1e-4),
+    "phone, attention and MLPs that are gone": ("gone", "q4f16_1", 1e-2),
+    "phone, gone, cut heads": ("gone_own_dims", "q4f32_1", 1e-5),
     "phone, a layer without RoPE": ("nope", "q4f16_1", 1e-2),
     "phone, partial RoPE and cut heads": ("partial_own_dims", "q4f32_1", 1e-5),
     "phone, uniform": ("uniform", "q4f16_1", 1e-2),
@@ -48,7 +52,8 @@ CASES = {
 }
 """Device, plan, quantization, and how far logits may be from torch's, relative to the largest.
 
-Plans have biases, but for those with normed heads that aren't cut, with a layer without RoPE or with partial RoPE. In a
+Plans have biases, but for those with normed heads that aren't cut, with a layer without RoPE or with partial RoPE, and
+with heads that are cut beside attention that is gone. In a
 uniform one, whose biases are Qwen2's, all layers are alike, otherwise all differ; the cache rotates whole heads, and
 the definition those that lost dims. `building/test_families.py` compares 4 bits on the host with torch, by family.
 """
@@ -57,6 +62,7 @@ PHONE = [case for case in CASES if case not in HOST]
 LOWERED = ["host", "host, normed and cut heads"]
 """Whose lowered module is kept."""
 COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
+COMBINED |= {"host, gone, normed heads", "phone, attention and MLPs that are gone"}
 """What other cases have together; `soak` has each alone."""
 
 
@@ -397,6 +403,8 @@ def test_kernels_that_the_engine_calls_check_their_arguments(model):
 def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(library, model):
     """Two beside them, for the embedding and the logits; norms are part of the matmuls, and so is what cut heads need.
 
+    Two of the four are attention's, and two the MLP's: a layer without one has none of its launches.
+
     Where heads lost dims, `qkv_proj` has a launch for each layer of the cache, and the angles of RoPE have one, as have
     those of layers without it. Norms of heads have a launch, and RoPE after them one for each layer of the cache.
     """
@@ -406,10 +414,11 @@ def test_a_token_takes_four_launches_a_layer_and_three_a_layer_of_the_cache(libr
         model.decode(4)
     virtual_layers = model.metadata["kv_cache"]["num_hidden_layers"]
     plan = library.source.checkpoint.plan
-    layers, normed = plan.num_hidden_layers, plan.use_qk_norm
+    layers, normed = sum(layer.has_attention for layer in plan.layers), plan.use_qk_norm
+    mlps = sum(layer.has_mlp for layer in plan.layers)
     cut = "rotation_kernel" in launches
     ours = sum(count for name, count in launches.items() if name.startswith("w4_"))
-    assert ours == 3 * layers + (virtual_layers if cut and not normed else layers) + 2
+    assert ours == 2 * mlps + layers + (virtual_layers if cut and not normed else layers) + 2
     of_the_cache = ("fused_rope", "tir_kv_cache_transpose_append", "batch_decode_paged_kv")
     assert sum(count for name, count in launches.items() if name.startswith(of_the_cache)) == 3 * virtual_layers
     assert launches["rotation_kernel"] == cut * (2 if plan.nope_layers else 1)

@@ -70,11 +70,12 @@ def test_without_cut_head_dims_the_cache_applies_rope():
         assert "RopeMode.NONE" in render(a_plan([2, 1], [24, 40], **others))["edge_llama_model.py"]
 
 
+groups = st.lists(st.integers(0, 6), min_size=1, max_size=4).filter(any)
 plans = st.builds(
     a_plan,
-    st.shared(st.lists(st.integers(1, 6), min_size=1, max_size=4), key="n"),
-    st.shared(st.lists(st.integers(1, 6), min_size=1, max_size=4), key="n").flatmap(
-        lambda n: st.lists(st.integers(1, 70), min_size=len(n), max_size=len(n))
+    st.shared(groups, key="n"),
+    st.shared(groups, key="n").flatmap(
+        lambda n: st.lists(st.integers(0, 70), min_size=len(n), max_size=len(n)).filter(any)
     ),
     q_per_kv=st.integers(1, 3),
     own_dims=st.none() | st.tuples(st.sampled_from([2, 4, 6, 8]), st.integers(1, 8)),
@@ -83,7 +84,7 @@ plans = st.builds(
     attention_out_bias=st.none() | st.booleans(),
     nope_layers=st.sampled_from([(), (0,)]),
 )
-plans |= plans.filter(lambda plan: plan.layers[0].qk_head_dim == plan.head_dim).map(
+plans |= plans.filter(lambda plan: not any(map(plan.has_rope_pairs, plan.layers))).map(
     lambda plan: replace(plan, use_qk_norm=True)
 )
 
@@ -163,7 +164,7 @@ def test_rope_frequencies_equal_those_of_transformers(tmp_path, scaled, partial)
 def test_mlcs_generic_call_creates_the_cache(tmp_path, own_dims, head_dim, dims, rope):
     import tvm
 
-    plan = a_plan([2, 1], [24, 40], own_dims=own_dims, head_dim=head_dim)
+    plan = a_plan([2, 0, 1], [24, 40, 0], own_dims=own_dims, head_dim=head_dim)
     definition = emit(tmp_path / "d", plan, rope_theta=5e4)
     model = definition.model()
     mod, _, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
@@ -207,6 +208,8 @@ def test_layer_indices_padded_with_zeros(tmp_path):
     [
         ({"per_layer_config": {"7": {"intermediate_size": 8}}}, "layer 7"),
         ({"per_layer_config": {"0": {"num_attention_heads": 3}}}, "query heads per KV head"),
+        ({"per_layer_config": {"0": {"num_attention_heads": 0}}}, "both query heads and KV heads, or neither"),
+        ({"per_layer_config": {"0": {"num_key_value_heads": 0}}}, "both query heads and KV heads, or neither"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "yarn"),
         ({"context_window_size": 0, "max_position_embeddings": 0}, "context_window_size"),
         ({"tensor_parallel_shards": 2}, "tensor_parallel_shards"),

@@ -22,7 +22,7 @@ from edge_transact.runtime.text import TextCodec
 from tests.support.checkpoints import FAMILIES, LLAMA3, narrowed, odd_plan
 from tests.support.gguf_files import copy_gguf
 from tests.support.llama_cpp import LlamaCpp
-from tests.support.odd_models import CONFIG, OWN_DIMS, make_source
+from tests.support.odd_models import CONFIG, GONE, GONE_OWN_DIMS, OWN_DIMS, make_source
 from tests.support.tokenizers import SPLITS, TEXT, give_bytes, save_byte_level, save_sentencepiece
 
 pytestmark = [pytest.mark.needs("node", "npm"), pytest.mark.slow]
@@ -34,6 +34,8 @@ MODELS = {
     "MHA, tied, biases": UNIFORM | {"num_key_value_heads": 8, "tie_word_embeddings": True, "attention_bias": True},
     "all layers differ, biases, llama3 scaling": CONFIG,
     "heads that lost dims, tied": OWN_DIMS | {"tie_word_embeddings": True},
+    "no attention or MLP in some layers": GONE,
+    "the same with heads that lost dims": GONE_OWN_DIMS,
 }
 IDS = [(37 * i + 5) % 300 for i in range(24)]
 

@@ -20,7 +20,7 @@ from edge_transact.runtimes import RUNTIMES, misfits, nemotron_nas
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.checkpoints import FAMILIES
 from tests.support.command import said
-from tests.support.odd_models import CONFIG, make_source
+from tests.support.odd_models import CONFIG, NEITHER, NO_ATTENTION, NO_MLP, make_source
 
 NAS = {
     **{key: value for key, value in CONFIG.items() if key != "per_layer_config"},
@@ -28,15 +28,16 @@ NAS = {
     "intermediate_size": 768,
     "per_layer_config": {"1": {"intermediate_size": 256}, "2": {"intermediate_size": 512}},
 }
+NAS_GONE = NAS | {"num_hidden_layers": 4, "per_layer_config": {"0": NEITHER, "1": NO_MLP, "3": NO_ATTENTION}}
 LAYER = LayerWidths(8, 4, 64, 64, 1024)
 PLAN = WidthPlan(512, 100, True, False, False, (LAYER, replace(LAYER, intermediate_size=768)))
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_mlx_lm_computes_what_transformers_does(tmp_path, tied):
+@pytest.mark.parametrize("config", [NAS, NAS | {"tie_word_embeddings": True}, NAS_GONE], ids=["", "tied", "gone"])
+def test_mlx_lm_computes_what_transformers_does(tmp_path, config):
     import mlx.core as mx
 
-    path = make_source(tmp_path, NAS | {"tie_word_embeddings": tied}).checkpoint.path
+    path = make_source(tmp_path, config).checkpoint.path
     said("export", path, "--format", "nemotron-nas", "-o", tmp_path / "nas")
     reader = importlib.import_module("mlx_lm.models.nemotron-nas")
     model = reader.Model(reader.ModelArgs.from_dict(json.loads((tmp_path / "nas" / "config.json").read_text())))
@@ -88,6 +89,10 @@ def in_layer(**widths) -> WidthPlan:
         (in_layer(num_attention_heads=6, num_key_value_heads=3), {"vllm": "6 to 8", "mlx": "6 to 8"}),
         (in_layer(v_head_dim=48), {"llama.cpp": "zeros", "vllm": "layer 1 lost dims", "mlx": "layer 1 lost dims"}),
         (in_layer(num_key_value_heads=4), {}),
+        (in_layer(num_attention_heads=0, num_key_value_heads=0), {}),
+        (in_layer(intermediate_size=0), {}),
+        (PLAN.with_layers([LayerWidths(0, 0, 0, 0, 256), LAYER]), {"vllm": "begins its", "mlx": "begins its"}),
+        (PLAN.with_layers([LayerWidths(0, 0, 0, 0, 0), replace(LAYER, intermediate_size=0), LAYER]), {}),
         (replace(PLAN, hidden_size=768), {"mlx": "768"}),
         (PLAN.with_layers([replace(LAYER, intermediate_size=1000)] * 2), {"llama.cpp": "1000"}),
     ],

@@ -15,18 +15,20 @@ from edge_transact.building.stages import Rounding, Weights, place_weights
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
 from edge_transact.exporting.gguf import export_gguf
+from edge_transact.gguf import layout
 from edge_transact.inputs import resolve_model
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import get_quantization
 from edge_transact.weights import ShardReader
+from edge_transact.widths import describe
 from tests.support.checkpoints import FAMILIES, YARN
 from tests.support.dists import edit_json
 from tests.support.gguf_files import copy_gguf
-from tests.support.odd_models import CONFIG, OWN_DIMS, SIZES, emitted, make_source
+from tests.support.odd_models import CONFIG, GONE, OWN_DIMS, SIZES, emitted, make_source
 from tests.support.tokenizers import save_byte_level
 
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
-MODELS = {"all layers differ": CONFIG, "heads that lost dims": OWN_DIMS}
+MODELS = {"all layers differ": CONFIG, "heads that lost dims": OWN_DIMS, "attention and MLPs that are gone": GONE}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -65,17 +67,17 @@ def test_a_checkpoint_comes_back(checkpoint, tmp_path, kind):
 
 
 def test_foreign_deci_files_come_in_by_their_metadata(checkpoint, tmp_path):
-    """Without our own metadata, the zeros in heads are weights like others."""
+    """Without our own metadata, the zeros of `layout` are weights like others."""
     export_gguf(str(checkpoint.path), tmp_path / "ours.gguf", kind="f16")
     copy_gguf(tmp_path / "ours.gguf", tmp_path / "foreign.gguf", without=["edge_transact.", "rope_freqs"])
     back = Checkpoint.open(resolve_model(str(tmp_path / "foreign.gguf")))
-    ours, theirs = checkpoint.plan, back.plan
+    ours, theirs = layout.computed(checkpoint.plan), back.plan
     assert [layer.intermediate_size for layer in theirs.layers] == [layer.intermediate_size for layer in ours.layers]
     heads = [(layer.num_attention_heads, layer.num_key_value_heads) for layer in ours.layers]
     assert [(layer.num_attention_heads, layer.num_key_value_heads) for layer in theirs.layers] == heads
     assert not theirs.has_own_head_dims and theirs.head_dim == ours.head_dim
     assert (theirs.attention_bias, theirs.mlp_bias) == (True, True)
-    name = "model.layers.1.mlp.down_proj.weight"
+    name = "model.layers.2.mlp.down_proj.weight"
     assert torch.equal(back.tensor(name), checkpoint.tensor(name))
 
 
@@ -227,8 +229,8 @@ def test_only_some_matrices_are_q4_0(checkpoint, tmp_path):
         shards(Checkpoint.open(resolve_model(str(tmp_path / name))), "q4f16_1", tmp_path / name.replace(".", "-"))
         for name in ("q4_0.gguf", "mixed.gguf")
     ]
-    layer, head_dim = checkpoint.plan.layers[1], checkpoint.plan.layers[1].qk_head_dim
-    name = "model.layers.1.self_attn.qkv_proj.q_weight"
+    layer, head_dim = checkpoint.plan.layers[2], checkpoint.plan.layers[2].qk_head_dim
+    name = "model.layers.2.self_attn.qkv_proj.q_weight"
     whole, part = (reader.array(name) for reader in readers)
     queries = slice(0, layer.num_attention_heads * head_dim)
     keys = slice(queries.stop, queries.stop + layer.num_key_value_heads * head_dim)
@@ -251,8 +253,10 @@ def test_the_file_says_what_it_is(checkpoint, tmp_path):
     assert value("general.base_model.0.name") == "Model"
     assert value("general.base_model.0.repo_url") == "https://huggingface.co/someone/Model"
     assert value("general.license") == "apache-2.0"
-    assert "ratio 0.3" in value("general.description") and "intermediate_size: 41..96" in value("general.description")
+    assert "ratio 0.3" in value("general.description") and describe(checkpoint.plan)[-1] in value("general.description")
     assert json.loads(value("edge_transact.provenance")) == provenance
-    assert value("deci.attention.head_count") == [8, 2, 6]
+    layers = layout.computed(checkpoint.plan).layers
+    assert value("deci.attention.head_count") == [layer.num_attention_heads for layer in layers]
+    assert value("deci.feed_forward_length") == [layer.intermediate_size for layer in layers]
     assert value("tokenizer.chat_template").startswith("{% for message")
     assert value("tokenizer.ggml.eos_token_id") == 1

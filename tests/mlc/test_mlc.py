@@ -102,8 +102,9 @@ if CHECKOUT:
         assert config["model_type"] == "edge_llama" and config["model_config"]["rope_theta"] == 50000.0
 
     @pytest.mark.slow
-    def test_mlc_builds_cut_head_dims(tiny_model, tmp_path):
-        checkpoint = small_checkpoint(tiny_model, tmp_path / "checkpoint", "cut heads")
+    @pytest.mark.parametrize("widths", list(WIDTHS)[1:])
+    def test_mlc_builds_cut_head_dims_and_layers_without_attention_or_mlp(tiny_model, tmp_path, widths):
+        checkpoint = small_checkpoint(tiny_model, tmp_path / "checkpoint", widths)
         targets = ["host", "android"]
         made = build(str(checkpoint), tmp_path / "dist", BuildOptions(target=targets, engine="mlc", **SIZES))
         assert made.manifest.parity["passed"] and list(made.manifest.libraries) == targets

@@ -30,7 +30,7 @@ from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.parameters import load_parameters
 from edge_transact.weights import ShardReader
 from tests.support.dists import edit_json
-from tests.support.odd_models import CONFIG, MODEL_LIB, emitted
+from tests.support.odd_models import CONFIG, MODEL_LIB, NO_ATTENTION, NO_MLP, emitted
 from tests.support.odd_models import SIZES as ODD_SIZES
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mlc_engine.npz"
@@ -54,8 +54,9 @@ WIDTHS = {
         "1": {"v_head_dim": 12},
         "2": {"intermediate_size": 40, "qk_head_dim": 12},
     },
+    "attention and MLPs gone": {"0": NO_ATTENTION, "1": NO_MLP, "2": {"intermediate_size": 40}},
 }
-"""``per_layer_config`` of the two models that are compared."""
+"""``per_layer_config`` of the models that are compared."""
 
 
 def fill(model: torch.nn.Module, random: np.random.Generator) -> None:
@@ -206,7 +207,7 @@ def searched_logits(checkpoint: Path, dist: Path, scratch: Path) -> np.ndarray:
 def measured(
     tiny_model: Path, scratch: Path, engine: str
 ) -> tuple[dict[str, dict[str, dict[str, str]]], np.ndarray, np.ndarray]:
-    """All that is compared: the weights of both models in every quantization, and logits in ``q4f32_1``.
+    """All that is compared: the weights of all models in every quantization, and logits in ``q4f32_1``.
 
     The logits are those of whole heads: with MLC's rounding, and in the same library with that of `search`. The DIST
     stays in ``scratch/dist``.

@@ -74,6 +74,31 @@ PARTIAL_OWN_DIMS = {
     },
 }  # fmt: skip
 """With the RoPE of Phi-3, beyond its original length, a layer without it, and heads that lost dims."""
+NO_ATTENTION, NO_MLP = {"num_attention_heads": 0, "num_key_value_heads": 0}, {"intermediate_size": 0}
+NEITHER = NO_ATTENTION | NO_MLP
+GONE = CONFIG | {
+    "num_hidden_layers": 6,
+    "per_layer_config": {
+        "0": NO_ATTENTION,
+        "1": NO_MLP,
+        "2": {"num_attention_heads": 4, "num_key_value_heads": 2},
+        "3": NEITHER,
+        "4": NO_ATTENTION | {"intermediate_size": 64},
+        "5": NO_MLP,
+    },
+}
+"""Layers without attention, without an MLP, or without both; the first and the last, too."""
+GONE_OWN_DIMS = {
+    **OWN_DIMS,
+    **NO_BIASES,
+    "num_hidden_layers": 4,
+    "per_layer_config": {"0": NO_MLP, "1": {"qk_head_dim": 14, "v_head_dim": 10}, "2": NO_ATTENTION, "3": NEITHER},
+}
+"""The same where heads lost dims."""
+GONE_NORMED = {
+    **CONFIG, **NORMED, "num_hidden_layers": 4, "per_layer_config": {"0": NEITHER, "2": NO_MLP, "3": NO_ATTENTION},
+}  # fmt: skip
+"""The same with norms of heads."""
 SIZES = {"context_window_size": 64, "prefill_chunk_size": 16, "max_batch_size": 4}
 
 
