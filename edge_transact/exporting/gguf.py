@@ -38,7 +38,7 @@ class Export:
         kind: The type of most matrices.
         matrices: Number of matrices by type.
         other_bytes: Extra bytes of matrices that are of another type than `kind`.
-        filled_parameters: Number of zeros that replace dims cut from heads, and attention or an MLP that llama.cpp needs.
+        filled_parameters: Number of zeros: dims cut from heads, and attention or MLPs that llama.cpp needs.
         filled_kv_bytes_per_token: Bytes of these dims in llama.cpp's fp16 KV cache.
     """
 

@@ -161,9 +161,12 @@ def fillers(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
 
     kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[gguf_architecture(plan)[0]]
     names = gguf.get_tensor_name_map(kind, len(plan.layers))
-    shapes = tensor_shapes(computed(plan))
-    added = shapes.keys() - tensor_shapes(plan).keys()
-    return {str(names.get_name(name, try_suffixes=(".weight", ".bias"))): shapes[name] for name in shapes if name in added}
+    known, shapes = tensor_shapes(plan), tensor_shapes(computed(plan))
+    return {
+        str(names.get_name(name, try_suffixes=(".weight", ".bias"))): shape
+        for name, shape in shapes.items()
+        if name not in known
+    }
 
 
 def _dims(plan: WidthPlan, architecture: str) -> np.ndarray:
