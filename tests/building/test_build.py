@@ -22,7 +22,7 @@ from edge_transact.pruning.options import PruneOptions
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.system.cores import Cores
 from edge_transact.weights import ShardReader
-from edge_transact.widths import LayerWidths
+from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.command import edge_transact
 from tests.support.definitions import emit
 from tests.support.pruning import cut_at_random
@@ -174,12 +174,42 @@ def test_cut_head_dims_pass_parity_and_padding_is_reported(tiny_model, tmp_path)
     assert f"768, {padding} of them padding" in edge_transact("inspect", tmp_path / "dist")[1]
 
 
+NONE, FULL = LayerWidths(0, 0, 0, 0, 0), LayerWidths(2, 2, 16, 16, 341)
+NO_MLP, NO_ATTENTION = replace(FULL, intermediate_size=0), replace(NONE, intermediate_size=96)
+
+
+@pytest.mark.parametrize(
+    ("layers", "count"),
+    [
+        ([FULL], 1),
+        ([FULL] * 4, 2),
+        ([NO_MLP, NO_ATTENTION, FULL], 2),
+        ([NONE, NO_ATTENTION, FULL, FULL], 3),
+        ([NO_MLP, NONE, NO_MLP, NO_ATTENTION, FULL], 4),
+    ],
+)
+def test_at_least_two_layers_with_any_attention_and_mlp_are_compared(layers, count):
+    plan = WidthPlan(64, 96, False, False, False, tuple(layers))
+    assert dist.first_layers(plan).layers == plan.layers[:count]
+
+
 @pytest.mark.slow
-def test_without_a_host_library_two_layers_are_compared(tiny_model, tmp_path):
-    result = build(str(tiny_model), tmp_path / "dist", BuildOptions(target=["android"])).to_dict()
+def test_without_a_host_library_the_first_layers_are_compared(tiny_model, tmp_path):
+    """Here three, because the first two have no attention. Neither shards nor libraries have anything of it."""
+    layers = [NO_ATTENTION, NONE, FULL, NO_MLP]
+    plan = cut_at_random(Checkpoint.open(tiny_model), layers, tmp_path / "cut").plan
+    result = build(str(tmp_path / "cut"), tmp_path / "dist", BuildOptions(target=["android", "android-cpu"])).to_dict()
     assert result["quantization"] == "q4f16_0"
-    assert result["parity"]["passed"] and result["parity"]["layers"] == 2
-    assert list(result["libraries"]) == ["android"] and result["libraries"]["android"].endswith("-android.tar")
+    assert result["parity"]["passed"] and result["parity"]["layers"] == 3
+    assert result["weights_bytes"] == costs.weight_bytes(plan, QUANTIZATIONS["q4f16_0"])
+    stored = {name.split(".")[2] for name in ShardReader(tmp_path / "dist").names() if "self_attn" in name}
+    assert stored == {"2", "3"}
+    code, shown, err = edge_transact("inspect", tmp_path / "dist")
+    assert code == 0 and re.search(r"layers without attention\t0, 1\n.*layers without MLP\t1, 3", shown), err + shown
+    code, _, err = edge_transact("verify", tmp_path / "dist")
+    assert code == 0, err
+    assert list(result["libraries"]) == ["android", "android-cpu"]
+    assert result["libraries"]["android"].endswith("-android.tar")
     assert Manifest.read(tmp_path / "dist").device_profile == "generic"
 
 

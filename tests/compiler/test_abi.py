@@ -59,7 +59,7 @@ the definition those that lost dims. `building/test_families.py` compares 4 bits
 """
 HOST = [case for case in CASES if case.startswith("host")]
 PHONE = [case for case in CASES if case not in HOST]
-LOWERED = ["host", "host, normed and cut heads"]
+LOWERED = ["host", "host, attention and MLPs that are gone", "host, normed and cut heads"]
 """Whose lowered module is kept."""
 COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
 COMBINED |= {"host, gone, normed heads", "phone, attention and MLPs that are gone"}
@@ -189,12 +189,23 @@ def test_every_function_is_there(model):
         assert function(model, name) is not None
 
 
+def lowered_decode(library: Library) -> str:
+    text = (library.source.directory / "lowered.py").read_text()
+    return text[text.index("def decode(") :].split("\n    @R.function")[0]
+
+
+@on(*LOWERED[:2])
+def test_a_token_on_a_cpu_takes_a_chain_of_matmuls_between_two_attentions(library):
+    """An MLP, or a layer without attention, has no launch of its own."""
+    plan, text = library.source.checkpoint.plan, lowered_decode(library)
+    assert len(re.findall(r"\.w4_decode\w*\(", text)) == 1 + sum(layer.has_attention for layer in plan.layers)
+    assert text.count("attention_with_fused_qkv") == plan.num_virtual_layers
+
+
 @on(*LOWERED)
 def test_weights_are_not_given_up_one_by_one(library):
     """Activations are."""
-    text = (library.source.directory / "lowered.py").read_text()
-    decode = text[text.index("def decode(") :].split("\n    @R.function")[0]
-    given_up = re.findall(r"kill_object\((\w+)\)", decode)
+    given_up = re.findall(r"kill_object\((\w+)\)", lowered_decode(library))
     assert len(given_up) > library.source.checkpoint.plan.num_hidden_layers
     assert not [name for name in given_up if "model_" in name]
 
