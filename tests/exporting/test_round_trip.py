@@ -229,8 +229,9 @@ def test_only_some_matrices_are_q4_0(checkpoint, tmp_path):
         shards(Checkpoint.open(resolve_model(str(tmp_path / name))), "q4f16_1", tmp_path / name.replace(".", "-"))
         for name in ("q4_0.gguf", "mixed.gguf")
     ]
-    layer, head_dim = checkpoint.plan.layers[1], checkpoint.plan.layers[1].qk_head_dim
-    name = "model.layers.1.self_attn.qkv_proj.q_weight"
+    index = checkpoint.plan.virtual_layers.index(1)  # its rows are q, k and v, in this order
+    layer, head_dim = checkpoint.plan.layers[index], checkpoint.plan.layers[index].qk_head_dim
+    name = f"model.layers.{index}.self_attn.qkv_proj.q_weight"
     whole, part = (reader.array(name) for reader in readers)
     queries = slice(0, layer.num_attention_heads * head_dim)
     keys = slice(queries.stop, queries.stop + layer.num_key_value_heads * head_dim)
