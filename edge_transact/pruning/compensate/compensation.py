@@ -191,10 +191,7 @@ class _Layer:
         return self._solve(OUTPUT, attend, computed, source, pruned)
 
     def _kept_of_attention(self) -> torch.Tensor | None:
-        """The dims of attention's activation that the cut layer has; `None` if all change.
-
-        They do if RoPE pairs were cut or values rotated.
-        """
+        """The dims of attention's activation that the cut layer has; `None` if RoPE pairs or a rotation change all."""
         widths = self.model.checkpoint.plan.layers[self.index]
         if self.selection.rotation or self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
             return None

@@ -71,6 +71,7 @@ class Obs(Scorer):
                 groups = _descending(by_group.mean(dim=1))
                 gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
                 reference_losses["attention"] = self._attention.cut(gone)
+            del gram, effects  # the MLP's are larger, and take the memory
         if self._mlp:
             intermediate = self._mlp.dims()
             if self.wants_losses:
