@@ -41,6 +41,14 @@ def test_the_picture_of_widths_says_what_it_shows():
     assert "layer 1: 96 source, 32 pruned" in picture.panels()
 
 
+def test_layers_without_attention_lost_their_heads_not_dims_of_heads():
+    source = plan(96, 96)
+    picture = width_section(source.with_layers((source.layers[0], LayerWidths(0, 0, 0, 0, 0))), source)
+    assert [chart.title for chart in picture.charts] == ["MLP dims", "KV heads", "Query heads"]
+    assert picture.text.count("16 in every layer") == 2
+    assert "layer 1: 2 source, 0 pruned" in picture.panels()
+
+
 def test_a_model_that_was_not_pruned_shows_all_its_widths_in_a_notebook():
     picture = width_section(plan(96))
     assert len(picture.charts) == 5 and not picture.legend

@@ -12,6 +12,7 @@ import torch
 
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.building.report import measure as measured
+from edge_transact.building.report.figures import kl_by_part
 from edge_transact.building.report.measure import Dequantized, measure
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
@@ -92,8 +93,9 @@ class Rounded:
         return kept
 
 
-PRUNED = [LayerWidths(2, 1, 4, 8, 7), LayerWidths(6, 3, 8, 5, 33), LayerWidths(4, 2, 6, 1, 40)]
-"""Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims."""
+PRUNED = [LayerWidths(2, 1, 4, 8, 7), LayerWidths(6, 3, 8, 5, 33), LayerWidths(4, 2, 6, 1, 0)]
+PRUNED += [LayerWidths(0, 0, 0, 0, 0), LayerWidths(0, 0, 0, 0, 40)]
+"""Every layer different, with fewer KV groups, RoPE pairs, value dims and MLP dims, or without attention or MLP."""
 
 
 @pytest.fixture(params=["tied q4f16_1", "untied q4f32_1", "pruned q4f16_0"])
@@ -101,7 +103,7 @@ def rounded(request, make_llama, tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "PART_WINDOWS", PART_WINDOWS)
     monkeypatch.setattr(measured, "PART_WINDOW", PART_WINDOW)
     which, quantization = request.param.split()
-    with_biases = {"attention_bias": True, "mlp_bias": True}
+    with_biases = {"attention_bias": True, "mlp_bias": True, "num_hidden_layers": len(PRUNED)}
     options = {"tied": {"tie_word_embeddings": True}, "untied": {}, "pruned": with_biases}
     checkpoint = Checkpoint.open(make_llama(**options[which]))
     if which == "pruned":
@@ -144,7 +146,11 @@ def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
                     change, size = ((each @ gram @ each.T).trace() for each in (change, weight))
                 assert error.output_error == close((change / size).item()), (name, rounding)
                 compared += 1
-    assert compared == 2 * (2 + 7 * len(rounded.checkpoint.plan.layers))
+    modules = [4 * layer.has_attention + 3 * layer.has_mlp for layer in rounded.checkpoint.plan.layers]
+    assert compared == 2 * (2 + sum(modules))
+    assert len(kl_by_part(measurement.parts).rows) == len(parts) - modules.count(0), (
+        "a layer without matrices isn't rounded"
+    )
 
     labels = WINDOWS[:, 1:].flatten()
     for name, result in (("unrounded", measurement.unrounded), *measurement.rounded.items()):
