@@ -399,17 +399,16 @@ def _narrowed(layer: LayerWidths, row: Mapping[str, Any], where: str) -> LayerWi
                 fix="Heads are cut by KV groups: use a multiple.",
             )
         values["num_key_value_heads"] = heads // layer.q_per_kv
-    try:
-        narrowed = replace(layer, **values)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error.message}", fix=error.fix) from error
-    for name in WIDTH_FIELDS:
-        if getattr(narrowed, name) > getattr(layer, name):
+    for name, value in values.items():
+        if isinstance(value, int) and value > getattr(layer, name):
             raise UsageError(
-                f"{where}: {name} {getattr(narrowed, name)} is more than the model's {getattr(layer, name)}",
+                f"{where}: {name} {value} is more than the model's {getattr(layer, name)}",
                 fix="Pruning only narrows: use the model's width or less.",
             )
-    return narrowed
+    try:
+        return replace(layer, **values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", fix=error.fix) from error
 
 
 def describe(plan: WidthPlan) -> Sequence[str]:

@@ -26,7 +26,9 @@ print(type(config).__module__, type(model).__module__, out[0].tolist())
 def odd_tiny(tiny_model, tmp_path_factory):
     source = Checkpoint.open(tiny_model)
     first, *others = odd_plan(source.plan).layers
-    plan = source.plan.with_layers([replace(first, v_head_dim=first.v_head_dim - 1), *others])
+    no_attention = replace(first, num_attention_heads=0, num_key_value_heads=0)
+    layers = no_attention, *(replace(layer, v_head_dim=layer.v_head_dim - 1) for layer in others)
+    plan = source.plan.with_layers([*layers[:-1], replace(layers[-1], intermediate_size=0)])
     output = tmp_path_factory.mktemp("auto") / "odd.tiny"
     return write_checkpoint(source, plan, narrowed(source, plan), {}, output).path
 

@@ -1,8 +1,5 @@
 """Layers that lost their attention, their MLP, or both: the same as a LLaMA whose sublayers add zeros."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -186,27 +183,6 @@ def test_lora_of_peft(both):
     }
     assert adapted == {"1.self_attn.q_proj", "4.self_attn.q_proj", *(f"{i}.mlp.down_proj" for i in (0, 2, 4))}
     model(tokens(1, 5), labels=tokens(1, 5)).loss.backward()
-
-
-ALONE = """
-import sys
-sys.modules["edge_transact"] = None
-import torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-ids = torch.tensor([[5, 6, 7]])
-print(model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)[0].tolist())
-"""
-
-
-@pytest.mark.parametrize("both", ["llama"], indirect=True)
-def test_loads_without_edge_transact(both):
-    stock, pruned = both
-    ran = subprocess.run([sys.executable, "-c", ALONE, str(pruned.path)], capture_output=True, text=True, check=True)
-    expected = stock.generate(
-        torch.tensor([[5, 6, 7]]), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
-    )
-    assert json.loads(ran.stdout.splitlines()[-1]) == expected[0].tolist()
 
 
 SWITCHES = ("attention_bias", "attention_out_bias", "mlp_bias", "use_qk_norm", "tie_word_embeddings")

@@ -38,29 +38,43 @@ def source(request, tmp_path_factory) -> Checkpoint:
     return write_checkpoint(dense, dense.plan, tensors, {}, tmp_path_factory.mktemp("ours") / "dense")
 
 
+LOST = ("num_key_value_heads", "intermediate_size")
+"""A layer that has none of these has no attention, or no MLP."""
+
+
 @st.composite
 def selections_of(draw, plan: WidthPlan) -> list[LayerSelection]:
-    """A random selection of every layer; all keep the same number of query heads per group."""
+    """A random selection of every layer; all keep the same number of query heads per group.
+
+    All but one layer may lose their attention, and all but one their MLP.
+    """
     layers = plan.layers
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    queries = draw(st.integers(1, layers[0].q_per_kv))
+    queries = draw(st.integers(1, plan.q_per_kv))
+    keeps = {name: draw(st.sampled_from([i for i, of in enumerate(layers) if getattr(of, name)])) for name in LOST}
 
     def some_of(size: int, count: int) -> torch.Tensor:
         return torch.randperm(size, generator=generator)[:count].sort().values
 
-    def select(layer: LayerWidths) -> LayerSelection:
-        groups = some_of(layer.num_key_value_heads, draw(st.integers(1, layer.num_key_value_heads)))
-        pairs, v_dims = layer.qk_head_dim // 2, draw(st.integers(1, layer.v_head_dim))
-        pairs = pairs if plan.use_qk_norm else draw(st.integers(1, pairs))
+    def some_of_each(groups: torch.Tensor, size: int, count: int) -> torch.Tensor:
+        drawn = [some_of(size, count) for _ in groups]
+        return torch.stack(drawn) if drawn else torch.empty(0, 0, dtype=torch.int64)
+
+    def select(index: int, layer: LayerWidths) -> LayerSelection:
+        most = {name: getattr(layer, name) for name in LOST}
+        counts = {name: draw(st.integers(int(keeps[name] == index), size)) for name, size in most.items()}
+        groups = some_of(layer.num_key_value_heads, counts["num_key_value_heads"])
+        pairs, v_dims = layer.qk_head_dim // 2, draw(st.integers(min(1, layer.v_head_dim), layer.v_head_dim))
+        pairs = pairs if plan.use_qk_norm else draw(st.integers(min(1, pairs), pairs))
         return LayerSelection(
             groups=groups,
-            queries=torch.stack([some_of(layer.q_per_kv, queries) for _ in groups]),
-            qk_pairs=torch.stack([some_of(layer.qk_head_dim // 2, pairs) for _ in groups]),
-            v_dims=torch.stack([some_of(layer.v_head_dim, v_dims) for _ in groups]),
-            intermediate=some_of(layer.intermediate_size, draw(st.integers(1, layer.intermediate_size))),
+            queries=some_of_each(groups, layer.q_per_kv, queries),
+            qk_pairs=some_of_each(groups, layer.qk_head_dim // 2, pairs),
+            v_dims=some_of_each(groups, layer.v_head_dim, v_dims),
+            intermediate=some_of(layer.intermediate_size, counts["intermediate_size"]),
         )
 
-    return [select(layer) for layer in layers]
+    return [select(index, layer) for index, layer in enumerate(layers)]
 
 
 def zero_all_but(model: torch.nn.Module, layers: tuple[LayerWidths, ...], selections: list[LayerSelection]) -> None:
@@ -86,6 +100,9 @@ def zero_all_but(model: torch.nn.Module, layers: tuple[LayerWidths, ...], select
         for dim in range(layer.intermediate_size):
             if dim not in kept.intermediate:
                 block.mlp.down_proj.weight[:, dim] = 0
+        for consumer, left in ((attention.o_proj, kept.groups), (block.mlp.down_proj, kept.intermediate)):
+            if consumer.bias is not None and not len(left):
+                consumer.bias.zero_()  # without the sublayer, it is gone
 
 
 def prune(source: Checkpoint, selections: list[LayerSelection], output: Path) -> Checkpoint:

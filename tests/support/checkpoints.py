@@ -79,6 +79,14 @@ def odd_plan(plan: WidthPlan) -> WidthPlan:
     )
 
 
+def lost_plan(plan: WidthPlan) -> WidthPlan:
+    """Layer 0 has no attention, layer 1 neither attention nor an MLP, and the last layer no MLP."""
+    first, second, *others, last = plan.layers
+    no_heads = {"num_attention_heads": 0, "num_key_value_heads": 0}
+    neither = replace(second, **no_heads, intermediate_size=0)
+    return plan.with_layers([replace(first, **no_heads), neither, *others, replace(last, intermediate_size=0)])
+
+
 def narrowed(source: Checkpoint, plan: WidthPlan) -> Iterator[tuple[str, torch.Tensor]]:
     """The source's tensors, each cut to the plan's shape from the start."""
     for name, shape in tensor_shapes(plan).items():

@@ -61,6 +61,9 @@ class Moments:
 
     def add(self, activation: torch.Tensor) -> None:
         """Adds a batch: any float dtype, ``[tokens, size]``."""
+        if not activation.numel():
+            self.mean = self._squares = activation.new_zeros(0)  # of what the layer lacks
+            return
         variance, mean = torch.var_mean(activation.float(), dim=0, correction=0)
         before, batch = self.tokens, len(activation)
         self.tokens = before + batch
