@@ -96,6 +96,16 @@ class PruneChoices(CalibrationOptions, Budget):
             example=True,
         ),
     ] = None
+    drop: Annotated[
+        bool | None,
+        Option(
+            "Let layers lose their attention or their MLP whole.",
+            HOW,
+            flags=("--drop/--no-drop",),
+            default="only with the allocation budgeted",
+            example=False,
+        ),
+    ] = None
     bucket: Annotated[Count, Option("Round MLP widths that follow from limits to multiples of this.", HOW)] = 32
     runtime: Annotated[
         Annotated[str, OneOf(tuple(RUNTIMES))] | None,

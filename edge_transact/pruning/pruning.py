@@ -67,7 +67,9 @@ class Pruning:
         if options.allocation != "uniform" and limits_of(options, self.plan):
             self.wants_losses = True
             self.first_scores = self.score(1, options.shots)
-            self.sensitivity = measure_sensitivity(self.model, self.selections, self.first_scores, self.journal)
+            self.sensitivity = measure_sensitivity(
+                self.model, self.selections, self.first_scores, self.journal, drops=bool(options.drop)
+            )
             curves = sensitivity_curves(self.first_scores, self.plan.layers, self.sensitivity)
         with working(WIDTHS_STEP):
             target = allocate(options, self.plan, curves)

@@ -63,7 +63,7 @@ class PruneResult(Summarized):
         provenance: The content of ``edge_transact.json`` about the run.
         notes: What was decided or rounded on the way.
         scores: Scores of each layer in the first shot.
-        sensitivity: fp32 ``[layers, 2]`` as `measure_sensitivity` returns it, where the allocation needs it.
+        sensitivity: fp32 as `measure_sensitivity` returns it, where the allocation needs it.
         fits: The least-squares fits of each layer, by name; empty without compensation, and where training followed it.
         is_main: Whether this is the process that reports, of those that trained it together.
     """
@@ -256,7 +256,14 @@ def resolved(options: PruneOptions) -> PruneOptions:
                 fix=f"Give some of {', '.join(priced)}, --allocation uniform, or --method obs.",
             )
     compensate = scoring.compensates if options.compensate is None else options.compensate
-    return options.model_copy(update={"allocation": allocation, "units": units, "compensate": compensate})
+    if options.drop and allocation != "budgeted":
+        raise UsageError(
+            f"--drop with --allocation {allocation}: only budgeted weighs what is dropped",
+            fix="Give --allocation budgeted, or leave --drop out.",
+        )
+    drop = allocation == "budgeted" if options.drop is None else options.drop
+    decided = {"allocation": allocation, "units": units, "compensate": compensate, "drop": drop}
+    return options.model_copy(update=decided)
 
 
 def for_model(options: PruneOptions, source: Checkpoint) -> PruneOptions:

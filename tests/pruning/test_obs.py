@@ -150,7 +150,9 @@ def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary:
         monkeypatch.setattr(f"edge_transact.layerwise.{module}.LOGITS_VOCABULARY", vocabulary)
     source = Checkpoint.open(make_llama())
     scores, whole = scores_of(source, WINDOWS, "transact"), everything(source)
-    measured = measure_sensitivity(LayerwiseModel(source, WINDOWS), whole, scores, Journal(tmp_path / "out"))
+    measured = measure_sensitivity(
+        LayerwiseModel(source, WINDOWS), whole, scores, Journal(tmp_path / "out"), drops=True
+    )
 
     def log_probabilities(path: Path) -> torch.Tensor:
         with torch.no_grad():
@@ -159,7 +161,12 @@ def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary:
     dense = log_probabilities(source.path)
     for index, layer in enumerate(source.plan.layers):
         cut = reference(layer)
-        narrower = (replace(cut, intermediate_size=40), replace(layer, intermediate_size=cut.intermediate_size))
+        narrower = (
+            replace(cut, intermediate_size=40),
+            replace(layer, intermediate_size=cut.intermediate_size),
+            LayerWidths(0, 0, 0, 0, 40),
+            replace(layer, intermediate_size=0),
+        )
         for kind, widths in enumerate(narrower):
             selections = list(whole)
             selections[index] = select(scores[index], widths)
@@ -321,6 +328,10 @@ def test_curves_are_scaled_to_what_was_measured() -> None:
     (curves,) = sensitivity_curves([scores], [layer], torch.tensor([[6.0, 2.0]]))
     torch.testing.assert_close(curves["groups"], 3 * predicted["groups"])
     torch.testing.assert_close(curves["mlp"], predicted["mlp"] / 2)
+    # What dropping the whole module costs is measured.
+    (dropped,) = sensitivity_curves([scores], [layer], torch.tensor([[6.0, 2.0, 1.5, 7.0]]))
+    assert dropped["groups"][0] == 1.5 and dropped["mlp"][0] == 7 and predicted["mlp"][0] == 8
+    assert all(torch.equal(dropped[name][1:], curves[name][1:]) for name in UNITS)
     # Without predictions, the measured cut sets the scale.
     (curves,) = sensitivity_curves([replace(scores, losses=None)], [layer], torch.tensor([[6.0, 2.0]]))
     cut = reference(layer)

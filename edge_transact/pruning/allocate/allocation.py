@@ -51,8 +51,9 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
     limits, units, bucket = _limits(options, source), options.units, options.bucket
     if options.allocation == "budgeted":
         units = list(units or DEFAULT_UNITS)
-        require_reachable(limits, _smallest(source, units, bucket))
-        spent, why = cheapest(source, curves, limits, units=units, bucket=bucket), DEARER
+        drops = bool(options.drop)
+        require_reachable(limits, _smallest(source, units, bucket, drops))
+        spent, why = cheapest(source, curves, limits, units=units, bucket=bucket, drops=drops), DEARER
     else:
         uniform, why = _uniform(source, limits, units, bucket), ROUNDED
         if options.allocation != "sensitivity":
@@ -73,7 +74,8 @@ def check_reachable(options: PruneOptions, source: WidthPlan) -> None:
         return
     limits = _limits(options, source)
     if options.allocation == "budgeted":
-        require_reachable(limits, _smallest(source, options.units or DEFAULT_UNITS, options.bucket))
+        units = options.units or DEFAULT_UNITS
+        require_reachable(limits, _smallest(source, units, options.bucket, bool(options.drop)))
     else:
         _uniform(source, limits, options.units, options.bucket)
 
@@ -217,11 +219,16 @@ def _even_share(limit: Limit, source: WidthPlan, smallest: WidthPlan) -> float:
     return 1 - max(0.0, most - limit.bound) / of_prunable if of_prunable else 1.0
 
 
-def _smallest(source: WidthPlan, units: Sequence[str], bucket: int) -> WidthPlan:
-    """The smallest plan that cutting these units can reach."""
+def _smallest(source: WidthPlan, units: Sequence[str], bucket: int, drops: bool = False) -> WidthPlan:
+    """The smallest plan that cutting these units can reach; with `drops`, one layer keeps attention, and one an MLP."""
     layers = [_keep(layer, [name for name in units if name != MLP.name], 0.0) for layer in source.layers]
     if MLP.name in units:
         layers = [_round_mlp(layer, 0, bucket) for layer in layers]
+    for unit in (GROUPS, MLP) if drops else ():
+        if unit.name in units:
+            present = [index for index, layer in enumerate(layers) if unit.width(layer)]
+            kept = min(present, key=lambda index: unit.width(layers[index]))
+            layers = [layer if index == kept else unit.narrowed(layer, 0) for index, layer in enumerate(layers)]
     return source.with_layers(layers)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from edge_transact.pruning.score.sensitivity import reference
 from edge_transact.pruning.scores import LayerScores, PredictedLosses
-from edge_transact.pruning.units import MEASURED_UNITS, MODULES, UNITS, Module
+from edge_transact.pruning.units import GROUPS, MEASURED_UNITS, MLP, MODULES, UNITS, Module
 from edge_transact.widths import LayerWidths
 
 Curves = Mapping[str, torch.Tensor]
@@ -24,15 +24,18 @@ The best cut of a layer is then proportional to its sensitivity to the power -1/
 def sensitivity_curves(
     scores: Sequence[LayerScores], widths: Sequence[LayerWidths], divergence: torch.Tensor
 ) -> Sequence[Curves]:
-    """The sensitivity curves of each layer, from its scores, its widths and the measured losses, ``[layers, 2]``.
+    """The sensitivity curves of each layer, from its scores, its widths and the result of `measure_sensitivity`.
 
-    Predicted curves keep their shape and are scaled to the losses of `measure_sensitivity`, if the prediction at the
-    measured cut is above zero. Without predictions, only the units of `MEASURED_UNITS` have curves.
+    Predicted curves keep their shape and are scaled to the measured losses, if the prediction at the measured cut is
+    above zero. Without predictions, only the units of `MEASURED_UNITS` have curves. Where it was measured, the loss of all KV
+    groups or MLP dims is that of the whole module.
     """
     curves: list[dict[str, torch.Tensor]] = []
     for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):
-        measured = dict(zip(MODULES, row, strict=True))
+        measured = dict(zip(MODULES, row, strict=False))
         curves.append(_scaled(of_layer.losses, measured) if of_layer.losses else _grown(layer, measured))
+        for unit, loss in zip((GROUPS, MLP), row[len(MODULES) :], strict=False):
+            curves[-1][unit.name][0] = loss
         # What the layer lacks costs nothing.
         curves[-1] |= {name: torch.zeros(1) for name, unit in UNITS.items() if not unit.count(layer)}
     return curves

@@ -76,17 +76,18 @@ def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Te
 
 
 def sensitivity(divergence: torch.Tensor) -> Section:
-    """Columns for the attention and for the MLP of each layer; ``[layers, 2]``, nats a token."""
+    """Columns for the attention and for the MLP of each layer; nats a token, as `measure_sensitivity` returns it."""
     values = divergence.tolist()
+    labels = ("Attention", "MLP", "Without attention", "Without MLP")[: divergence.shape[1]]
     y = Axis.over([value for row in values for value in row], "divergence, nats a token", log=True)
-    modules = zip(("Attention", "MLP"), zip(*values, strict=True), strict=True)
+    modules = zip(labels, zip(*values, strict=True), strict=True)
     return Section(
         "sensitivity",
         "How sensitive each layer is",
         [by_layer(label, {"": of_module}, y, colours=(PRUNED,)) for label, of_module in modules],
         text="The Kullback-Leibler divergence of the predictions when the attention or the MLP of one layer alone is "
-        f"cut by {CUT:.0%}.",
-        header=("layer", "attention", "MLP"),
+        f"cut by {CUT:.0%}" + (", or is gone." if len(labels) > 2 else "."),
+        header=("layer", *(label[0].lower() + label[1:] if label != "MLP" else label for label in labels)),
         rows=[[str(index), *map(number, row)] for index, row in enumerate(values)],
         folded=True,
     )

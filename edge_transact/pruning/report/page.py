@@ -158,7 +158,8 @@ def _layers(result: PruneResult) -> Iterator[dict[str, Any]]:
             "source": asdict(source),
             "pruned": asdict(pruned),
             "salience": {name: values.tolist() for name, values in scores.ranks().items()},
-            "sensitivity": dict(zip(MODULES, measured, strict=True)) if measured else None,
+            "sensitivity": dict(zip(MODULES, measured, strict=False)) if measured else None,
+            "dropped": dict(zip(MODULES, measured[len(MODULES) :], strict=False)) or None if measured else None,
             "compensation": {
                 # JSON has no infinity: `null` is the damping of weights that didn't change.
                 name: asdict(fit) | {"damping": fit.damping if math.isfinite(fit.damping) else None}

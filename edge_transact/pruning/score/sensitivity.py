@@ -1,8 +1,8 @@
 """Measures how far the model's predictions move when one layer is cut and all others stay as they are.
 
 The windows go through the layers once: as hidden states of the uncut model, and of a variant for every module of every
-layer, which joins where that module is cut. The Kullback-Leibler divergence from the uncut model's predictions has
-little noise: a difference shows even where no variant predicts the right token.
+layer, which joins where that module is cut, or dropped whole. The Kullback-Leibler divergence from the uncut model's
+predictions has little noise: a difference shows even where no variant predicts the right token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_transact.progress import bar
 from edge_transact.pruning.cut.selection import LayerSelection, select
 from edge_transact.pruning.cut.surgery import cut_layer
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.units import MODULES
+from edge_transact.pruning.units import GROUPS, MLP, MODULES
 from edge_transact.widths import LayerWidths
 
 CUT = 0.25
@@ -55,23 +55,43 @@ def reference(layer: LayerWidths) -> LayerWidths:
 
 
 def measure_sensitivity(
-    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+    source: LayerwiseModel,
+    selections: Sequence[LayerSelection],
+    scores: Sequence[LayerScores],
+    journal: Journal,
+    *,
+    drops: bool = False,
 ) -> torch.Tensor:
     """The divergence, in nats a token, when attention or the MLP of one layer is cut to `reference`.
 
     Scores decide which units are cut of what earlier shots' selections left.
 
     Returns:
-        fp32, ``[layers, 2]``; the columns are `MODULES`.
+        fp32, ``[layers, 2]``; the columns are `MODULES`. With `drops`, ``[layers, 4]``: also where they are gone whole.
     """
-    if "sensitivity" not in journal:
-        journal["sensitivity"] = {"divergence": _measure(source, selections, scores, journal)}
-    return journal["sensitivity"]["divergence"]
+    name = "sensitivity" + ", dropped" * drops
+    if name not in journal:
+        journal[name] = {"divergence": _measure(source, selections, scores, journal, drops)}
+    return journal[name]["divergence"]
+
+
+def _variants(layer: LayerWidths, drops: bool) -> list[LayerWidths]:
+    """The widths that a layer is measured with."""
+    cut = reference(layer)
+    variants = [
+        replace(cut, intermediate_size=layer.intermediate_size),
+        replace(layer, intermediate_size=cut.intermediate_size),
+    ]
+    return variants + [unit.narrowed(layer, 0) for unit in (GROUPS, MLP) if drops]
 
 
 @torch.no_grad()
 def _measure(
-    source: LayerwiseModel, selections: Sequence[LayerSelection], scores: Sequence[LayerScores], journal: Journal
+    source: LayerwiseModel,
+    selections: Sequence[LayerSelection],
+    scores: Sequence[LayerScores],
+    journal: Journal,
+    drops: bool,
 ) -> torch.Tensor:
     model = source.sample(min(round(source.windows.numel() * SHARE), MOST_TOKENS), WINDOW)
     layers = len(selections)
@@ -80,26 +100,17 @@ def _measure(
         done, whole, variants = int(state["done"]), state["whole"], state["variants"]
     else:
         done, whole = 0, model.embeddings(journal)
-        # [layers, modules, windows, window, hidden_size]
-        variants = journal.room((layers, len(MODULES), *whole.shape), whole.dtype)
-    windows = len(whole)
-    with bar(LAYERS_STEP, layers * (layers + 1) * windows, done * (done + 1) * windows) as advance:
+        # [layers, variants, windows, window, hidden_size]
+        variants = journal.room((layers, len(MODULES) * (1 + drops), *whole.shape), whole.dtype)
+    windows = variants[0].numel() // whole[0].numel()
+    with bar(LAYERS_STEP, layers * (layers + 1) // 2 * windows, done * (done + 1) // 2 * windows) as advance:
         for index in range(done, layers):
             selection, of_layer = selections[index], scores[index]
             layer = cut_layer(model, index, selection)
             if index:
                 # Together, because a variant's windows alone are too few for fast matrix products.
                 through(model, layer, variants[:index].flatten(end_dim=2), advance)
-            widths = selection.widths
-            cut = reference(widths)
-            for hidden, narrower in zip(
-                variants[index],
-                (
-                    replace(cut, intermediate_size=widths.intermediate_size),
-                    replace(widths, intermediate_size=cut.intermediate_size),
-                ),
-                strict=True,
-            ):
+            for hidden, narrower in zip(variants[index], _variants(selection.widths, drops), strict=True):
                 hidden.copy_(whole)
                 chosen = selection.then(select(of_layer, narrower))
                 through(model, cut_layer(model, index, chosen), hidden, advance)
