@@ -27,8 +27,8 @@ def sensitivity_curves(
     """The sensitivity curves of each layer, from its scores, its widths and the result of `measure_sensitivity`.
 
     Predicted curves keep their shape and are scaled to the measured losses, if the prediction at the measured cut is
-    above zero. Without predictions, only the units of `MEASURED_UNITS` have curves. Where it was measured, the loss of all KV
-    groups or MLP dims is that of the whole module.
+    above zero. Without predictions, only the units of `MEASURED_UNITS` have curves. The loss of all KV groups or
+    MLP dims is what dropping the module was measured to cost, if it was.
     """
     curves: list[dict[str, torch.Tensor]] = []
     for of_layer, layer, row in zip(scores, widths, divergence.tolist(), strict=True):
