@@ -28,7 +28,7 @@ def written(random_model, chapters, tmp_path_factory) -> tuple[Path, Path]:
     """A pruned model and its report."""
     directory = tmp_path_factory.mktemp("report")
     output, report = directory / "pruned", directory / "report"
-    options = ["--ratio", 0.4, "--calibration", chapters, "--calibration-tokens", 1024]
+    options = ["--ratio", 0.4, "--no-drop", "--calibration", chapters, "--calibration-tokens", 1024]
     code, out, err = edge_transact("prune", random_model, *options, "-o", output, "--report", report, "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["report"] == str(report)
@@ -66,7 +66,19 @@ def test_the_page_says_what_the_figures_say(written, random_model, chapters) -> 
     output, directory = written
     report = json.loads((directory / "report.json").read_text())
     page = unescape((directory / "index.html").read_text())
-    pictures = {"widths", "sensitivity", "compensation", "salience-mlp"}
+    fields = {
+        "mlp": "intermediate_size",
+        "heads": "num_attention_heads",
+        "v-dims": "v_head_dim",
+        "qk-pairs": "qk_head_dim",
+    }
+    cut = {
+        f"salience-{name}"
+        for name, field in fields.items()
+        if any(layer["pruned"][field] < layer["source"][field] for layer in report["layers"])
+    }
+    pictures = {"widths", "sensitivity", "compensation", *cut}
+    assert "salience-mlp" in cut
     assert {path.name for path in directory.iterdir()} == {"index.html", "report.json"} | {f"{p}.svg" for p in pictures}
     assert not re.search(r"<script|(?:src|href)=", page)
     source, pruned = report["models"]["source"], report["models"]["pruned"]
@@ -77,7 +89,7 @@ def test_the_page_says_what_the_figures_say(written, random_model, chapters) -> 
         before, after = (layer[which]["intermediate_size"] for which in ("source", "pruned"))
         assert f"<title>layer {index}: {before:,} source, {after:,} pruned</title>" in page, "under the pointer"
         assert f'<th scope="row">{index}</th><td class="figure" data-label="MLP dims">{after:,}</td>' in page
-    command = f"prune {random_model} --ratio 0.4 --calibration {chapters} --calibration-tokens 1024"
+    command = f"prune {random_model} --ratio 0.4 --no-drop --calibration {chapters} --calibration-tokens 1024"
     assert f"edge-transact {command} -o {output} --report {directory}" in re.sub("</?span>", "", page)
 
 

@@ -182,7 +182,9 @@ def _charts(result: PruneResult) -> Iterator[Section]:
     for unit in sorted(UNITS.values(), key=lambda unit: MODULES.index(unit.module)):
         # Query heads are also cut with their KV head.
         field = "num_attention_heads" if unit is QUERIES else unit.field
+        # Heads that are all gone didn't lose dims.
         if unit.figure and any(
-            getattr(new, field) < getattr(old, field) for new, old in zip(pruned.layers, source.layers, strict=True)
+            bool(unit.sets_cache_head_dim) <= getattr(new, field) < getattr(old, field)
+            for new, old in zip(pruned.layers, source.layers, strict=True)
         ):
             yield figures.salience(unit, result.scores, pruned, what)
