@@ -89,7 +89,7 @@ def test_the_page_says_what_the_figures_say(written, random_model, chapters) -> 
         before, after = (layer[which]["intermediate_size"] for which in ("source", "pruned"))
         assert f"<title>layer {index}: {before:,} source, {after:,} pruned</title>" in page, "under the pointer"
         assert f'<th scope="row">{index}</th><td class="figure" data-label="MLP dims">{after:,}</td>' in page
-    command = f"prune {random_model} --ratio 0.4 --no-drop --calibration {chapters} --calibration-tokens 1024"
+    command = f"prune {random_model} --ratio 0.4 --calibration {chapters} --calibration-tokens 1024 --no-drop"
     assert f"edge-transact {command} -o {output} --report {directory}" in re.sub("</?span>", "", page)
 
 
