@@ -8,6 +8,11 @@ def megabytes(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 999.95e6 else f"{size_bytes / 1e6:,.1f} MB"
 
 
+def milliseconds(seconds: float) -> str:
+    """The time of a pass, with three digits: ``0.12 ms``, ``11.9 ms``, ``1.5 s``."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 def duration(seconds: float) -> str:
     """A time with at most two digits: ``20 s``, ``1.6 min``, ``20 min``, ``1.5 h``."""
     if seconds < 90:

@@ -6,7 +6,19 @@ holds what a result depends on; where a result goes and how a run goes are param
 """
 
 from edge_transact.options.model import IN_A_FILE, Option, Options, options_of
-from edge_transact.options.values import COMMAS, MOST_CPUS, BadValue, Bytes, Count, OneOf, Parameters, Share, Threads
+from edge_transact.options.values import (
+    COMMAS,
+    MOST_CPUS,
+    BadValue,
+    Bytes,
+    Count,
+    OneOf,
+    Parameters,
+    Seconds,
+    Share,
+    Threads,
+    TokensAndTime,
+)
 
 __all__ = [
     "COMMAS",
@@ -19,7 +31,9 @@ __all__ = [
     "Option",
     "Options",
     "Parameters",
+    "Seconds",
     "Share",
     "Threads",
+    "TokensAndTime",
     "options_of",
 ]

@@ -101,12 +101,39 @@ def _without_separators(number: str) -> str:
     return number.strip().replace("_", "").replace(",", "")
 
 
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def _time(value: object) -> object:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(us|ms|s)", value.strip())
+        if not match:
+            raise BadValue(f"{value!r} is not a time", fix="Write 12ms or 1.5s.")
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+def tokens_and_seconds(text: str) -> tuple[int, float]:
+    """The tokens and the seconds of ``256:1.5s``; raises a `BadValue` for others."""
+    tokens, colon, time = str(text).partition(":")
+    if not colon or not tokens.strip().isdecimal() or not 0 < int(tokens) <= 10**6:
+        raise BadValue(f"{text!r} is not a number of tokens and a time", fix="Write 256:1.5s.")
+    return int(tokens), float(str(_time(time)))
+
+
+def _tokens_and_time(value: object) -> object:
+    tokens_and_seconds(str(value))
+    return value
+
+
 MOST_CPUS = 1024
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Threads = Annotated[int, Field(ge=1, le=MOST_CPUS)]
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(gt=0, lt=1)]
 Parameters = Annotated[int, BeforeValidator(parse_parameters, json_schema_input_type=int | str), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(_time, json_schema_input_type=float | str), Field(gt=0, le=10**6)]
+TokensAndTime = Annotated[str, BeforeValidator(_tokens_and_time)]
 Bytes = Annotated[ByteSize, WrapValidator(_parse_bytes), Field(ge=1)]
 
 

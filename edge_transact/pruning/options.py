@@ -11,7 +11,18 @@ from edge_transact import costs
 from edge_transact.errors import UsageError
 from edge_transact.healing.options import TrainOptions
 from edge_transact.layerwise.options import CalibrationOptions
-from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, Parameters, Share
+from edge_transact.options import (
+    COMMAS,
+    Bytes,
+    Count,
+    OneOf,
+    Option,
+    Options,
+    Parameters,
+    Seconds,
+    Share,
+    TokensAndTime,
+)
 from edge_transact.pruning.methods import METHODS
 from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
@@ -21,7 +32,15 @@ LIMITS, WIDTHS, HOW = "Limits, which can be combined", "Widths, instead of limit
 """Panels of ``prune --help``."""
 
 BUDGETS = (
-    ("ratio", "target_params", "max_weight_bytes", "max_kv_bytes_per_token", "max_memory"),
+    (
+        "ratio",
+        "target_params",
+        "max_weight_bytes",
+        "max_kv_bytes_per_token",
+        "max_memory",
+        "max_decode",
+        "max_prefill",
+    ),
     ("widths",),
     ("heads", "intermediate"),
 )
@@ -47,6 +66,17 @@ class Budget(Options):
     ] = None
     max_memory: Annotated[
         Bytes | None, Option("Maximum size of weights, KV cache and workspace together.", LIMITS, example="1.5GiB")
+    ] = None
+    max_decode: Annotated[
+        Seconds | None, Option("Maximum time of one decoded token, by the profile.", LIMITS, example="12ms")
+    ] = None
+    max_prefill: Annotated[
+        TokensAndTime | None,
+        Option("Maximum time of the prefill of so many tokens, by the profile.", LIMITS, example="256:1.5s"),
+    ] = None
+    profile: Annotated[
+        Annotated[Path, Field(strict=False)] | None,
+        Option("Profile that predicts times, as edge-transact profile writes it.", LIMITS, example="phone.json"),
     ] = None
     widths: Annotated[
         Annotated[Path, Field(strict=False)] | None,
@@ -148,7 +178,7 @@ class PruneOptions(PruneChoices):
         Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")],
         Option("Quantization in which limits count bytes: {choices}.", LIMITS),
     ] = default_quantization(["android"])
-    context: Annotated[Count, Option("Tokens in the KV cache that --max-memory counts.", LIMITS)] = (
+    context: Annotated[Count, Option("Tokens in the KV cache that --max-memory and --max-decode count.", LIMITS)] = (
         costs.DEFAULT_CONTEXT
     )
 
@@ -167,6 +197,10 @@ class PruneOptions(PruneChoices):
                 f"several budgets at once: {', '.join(limits + [names[keys] for keys in budgets if keys in names])}",
                 fix="Limits can be combined; --widths, or --heads with --intermediate, stand alone.",
             )
+        has_times = self.max_decode is not None or self.max_prefill is not None
+        if has_times != (self.profile is not None):
+            named, missing = ("--max-decode or --max-prefill", "--profile")[:: 1 if has_times else -1]
+            raise UsageError(f"{named} without {missing}", fix="Give both: times are predicted from a profile.")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -174,11 +208,11 @@ class PruneOptions(PruneChoices):
 
         `quant` and `context` are left out where no limit depends on them, so that builds share a pruned model.
         """
-        unused = {"context"} if self.max_memory is None else set()
+        unused = {"context"} if self.max_memory is None and self.max_decode is None else set()
         if self.runtime is None:
             unused.add("runtime")
-        if self.max_weight_bytes is None and self.max_kv_bytes_per_token is None and self.max_memory is None:
-            unused.add("quant")
+        if all(value is None for value in (self.max_weight_bytes, self.max_kv_bytes_per_token, self.max_memory)):
+            unused |= {"quant"} if self.profile is None else set()
         return self.model_dump(mode="json", exclude=unused)
 
     def provenance(self) -> dict[str, Any]:
@@ -187,7 +221,7 @@ class PruneOptions(PruneChoices):
         A record of the text that was read takes the place of the calibration's options.
         """
         values = self.identity()
-        budget = {key: values.pop(key) for key in (*BUDGET_KEYS, "quant", "context") if key in values}
+        budget = {key: values.pop(key) for key in (*BUDGET_KEYS, "profile", "quant", "context") if key in values}
         for key in ("calibration_tokens", "calibration_window", "packing"):
             del values[key]
         return {

@@ -29,6 +29,7 @@ from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.progress import working
 from edge_transact.pruning.allocate.allocation import Allocation, check_reachable
+from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.compensate.regression import Fit
 from edge_transact.pruning.cut.surgery import pruned_tensors
 from edge_transact.pruning.methods import find_method
@@ -101,6 +102,7 @@ class PruneResult(Summarized):
             "ratio": costs.cut_ratio(plan, self.source.plan),
             "widths": plan.to_list(),
             **{name: self.provenance[name] for name in self.options.provenance()},
+            **{name: self.provenance[name] for name in ("limits",) if name in self.provenance},
             **({HEALED: self.provenance[HEALED]} if self.training else {}),
             "notes": list(self.notes),
             "seconds": self.seconds,
@@ -152,6 +154,7 @@ def prune(
     inputs = [
         model,
         options.widths,
+        options.profile,
         *names_of(options.calibration),
         *names_of(trainer.training.texts if trainer else []),
     ]
@@ -211,6 +214,8 @@ def prune(
 def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
     """All shots, without training."""
     target = run.allocate(options)
+    if limits := limits_of(options, run.model.checkpoint.plan):
+        provenance = provenance | {"limits": target.record(limits)}
     run.shoot(target.plan, options.shots)
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []
@@ -222,7 +227,8 @@ def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer 
     """Everything that a pruning's result depends on, as JSON values, except the calibration text."""
     return {
         "source": source.digest(*COPIED_FILES),
-        "options": options.identity() | ({"widths": options.widths.read_text()} if options.widths else {}),
+        "options": options.identity()
+        | {name: path.read_text() for name in ("widths", "profile") if (path := getattr(options, name))},
         "computation": computation(source),
         "code": code_of(prune, *([type(trainer)] if trainer else ())),
         **{package: version(package) for package in ("torch", "transformers")},

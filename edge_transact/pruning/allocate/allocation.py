@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edge_transact import costs
+from edge_transact.costs.profile import read_profile
 from edge_transact.errors import UsageError
+from edge_transact.formatting import milliseconds
 from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
 from edge_transact.pruning.allocate.solver import cheapest
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
+
+logger = logging.getLogger(__name__)
 
 SHARES = 64
 """The uniform share is lowered in steps of ``1 / SHARES``."""
@@ -39,6 +45,14 @@ class Allocation:
     plan: WidthPlan
     notes: tuple[str, ...] = ()
 
+    def record(self, limits: Sequence[Limit]) -> list[dict[str, Any]]:
+        """The limits as ``edge_transact.json`` records them: what is allowed, and what the plan measures."""
+        return [
+            {"limit": limit.asked, "allowed": limit.bound, "measured": limit.measure(self.plan), "unit": limit.unit}
+            | ({"unit": f"s {limit.unit}"} if limit.is_time else {})
+            for limit in limits
+        ]
+
 
 def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] = ()) -> Allocation:
     """The target widths for a budget. The uniform allocation, the default, doesn't need the layers' `curves`.
@@ -52,7 +66,7 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
     if options.allocation == "budgeted":
         units = list(units or DEFAULT_UNITS)
         drops = bool(options.drop)
-        require_reachable(limits, _smallest(source, units, bucket, drops))
+        require_reachable(limits, _smallest(source, units, bucket, drops), source)
         spent, why = cheapest(source, curves, limits, units=units, bucket=bucket, drops=drops), DEARER
     else:
         uniform, why = _uniform(source, limits, units, bucket), ROUNDED
@@ -73,9 +87,11 @@ def check_reachable(options: PruneOptions, source: WidthPlan) -> None:
     if _named_widths(options, source) is not None:
         return
     limits = _limits(options, source)
+    if options.profile and not read_profile(options.profile).is_measured:
+        logger.warning(f"{options.profile} is a roofline: times are estimates from the device's bandwidth and speed")
     if options.allocation == "budgeted":
         units = options.units or DEFAULT_UNITS
-        require_reachable(limits, _smallest(source, units, options.bucket, bool(options.drop)))
+        require_reachable(limits, _smallest(source, units, options.bucket, bool(options.drop)), source)
     else:
         _uniform(source, limits, options.units, options.bucket)
 
@@ -115,14 +131,22 @@ def _uncut(plan: WidthPlan, source: WidthPlan, units: Sequence[str], why: str) -
 
 
 def _has(limit: Limit, plan: WidthPlan) -> str:
-    return f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and it has {int(limit.measure(plan)):,}"
+    has = milliseconds(limit.measure(plan)) if limit.is_time else f"{int(limit.measure(plan)):,}"
+    return f"{limit.asked} allows {limit.written(limit.bound)}, and it has {has}"
 
 
 def _reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str:
     kept = "; ".join(
-        f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and {int(limit.measure(plan)):,} remain"
+        f"{limit.asked} allows {limit.written(limit.bound)}, and "
+        + (
+            f"{milliseconds(limit.measure(plan))} is predicted"
+            if limit.is_time
+            else f"{int(limit.measure(plan)):,} remain"
+        )
         for limit in limits
     )
+    if len(limits) > 1:
+        kept += f"; {max(limits, key=lambda limit: limit.measure(plan) / limit.bound).asked} binds"
     removed = costs.cut_ratio(plan, source)
     return f"{kept}: {removed:.4f} of attention and MLP removed, {costs.parameters(plan):,} parameters"
 
@@ -169,7 +193,7 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
                 "one is too much to lose (--heads and --units cut them)"
             )
     smallest = _smallest(source, units, bucket)
-    require_reachable(limits, smallest)
+    require_reachable(limits, smallest, source)
     coarse = [name for name in units if name != MLP.name]
     fine = [name for name in units if name == MLP.name]
     share = min(_even_share(limit, source, smallest) for limit in limits)

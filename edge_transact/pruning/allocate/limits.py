@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from edge_transact import costs
+from edge_transact.costs.profile import Profile, read_profile
 from edge_transact.errors import UsageError
+from edge_transact.formatting import milliseconds
+from edge_transact.options.values import tokens_and_seconds
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import WidthPlan
@@ -31,19 +34,25 @@ class Limit:
     nearest: bool = False
     is_time: bool = False
 
+    def written(self, value: float) -> str:
+        """A value of `measure`, with its unit."""
+        return f"{milliseconds(value)} {self.unit}" if self.is_time else f"{int(value):,} {self.unit}"
+
     def holds(self, plan: WidthPlan) -> bool:
         """Whether a plan is within the bound."""
         return self.measure(plan) <= self.bound
 
 
-def require_reachable(limits: Sequence[Limit], smallest: WidthPlan) -> None:
+def require_reachable(limits: Sequence[Limit], smallest: WidthPlan, source: WidthPlan) -> None:
     """Raises a `UsageError` that names the limits that the smallest plan still exceeds, if there are any."""
-    exceeded = [
-        f"{limit.asked} allows {int(limit.bound):,} {limit.unit}, and the smallest model has "
-        f"{int(limit.measure(smallest)):,}"
-        for limit in limits
-        if not limit.holds(smallest)
-    ]
+    exceeded = []
+    for limit in limits:
+        if not limit.holds(smallest):
+            has = f"the smallest model has {int(limit.measure(smallest)):,}"
+            if limit.is_time:
+                has = f"the fastest model takes {milliseconds(limit.measure(smallest))}, "
+                has += f"with {costs.cut_ratio(smallest, source):.0%} of attention and MLP removed"
+            exceeded.append(f"{limit.asked} allows {limit.written(limit.bound)}, and {has}")
     if exceeded:
         raise UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")
 
@@ -68,4 +77,23 @@ def limits_of(options: PruneOptions, source: WidthPlan) -> list[Limit]:
         measure = partial(costs.memory_bytes, quantization=quantization, context=options.context)
         unit = f"bytes at a context of {options.context} in {options.quant}"
         limits.append(Limit("--max-memory", options.max_memory, measure, unit))
+    if options.profile is not None:
+        limits += _times(options, source, read_profile(options.profile))
+    return limits
+
+
+def _times(options: PruneOptions, source: WidthPlan, profile: Profile) -> list[Limit]:
+    limits, contexts = [], []
+    if options.max_decode is not None:
+        context = options.context
+        contexts.append(context)
+        unit = f"for a token at a context of {context:,}"
+        measure: Callable[[WidthPlan], float] = partial(profile.decode_s, context=context)
+        limits.append(Limit("--max-decode", options.max_decode, measure, unit, is_time=True))
+    if options.max_prefill is not None:
+        tokens, seconds = tokens_and_seconds(options.max_prefill)
+        contexts.append(tokens)
+        measure = partial(profile.prefill_s, tokens=tokens)
+        limits.append(Limit("--max-prefill", seconds, measure, f"for a prefill of {tokens:,} tokens", is_time=True))
+    profile.check(source, options.quant, contexts)
     return limits
