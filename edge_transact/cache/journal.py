@@ -60,7 +60,7 @@ class Journal:
         self._state_written_s, self._state_took_s = -math.inf, 0.0
 
     def __contains__(self, name: str) -> bool:
-        return self._file(name).is_file()
+        return self.file(name).is_file()
 
     def names(self) -> list[str]:
         """The groups, in the order in which they were written."""
@@ -72,15 +72,15 @@ class Journal:
 
         Returns their names. What stays is what an interruption before the damaged group would have left.
         """
-        damaged = next((name for name in self.names() if not ends_in_digest(self._file(name))), None)
+        damaged = next((name for name in self.names() if not ends_in_digest(self.file(name))), None)
         if damaged is None:
             return []
-        changed_ns = {name: self._file(name).stat().st_mtime_ns for name in self.names()}
+        changed_ns = {name: self.file(name).stat().st_mtime_ns for name in self.names()}
         # A write also changes the directory: what changed later was changed by others, and may be of any age. Clocks
         # tick so rarely that several groups can have the same time.
         is_known = changed_ns[damaged] <= self.directory.stat().st_mtime_ns
         lost = [name for name, ns in changed_ns.items() if ns >= changed_ns[damaged] or not is_known]
-        self._file(damaged).rename(self._file(damaged).with_suffix(".damaged"))
+        self.file(damaged).rename(self.file(damaged).with_suffix(".damaged"))
         for name in lost:
             self.discard(name)
         return [damaged, *(name for name in lost if name != damaged)]
@@ -120,7 +120,7 @@ class Journal:
             EdgeTransactError: After the last one: the file isn't as it was written.
         """
         # Read and not mapped: mapped pages would count as this process's memory.
-        with self._file(name).open("rb") as file:
+        with self.file(name).open("rb") as file:
             length = file.read(8)
             text = file.read(int.from_bytes(length, "little"))
             digest = hashlib.sha256(length + text)
@@ -138,7 +138,7 @@ class Journal:
 
     def __setitem__(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self._file(name).with_suffix(".part")
+        partial = self.file(name).with_suffix(".part")
         names = {dtype: dtype_name for dtype_name, dtype in DTYPES.items()}
         header, end = {}, 0
         for key, tensor in tensors.items():
@@ -161,7 +161,7 @@ class Journal:
                 digest.update(content)
                 release(tensor)
             file.write(digest.digest())
-        partial.rename(self._file(name))
+        partial.rename(self.file(name))
 
     def is_due(self) -> bool:
         """Whether it is time to write another state: one of a training is larger than its weights."""
@@ -189,9 +189,10 @@ class Journal:
 
     def discard(self, name: str) -> None:
         """Removes a group, if it exists."""
-        self._file(name).unlink(missing_ok=True)
+        self.file(name).unlink(missing_ok=True)
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """The file of a group."""
         return self.directory / f"{name}{_SUFFIX}"
 
 

@@ -43,6 +43,12 @@ class Gram:
             self._sum[end:, start:end] = rows[:, end:].T
         return self._sum
 
+    def narrowed(self, dims: torch.Tensor) -> Gram:
+        """The sum for some columns of the rows, int64 ``[dims]``."""
+        narrow = Gram(0, self._sum.device)
+        narrow._sum = self.whole()[dims][:, dims]
+        return narrow
+
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The index of each block's first row, and its rows."""
         return zip(range(0, len(self._sum), BLOCK), self._sum.split(BLOCK), strict=True)

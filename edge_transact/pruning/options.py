@@ -29,6 +29,7 @@ from edge_transact.quantization import QUANTIZATIONS, default_quantization
 from edge_transact.runtimes import RUNTIMES
 
 LIMITS, WIDTHS, HOW = "Limits, which can be combined", "Widths, instead of limits", "Method"
+SEARCH = "Search for better widths"
 """Panels of ``prune --help``."""
 
 BUDGETS = (
@@ -47,6 +48,9 @@ BUDGETS = (
 """The options that say how small. Those of one tuple can be combined; those of two exclude each other."""
 
 BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
+
+EXECUTORS = ("processes", "ray")
+"""Where searches compare plans: in processes of this machine, or through Ray on several machines."""
 
 ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
 """How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
@@ -144,6 +148,15 @@ class PruneChoices(CalibrationOptions, Budget):
         ),
     ] = None
     shots: Annotated[Count, Field(le=100), Option("Number of pruning steps; each scores the model again.", HOW)] = 1
+    search: Annotated[
+        bool, Option("Let plans evolve from the allocation's, by their predictions on more calibration text.", SEARCH)
+    ] = False
+    search_generations: Annotated[Count, Field(le=10_000), Option("Generations of plans.", SEARCH)] = 32
+    search_tokens: Annotated[Count, Option("Tokens on which the best of a generation are compared.", SEARCH)] = 8192
+    search_on: Annotated[
+        Annotated[str, OneOf(EXECUTORS)],
+        Option("Where plans are compared: {choices}; ray uses the machines of RAY_ADDRESS.", SEARCH),
+    ] = "processes"
 
     def counted(self, quant: str, context: int) -> PruneOptions:
         """The same choices as options that count bytes in this quantization and for this context.
@@ -201,6 +214,8 @@ class PruneOptions(PruneChoices):
         if has_times != (self.profile is not None):
             named, missing = ("--max-decode or --max-prefill", "--profile")[:: 1 if has_times else -1]
             raise UsageError(f"{named} without {missing}", fix="Give both: times are predicted from a profile.")
+        if self.search and budgets[0] != BUDGETS[0]:
+            raise UsageError("--search where the widths are named", fix="Give a limit, such as --ratio 30%.")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -208,7 +223,9 @@ class PruneOptions(PruneChoices):
 
         `quant` and `context` are left out where no limit depends on them, so that builds share a pruned model.
         """
-        unused = {"context"} if self.max_memory is None and self.max_decode is None else set()
+        unused = {"search_on"} | ({"context"} if self.max_memory is None and self.max_decode is None else set())
+        if not self.search:
+            unused |= {"search", "search_generations", "search_tokens"}
         if self.runtime is None:
             unused.add("runtime")
         if all(value is None for value in (self.max_weight_bytes, self.max_kv_bytes_per_token, self.max_memory)):

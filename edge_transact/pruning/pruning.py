@@ -11,7 +11,7 @@ import torch
 from edge_transact.cache.journal import Journal
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
-from edge_transact.pruning.allocate.allocation import Allocation, allocate
+from edge_transact.pruning.allocate.allocation import Allocation, allocate, reached
 from edge_transact.pruning.allocate.curves import Curves, sensitivity_curves
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.allocate.schedule import shot_plans
@@ -24,6 +24,7 @@ from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.score.passes import Scoring, description
 from edge_transact.pruning.score.sensitivity import measure_sensitivity
 from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.search.loop import Generation, search
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -38,16 +39,25 @@ class Pruning:
         model: The source, and the calibration windows.
         journal: What is known already, and where new results go. Prunings to several budgets can share one.
         seed: For methods that draw random numbers.
+        held_out: Windows that nothing else reads, on which a search compares plans.
         wants_losses: Whether methods that can predict losses should; `allocate` decides it otherwise.
 
     Attributes:
         sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
+        searched: The generations of the search, if there was one.
         digest: The sha256 of all scores, fp32, shot by shot.
         last_norm_scale: The factor on the last norm's weight; 1 without compensation.
     """
 
     def __init__(
-        self, model: LayerwiseModel, method: type[Scorer], journal: Journal, seed: int, *, wants_losses: bool = False
+        self,
+        model: LayerwiseModel,
+        method: type[Scorer],
+        journal: Journal,
+        seed: int,
+        *,
+        wants_losses: bool = False,
+        held_out: torch.Tensor | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -60,6 +70,8 @@ class Pruning:
         self.digest = hashlib.sha256()
         self.last_norm_scale = 1.0
         self.wants_losses = wants_losses
+        self.held_out = held_out
+        self.searched: list[Generation] = []
 
     def allocate(self, options: PruneOptions) -> Allocation:
         """The target widths for `resolved` options. Sensitivity curves come from the first shot's scores."""
@@ -73,9 +85,20 @@ class Pruning:
             curves = sensitivity_curves(self.first_scores, self.plan.layers, self.sensitivity)
         with working(WIDTHS_STEP):
             target = allocate(options, self.plan, curves)
+        if options.search:
+            target = self._search(options, target)
         for note in target.notes:
             logger.info(note[0].upper() + note[1:] + ".")
         return target
+
+    def _search(self, options: PruneOptions, start: Allocation) -> Allocation:
+        """A better plan than the one of an allocation, within the same limits."""
+        assert self.held_out is not None
+        limits, scores = limits_of(options, self.plan), self.first_scores or self.score(1, options.shots)
+        self.searched = search(self.model, scores, start.plan, limits, self.held_out, options, self.journal)
+        plan, before, after = self.searched[-1].plans[0], *(self.searched[at].divergences[0] for at in (0, -1))
+        lower = f"the search lowered the divergence from {before:.3f} to {after:.3f} nats a token"
+        return Allocation(plan, (reached(plan, self.plan, limits), lower))
 
     def shoot(self, target: WidthPlan, shots: int) -> None:
         """Selects what is kept, shot by shot."""

@@ -36,6 +36,7 @@ from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.search.loop import Generation
 from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
 from edge_transact.runtimes import RUNTIMES, gguf_architecture
@@ -66,6 +67,7 @@ class PruneResult(Summarized):
         scores: Scores of each layer in the first shot.
         sensitivity: fp32 as `measure_sensitivity` returns it, where the allocation needs it.
         fits: The least-squares fits of each layer, by name; empty without compensation, and where training followed it.
+        searched: The generations of the search; empty without one.
         is_main: Whether this is the process that reports, of those that trained it together.
     """
 
@@ -78,6 +80,7 @@ class PruneResult(Summarized):
     scores: Sequence[LayerScores]
     sensitivity: torch.Tensor | None
     fits: Sequence[dict[str, Fit]]
+    searched: Sequence[Generation]
     is_main: bool
     seconds: float
 
@@ -169,9 +172,12 @@ def prune(
     processes = trainer.processes if trainer else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
-        windows = read_calibration(source, options)
-        provenance = {"source": model} | options.provenance() | {"calibration": windows.to_dict()}
-        key = ingredients(source, options, trainer) | {"calibration": windows.to_dict()}
+        searched = options.search_tokens if options.search else 0
+        read = options.model_copy(update={"calibration_tokens": options.calibration_tokens + searched})
+        text = read_calibration(source, read)
+        windows, held_out = text.split(searched) if searched else (text.windows, None)
+        provenance = {"source": model} | options.provenance() | {"calibration": text.to_dict()}
+        key = ingredients(source, options, trainer) | {"calibration": text.to_dict()}
     begin = processes.journal_of if processes else journal_of
     with begin(f"prune {model}", key, start) as journal:
         # A process that was waited for, or an earlier run without its last step, may have written it.
@@ -179,7 +185,7 @@ def prune(
         written = is_main and _WRITTEN in journal and record.is_file() and journal.noted(_WRITTEN) == sha256(record)
         if is_main and not written:
             refuse_existing(output, force, apart_from=inputs)
-        run = Pruning(LayerwiseModel(source, windows.windows), scoring, journal, options.seed)
+        run = Pruning(LayerwiseModel(source, windows), scoring, journal, options.seed, held_out=held_out)
         cut = trainer.cut(run, options, provenance) if trainer else _cut(run, options, provenance)
         if is_main:
             with working(WRITE_STEP):
@@ -198,6 +204,7 @@ def prune(
             scores=run.first_scores,
             sensitivity=run.sensitivity,
             fits=cut.fits,
+            searched=run.searched,
             is_main=is_main,
             seconds=time.perf_counter() - started,
         )
@@ -267,6 +274,8 @@ def resolved(options: PruneOptions) -> PruneOptions:
             f"--drop with --allocation {allocation}: only budgeted weighs what is dropped",
             fix="Give --allocation budgeted, or leave --drop out.",
         )
+    if options.search and not compensate:
+        raise UsageError("--search compares compensated plans, and nothing compensates", fix="Give --compensate.")
     drop = allocation == "budgeted" if options.drop is None else options.drop
     decided = {"allocation": allocation, "units": units, "compensate": compensate, "drop": drop}
     return options.model_copy(update=decided)

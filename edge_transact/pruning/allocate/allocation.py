@@ -78,7 +78,7 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
             for narrow, full in zip(uniform.plan.layers, source.layers, strict=True)
         )
         spent = cheapest(cut, curves, limits, units=[MLP.name], bucket=bucket)
-    notes = (_reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
+    notes = (reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
     return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
 
 
@@ -135,7 +135,8 @@ def _has(limit: Limit, plan: WidthPlan) -> str:
     return f"{limit.asked} allows {limit.written(limit.bound)}, and it has {has}"
 
 
-def _reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str:
+def reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str:
+    """What a plan keeps of each limit, in words."""
     kept = "; ".join(
         f"{limit.asked} allows {limit.written(limit.bound)}, and "
         + (
@@ -223,7 +224,7 @@ def _uniform(source: WidthPlan, limits: Sequence[Limit], units: Sequence[str], b
             "and nothing is left to prune",
             fix="Ask for more, or give --bucket 1.",
         )
-    return Allocation(plan, (_reached(plan, source, limits), *notes))
+    return Allocation(plan, (reached(plan, source, limits), *notes))
 
 
 def _mlp_share(limit: Limit, plan: WidthPlan) -> float:

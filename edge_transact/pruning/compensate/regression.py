@@ -52,22 +52,37 @@ class Regression:
         self._held_out = 0
         """The number of outputs, tokens times dims, that choose the damping."""
 
-    def add(self, inputs: torch.Tensor, missing: torch.Tensor, tokens: torch.Tensor, *, held_out: bool) -> None:
+    def add(self, inputs: torch.Tensor, missing: torch.Tensor | None, tokens: torch.Tensor, *, held_out: bool) -> None:
         """Adds tokens.
 
         Args:
             inputs: ``[tokens, inputs]``.
-            missing: The target minus the old W's output, ``[tokens, outputs]``.
+            missing: The target minus the old W's output, ``[tokens, outputs]``; `None` where that is the target.
             tokens: The weight of each token, fp32 ``[tokens, 1]``.
             held_out: Whether they choose the damping.
         """
         part, root = int(held_out), tokens.sqrt()
-        inputs, missing = inputs * root, missing * root
+        inputs = inputs * root
         with sums_of(self._weight.dtype):
             self._gram[part].add(inputs)
-            self._cross[part].addmm_(missing.T, inputs)
-        self._square[part] += missing.square().sum()
-        self._held_out += held_out * missing.numel()
+            if missing is not None:
+                missing = missing * root
+                self._cross[part].addmm_(missing.T, inputs)
+                self._square[part] += missing.square().sum()
+        self._held_out += held_out * len(inputs) * len(self._weight)
+
+    def narrowed(self, kept: torch.Tensor) -> Regression:
+        """The same problem for some inputs, int64 ``[kept]``: what the others gave the old W's output is missing."""
+        narrow = Regression(self._weight[:, kept])
+        gone = torch.ones(self._weight.shape[1], dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
+        columns = self._weight[:, gone].float()
+        for part, gram in enumerate(self._gram):
+            lost = columns @ gram.whole()[gone]
+            narrow._gram[part] = gram.narrowed(kept)
+            narrow._cross[part] = (self._cross[part] + lost)[:, kept]
+            narrow._square[part] = self._square[part] + ((2 * self._cross[part] + lost)[:, gone] * columns).sum()
+        narrow._held_out = self._held_out
+        return narrow
 
     def solve(self) -> tuple[torch.Tensor, Fit]:
         """The new W in fp64, and how it was found; the old W if no damping makes it better."""

@@ -1,0 +1,121 @@
+"""Scores plans: how far the predictions of the supernet's model of a plan are from the source's.
+
+Plans go through the layers together. Where they begin with the same levels, these are computed once. Every product has
+the shape that it has for a plan alone, so that a plan's score doesn't depend on the others, nor on the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from edge_transact.architecture.matrices import ATTENTION_NORM, MLP_NORM
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layers import DecoderLayer
+from edge_transact.checkpoint.layout import EMBEDDING
+from edge_transact.layerwise.divergence import divergences
+from edge_transact.layerwise.model import LayerwiseModel, pieces
+from edge_transact.pruning.cut.selection import select
+from edge_transact.pruning.cut.surgery import LAYERS_PREFIX, pruned_layer
+from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.search.supernet import level
+from edge_transact.pruning.units import CONSUMERS, MODULES, Module
+from edge_transact.widths import LayerWidths, WidthPlan
+
+SHORT_WINDOW = 128
+"""Tokens of a window where few are used: many short windows cover more of a text than a few long ones."""
+
+
+@dataclass
+class Scoring:
+    """What a process needs to score plans: it is sent to each.
+
+    Attributes:
+        source: The checkpoint's directory.
+        supernet: The files of the layers of the supernet.
+        windows: Text that nothing was solved on, int64 ``[windows, window]``.
+    """
+
+    source: Path
+    supernet: Sequence[Path]
+    scores: Sequence[LayerScores]
+    windows: torch.Tensor
+
+    @torch.no_grad()
+    def divergences(self, plans: Sequence[WidthPlan], tokens: int) -> list[float]:
+        """The mean divergence of each plan's predictions on so many tokens, nats a token."""
+        with one_thread():
+            if tokens not in self._known:
+                window = SHORT_WINDOW if tokens < self.windows.numel() else None
+                model = LayerwiseModel(Checkpoint.open(self.source), self.windows).sample(tokens, window)
+                self._known[tokens] = model, self._run(model, [model.checkpoint.plan])[0]
+            model, whole = self._known[tokens]
+            return divergences(model, whole, [(model, hidden) for hidden in self._run(model, plans)]).tolist()
+
+    @cached_property
+    def _known(self) -> dict[int, tuple[LayerwiseModel, torch.Tensor]]:
+        """The source, and its last layer's output, by numbers of tokens."""
+        return {}
+
+    def _run(self, model: LayerwiseModel, plans: Sequence[WidthPlan]) -> list[torch.Tensor]:
+        """The output of each plan's last layer, ``[windows, window, hidden_size]``; plans share it where they agree."""
+        states = [model.checkpoint.tensor(EMBEDDING)[model.windows].to(model.dtype)]
+        at = [0] * len(plans)  # the state of each plan
+        for index in range(len(model.checkpoint.plan.layers)):
+            for module in MODULES:
+                chosen = [level(module, plan.layers[index]) for plan in plans]
+                parts = {name: plan.layers[index] for name, plan in zip(chosen, plans, strict=True)}
+                following: dict[tuple[str, int], torch.Tensor] = {}
+                for name, widths in parts.items():
+                    layer = self._layer(model, index, module, widths)
+                    for state in sorted({state for state, other in zip(at, chosen, strict=True) if other == name}):
+                        following[name, state] = _through(model, layer, module, states[state])
+                places = {key: place for place, key in enumerate(following)}
+                at = [places[key] for key in zip(chosen, at, strict=True)]
+                states = list(following.values())
+        return [states[state] for state in at]
+
+    def _layer(self, model: LayerwiseModel, index: int, module: Module, widths: LayerWidths) -> DecoderLayer:
+        """A layer with one module of these widths, and as little as possible of the other."""
+        source, scores = model.checkpoint.plan.layers[index], self.scores[index]
+        if module == "attention":
+            widths = replace(widths, intermediate_size=1)
+        else:
+            widths = replace(source, intermediate_size=widths.intermediate_size)
+        name, replaced = level(module, widths), {}
+        if name != level(module, source):
+            with safe_open(self.supernet[index], "pt") as file:
+                replaced = {f"{LAYERS_PREFIX}{index}.{CONSUMERS[module].name}.weight": file.get_tensor(name)}
+        tensors = pruned_layer(model.checkpoint, index, select(scores, widths), replaced)
+        return model.load(index, widths, tensors)
+
+
+def _through(model: LayerwiseModel, layer: DecoderLayer, module: Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states after one module of a layer."""
+    after = torch.empty_like(hidden)
+    for batch, output in zip(pieces(hidden, model), pieces(after, model), strict=True):
+        states = batch.to(model.device)
+        if module == "attention":
+            normed = layer.get_submodule(ATTENTION_NORM)(states)
+            added, *_ = layer.self_attn(normed, position_embeddings=model.rotary, attention_mask=None)
+        else:
+            added = layer.mlp(layer.get_submodule(MLP_NORM)(states))
+        output.copy_(states + added)
+    return after
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread inside the context: the others belong to other plans."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

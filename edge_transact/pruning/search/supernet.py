@@ -1,0 +1,148 @@
+"""The supernet: attention and the MLP of every layer at many widths, each of which was solved on the source's inputs.
+
+A plan's model is then put together without solving anything (Tyr-the-Pruner, arXiv 2503.09657). One sum of products for
+each module serves all of its widths. Only what was solved is kept, in the journal, a group for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from itertools import product
+
+import torch
+
+from edge_transact.architecture.matrices import DOWN, OUTPUT
+from edge_transact.cache.journal import Journal
+from edge_transact.checkpoint.layers import linear
+from edge_transact.layerwise.model import LayerwiseModel, pieces
+from edge_transact.progress import bar
+from edge_transact.pruning.compensate.compensation import HELD_OUT
+from edge_transact.pruning.compensate.regression import Regression
+from edge_transact.pruning.cut.selection import select
+from edge_transact.pruning.cut.surgery import cut_layer, kept_inputs
+from edge_transact.pruning.scores import LayerScores
+from edge_transact.pruning.units import CONSUMERS, Module, Unit
+from edge_transact.widths import LayerWidths
+
+STEP = "supernet"
+
+Axes = Mapping[Unit, Sequence[int]]
+"""The widths of each unit of a layer that the search may choose, ascending."""
+
+
+def level(module: Module, layer: LayerWidths) -> str:
+    """The name in the supernet of a module with a layer's widths."""
+    *heads, dims = astuple(layer)
+    return f"{module}." + (f"{dims}" if module == "mlp" else "-".join(map(str, heads)))
+
+
+def group(name: str, index: int) -> str:
+    """What the journal calls a layer of a supernet."""
+    return f"{name}-{index}"
+
+
+def levels_of(source: LayerWidths, axes: Axes) -> dict[Module, list[LayerWidths]]:
+    """All widths of each module of a layer, in layers whose other module is whole."""
+    found: dict[Module, list[LayerWidths]] = {}
+    for module in CONSUMERS:
+        units = [unit for unit in axes if unit.module == module]
+        found[module] = []
+        for widths in product(*(axes[unit] for unit in units)):
+            layer = source
+            for unit, width in zip(units, widths, strict=True):
+                layer = unit.narrowed(layer, width)
+            found[module].append(layer)
+    return found
+
+
+@torch.no_grad()
+def solve(
+    model: LayerwiseModel, scores: Sequence[LayerScores], grid: Sequence[Axes], journal: Journal, name: str
+) -> None:
+    """Solves every level of every layer of a grid but the whole ones, and writes them to the journal as `group`."""
+    state, batches = f"{name}-state", len(model.batches)
+    if group(name, len(grid) - 1) in journal:
+        return
+    if state in journal:
+        done, hidden = int(journal[state]["done"]), journal[state]["hidden"]
+    else:
+        done, hidden = 0, model.embeddings(journal)
+    with bar(STEP, len(grid) * batches, done * batches) as advance:
+        for index in range(done, len(grid)):
+            layer = _Layer(model, index, scores[index])
+            levels = levels_of(layer.widths, grid[index])
+            tensors = layer.attention(hidden, levels["attention"])
+            tensors |= layer.mlp(hidden, levels["mlp"])
+            journal[group(name, index)] = tensors
+            journal.now_and_then(state, {"hidden": hidden, "done": torch.tensor(index + 1)}, last=False)
+            advance(batches)
+    journal.discard(state)
+
+
+class _Layer:
+    """One layer, whose levels are solved as the source's hidden states pass it."""
+
+    def __init__(self, model: LayerwiseModel, index: int, scores: LayerScores) -> None:
+        self.model, self.index, self.scores = model, index, scores
+        self.widths = model.checkpoint.plan.layers[index]
+        self.whole = cut_layer(model, index, select(scores, self.widths))
+
+    def attention(self, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
+        """Adds attention's output to hidden states; returns the levels' weights. RoPE pairs change all activations."""
+        tensors, full = {}, self.widths.qk_head_dim
+        for dims in sorted({each.qk_head_dim for each in levels} | {full}):
+            narrow = cut_layer(self.model, self.index, select(self.scores, replace(self.widths, qk_head_dim=dims)))
+            regression = Regression(linear(narrow, OUTPUT).weight)
+            for batch, held_out in self._batches(hidden):
+                activation, missing = self.model.attend(self.whole, batch), None
+                after = batch + linear(self.whole, OUTPUT)(activation).to(batch.device)
+                if dims < full:
+                    activation = self.model.attend(narrow, batch)
+                    missing = after - batch - linear(narrow, OUTPUT)(activation).to(batch.device)
+                else:
+                    batch.copy_(after)
+                self._add(regression, activation, missing, after, held_out)
+            tensors |= self._solved("attention", regression, [each for each in levels if each.qk_head_dim == dims])
+        return tensors
+
+    def mlp(self, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
+        """Adds the MLP's output to hidden states; returns the levels' weights."""
+        regression = Regression(linear(self.whole, DOWN).weight)
+        for batch, held_out in self._batches(hidden):
+            activation = self.model.activate(self.whole, batch)
+            batch += linear(self.whole, DOWN)(activation).to(batch.device)
+            self._add(regression, activation, None, batch, held_out)
+        return self._solved("mlp", regression, levels)
+
+    def _batches(self, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The hidden states of each batch, and which of its windows choose the damping, bool ``[batch]``."""
+        windows = torch.arange(len(hidden))
+        held_out = windows % HELD_OUT == min(HELD_OUT, len(hidden)) - 1
+        return zip(pieces(hidden, self.model), held_out.split(self.model.batch_windows), strict=True)
+
+    def _add(
+        self,
+        regression: Regression,
+        activation: torch.Tensor,
+        missing: torch.Tensor | None,
+        after: torch.Tensor,
+        held_out: torch.Tensor,
+    ) -> None:
+        counts = 1 / after.to(self.model.device).float().square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
+        for part in (False, True):
+            rows = (held_out == part).to(self.model.device)
+            if rows.any():
+                inputs, tokens = activation[rows].flatten(end_dim=1), counts[rows].flatten(end_dim=1)
+                of_rows = None if missing is None else missing.to(rows.device)[rows].flatten(end_dim=1).float()
+                regression.add(inputs, of_rows, tokens, held_out=part)
+
+    def _solved(self, module: Module, regression: Regression, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
+        tensors, whole = {}, level(module, self.widths)
+        for layer in levels:
+            if level(module, layer) == whole:
+                continue
+            kept = kept_inputs(CONSUMERS[module], self.widths, select(self.scores, layer)).to(self.model.device)
+            weight, _ = regression.narrowed(kept).solve()
+            tensors[level(module, layer)] = weight.to(self.model.dtype)
+        return tensors
