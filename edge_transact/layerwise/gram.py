@@ -49,6 +49,12 @@ class Gram:
         narrow._sum = self.whole()[dims][:, dims]
         return narrow
 
+    def mapped(self, into: torch.Tensor) -> Gram:
+        """The sum for rows that ``x @ into.T`` are."""
+        mapped = Gram(0, self._sum.device)
+        mapped._sum = into @ self.whole() @ into.T
+        return mapped
+
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The index of each block's first row, and its rows."""
         return zip(range(0, len(self._sum), BLOCK), self._sum.split(BLOCK), strict=True)

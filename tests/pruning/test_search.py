@@ -19,13 +19,13 @@ from edge_transact.layerwise.windows import Calibration
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.compensate.regression import Regression
 from edge_transact.pruning.options import PruneOptions
-from edge_transact.pruning.run import prune
+from edge_transact.pruning.run import PruneResult, prune
 from edge_transact.pruning.search import loop, space, supernet
 from edge_transact.pruning.search.executor import scoring_in
 from edge_transact.pruning.search.scoring import Scoring
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
-from tests.support.interruption import killed_after
+from tests.support.interruption import ended_after, killed_after
 from tests.support.pruning import scores_of, weights_of
 
 
@@ -34,13 +34,21 @@ def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_transact.pruning.search.executor.workers", lambda: 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def searching(calibration: dict) -> PruneOptions:
     return PruneOptions(ratio=0.4, bucket=8, search=True, search_generations=4, search_tokens=256, **calibration)
 
 
-def test_a_search_lowers_the_divergence_within_the_limits(random_model: Path, tmp_path: Path, searching) -> None:
-    result = prune(str(random_model), tmp_path / "out", searching)
+@pytest.fixture(scope="module")
+def whole(random_model: Path, tmp_path_factory: pytest.TempPathFactory, searching) -> tuple[list[str], PruneResult]:
+    """What a search writes to the journal, in order, and its result."""
+    with pytest.MonkeyPatch.context() as patched, ended_after(10**6) as names:
+        patched.setattr("edge_transact.pruning.search.executor.workers", lambda: 1)
+        return names, prune(str(random_model), tmp_path_factory.mktemp("whole") / "out", searching, fresh=True)
+
+
+def test_a_search_lowers_the_divergence_within_the_limits(whole) -> None:
+    _, result = whole
     best = [generation.divergences[0] for generation in result.searched]
     assert [generation.round for generation in result.searched] == [0, 0, 0, 1, 1, 1]
     assert best == sorted(best, reverse=True) and best[-1] < best[0]
@@ -48,14 +56,13 @@ def test_a_search_lowers_the_divergence_within_the_limits(random_model: Path, tm
     assert costs.cut_ratio(result.checkpoint.plan, result.source.plan) >= 0.4
 
 
-@pytest.mark.parametrize("after", [8, 11, 13])
-def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache, searching, after: int) -> None:
-    whole = prune(str(random_model), tmp_path / "whole", searching)
-    with killed_after(after) as written:
+@pytest.mark.parametrize("after", ["supernet-0-1", "search-0-1", "supernet-1-3", "search-1-0"])
+def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache, searching, whole, after: str) -> None:
+    names, result = whole
+    with killed_after(names.index(after) + 1):
         prune(str(random_model), tmp_path / "out", searching)
-    assert any(name.startswith(("supernet-", "search-")) for name in written)
     again = prune(str(random_model), tmp_path / "out", searching, resume=True)
-    assert again.searched == whole.searched and weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
+    assert again.searched == result.searched and weights_of(tmp_path / "out") == weights_of(result.checkpoint.path)
 
 
 def test_a_narrowed_regression_is_that_of_the_inputs_alone() -> None:
@@ -91,6 +98,7 @@ def halved(plan: WidthPlan) -> WidthPlan:
     )
 
 
+@pytest.mark.slow
 def test_a_plan_scores_the_same_alone_and_among_others_and_in_other_processes(scoring: Scoring, monkeypatch) -> None:
     source = Checkpoint.open(scoring.source).plan
     one = source.with_layers([*source.layers[:2], *halved(source).layers[2:]])
@@ -115,10 +123,11 @@ def test_the_better_of_two_plans_survives(scoring: Scoring) -> None:
 def test_no_plan_exceeds_a_limit_and_nothing_more_would_fit(data: st.DataObject) -> None:
     source = WidthPlan(64, 128, True, False, False, (LayerWidths(8, 4, 16, 16, 128),) * 3)
     start = source.with_layers([LayerWidths(6, 3, 16, 16, 64), LayerWidths(8, 4, 16, 16, 32), source.layers[2]])
+    drops = data.draw(st.booleans())
     bound = data.draw(st.integers(costs.parameters(start), costs.parameters(source) - 1))
     cached = partial(costs.kv_bytes_per_token, quantization=get_quantization("q4f16_0"))
     limits = [Limit("parameters", bound, costs.parameters, ""), Limit("cache", cached(start), cached, "")]
-    within = space.Space(space.coarse(source, start, 8), limits)
+    within = space.Space(source, space.coarse(source, start, 8, drops=drops), limits)
     random = Random(data.draw(st.integers(0, 99)))
     plan = start
     for _ in range(5):

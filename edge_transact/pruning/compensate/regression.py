@@ -84,6 +84,17 @@ class Regression:
         narrow._held_out = self._held_out
         return narrow
 
+    def mapped(self, weight: torch.Tensor, into: torch.Tensor) -> Regression:
+        """The same problem for inputs that ``into @ inputs`` are, whose old W is `weight`; ``[new, inputs]``, fp32."""
+        mapped, change = Regression(weight), self._weight.float() - weight.float() @ into
+        for part, gram in enumerate(self._gram):
+            lost = change @ gram.whole()
+            mapped._gram[part] = gram.mapped(into)
+            mapped._cross[part] = (self._cross[part] + lost) @ into.T
+            mapped._square[part] = self._square[part] + ((2 * self._cross[part] + lost) * change).sum()
+        mapped._held_out = self._held_out
+        return mapped
+
     def solve(self) -> tuple[torch.Tensor, Fit]:
         """The new W in fp64, and how it was found; the old W if no damping makes it better."""
         grams = [part.whole() for part in self._gram]

@@ -75,7 +75,7 @@ def search(
             groups = [supernet.group(name, index) for index in range(len(grid))]
             scoring = Scoring(model.checkpoint.path, [journal.file(each) for each in groups], scores, held_out)
             with scoring_in(options.search_on, scoring) as scored:
-                evolution = _Evolution(space.Space(grid, limits), scored, held_out.numel())
+                evolution = _Evolution(space.Space(model.checkpoint.plan, grid, limits), scored, held_out.numel())
                 for generation, step in enumerate(names):
                     if step not in journal:
                         random, known = Random(f"{options.seed}, {step}"), found[-1]

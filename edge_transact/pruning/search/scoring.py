@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from edge_transact.architecture.matrices import ATTENTION_NORM, MLP_NORM
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.layerwise.divergence import divergences
-from edge_transact.layerwise.model import LayerwiseModel, pieces
+from edge_transact.layerwise.divergence import divergences, through
+from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.cut.surgery import LAYERS_PREFIX, pruned_layer
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.search.supernet import level
+from edge_transact.pruning.search.supernet import alone, lacks, level
 from edge_transact.pruning.units import CONSUMERS, MODULES, Module
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -73,41 +72,26 @@ class Scoring:
                 parts = {name: plan.layers[index] for name, plan in zip(chosen, plans, strict=True)}
                 following: dict[tuple[str, int], torch.Tensor] = {}
                 for name, widths in parts.items():
-                    layer = self._layer(model, index, module, widths)
+                    layer = None if lacks(module, widths) else self._layer(model, index, module, widths)
                     for state in sorted({state for state, other in zip(at, chosen, strict=True) if other == name}):
-                        following[name, state] = _through(model, layer, module, states[state])
+                        following[name, state] = after = states[state] if layer is None else states[state].clone()
+                        if layer is not None:
+                            through(model, layer, after)
                 places = {key: place for place, key in enumerate(following)}
                 at = [places[key] for key in zip(chosen, at, strict=True)]
                 states = list(following.values())
         return [states[state] for state in at]
 
     def _layer(self, model: LayerwiseModel, index: int, module: Module, widths: LayerWidths) -> DecoderLayer:
-        """A layer with one module of these widths, and as little as possible of the other."""
+        """A layer that has nothing but one module of these widths."""
         source, scores = model.checkpoint.plan.layers[index], self.scores[index]
-        if module == "attention":
-            widths = replace(widths, intermediate_size=1)
-        else:
-            widths = replace(source, intermediate_size=widths.intermediate_size)
+        widths = alone(module, widths)
         name, replaced = level(module, widths), {}
         if name != level(module, source):
             with safe_open(self.supernet[index], "pt") as file:
                 replaced = {f"{LAYERS_PREFIX}{index}.{CONSUMERS[module].name}.weight": file.get_tensor(name)}
         tensors = pruned_layer(model.checkpoint, index, select(scores, widths), replaced)
         return model.load(index, widths, tensors)
-
-
-def _through(model: LayerwiseModel, layer: DecoderLayer, module: Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Hidden states after one module of a layer."""
-    after = torch.empty_like(hidden)
-    for batch, output in zip(pieces(hidden, model), pieces(after, model), strict=True):
-        states = batch.to(model.device)
-        if module == "attention":
-            normed = layer.get_submodule(ATTENTION_NORM)(states)
-            added, *_ = layer.self_attn(normed, position_embeddings=model.rotary, attention_mask=None)
-        else:
-            added = layer.mlp(layer.get_submodule(MLP_NORM)(states))
-        output.copy_(states + added)
-    return after
 
 
 @contextmanager

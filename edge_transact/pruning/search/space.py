@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from edge_transact.pruning.allocate.limits import Limit
@@ -11,10 +11,8 @@ from edge_transact.pruning.search.supernet import Axes
 from edge_transact.pruning.units import GROUPS, MLP, UNITS, Unit
 from edge_transact.widths import WidthPlan
 
-LEVELS = {MLP: 8}
-"""Widths of a unit on the first grid."""
-
-LEVELS_OF_OTHERS = 4
+LEVELS = {MLP: 8, None: 4}
+"""Widths of a unit on the first grid; `None` stands for others."""
 
 AROUND = (-2, -1, 0, 1, 2)
 """The widths of later grids: steps around the best plan's widths."""
@@ -23,35 +21,40 @@ TRADES = 3
 """The most widths that one mutation changes, before others make up for it."""
 
 
-def coarse(source: WidthPlan, plan: WidthPlan, bucket: int) -> list[Axes]:
-    """The whole range of each unit that a plan cuts anywhere, in even steps, and the plan's own widths."""
+def coarse(source: WidthPlan, plan: WidthPlan, bucket: int, *, drops: bool = False) -> list[Axes]:
+    """The whole range of each unit that a plan cuts anywhere, in even steps, and the plan's own widths.
+
+    With `drops`, layers may also lose their attention or their MLP.
+    """
+    layers = list(zip(source.layers, plan.layers, strict=True))
+    droppable = (GROUPS, MLP) if drops else ()
     cut = [
         unit
         for unit in UNITS.values()
-        if not unit.all_layers
-        and any(unit.width(a) < unit.width(b) for a, b in zip(plan.layers, source.layers, strict=True))
+        if not unit.all_layers and any(0 < unit.width(own) < unit.width(layer) for layer, own in layers)
     ]
-    grid = []
-    for layer, own in zip(source.layers, plan.layers, strict=True):
-        axes = {}
-        for unit in cut:
-            step, full, levels = _step(unit, plan, bucket), unit.width(layer), LEVELS.get(unit, LEVELS_OF_OTHERS)
-            even = {round(full * part / levels / step) * step for part in range(1, levels)}
-            axes[unit] = sorted({max(unit.least, step, width) for width in even} | {unit.width(own), full})
+    grid: list[Axes] = []
+    for layer, own in layers:
+        axes: dict[Unit, Sequence[int]] = {}
+        for unit in (unit for unit in UNITS.values() if unit in cut or unit in droppable):
+            step, full, levels = _step(unit, plan, bucket), unit.width(layer), LEVELS.get(unit, LEVELS[None])
+            even = {round(full * part / levels / step) * step for part in range(1, levels)} if unit in cut else ()
+            widths = {max(unit.least, step, width) for width in even if full} | {unit.width(own), full}
+            axes[unit] = sorted(widths | ({0} if unit in droppable else set()))
         grid.append(axes)
     return grid
 
 
 def fine(source: WidthPlan, plan: WidthPlan, bucket: int, grid: Sequence[Axes], part: int) -> list[Axes]:
-    """Widths around a plan's, in steps that are a `part` of those of the first grid."""
-    finer = []
+    """Widths around a plan's, in steps that are a `part` of those of the first grid; what is gone stays gone."""
+    finer: list[Axes] = []
     for layer, own, axes in zip(source.layers, plan.layers, grid, strict=True):
-        around = {}
+        around: dict[Unit, Sequence[int]] = {}
         for unit in axes:
-            step, full, levels = _step(unit, plan, bucket), unit.width(layer), LEVELS.get(unit, LEVELS_OF_OTHERS)
-            stride = max(1, round(full / levels / part / step)) * step
-            widths = {unit.width(own) + count * stride for count in AROUND}
-            around[unit] = sorted({min(full, max(unit.least, step, width)) for width in widths})
+            step, full, levels = _step(unit, plan, bucket), unit.width(layer), LEVELS.get(unit, LEVELS[None])
+            stride, width = max(1, round(full / levels / part / step)) * step, unit.width(own)
+            steps = {width + count * stride for count in AROUND if len(axes[unit]) > 1 and width}
+            around[unit] = sorted({min(full, max(unit.least, step, each)) for each in steps} | {width})
         finer.append(around)
     return finer
 
@@ -65,6 +68,7 @@ def _step(unit: Unit, plan: WidthPlan, bucket: int) -> int:
 class Space:
     """The plans on a grid that are within limits."""
 
+    source: WidthPlan
     grid: Sequence[Axes]
     limits: Sequence[Limit]
 
@@ -103,12 +107,21 @@ class Space:
         return ((index, unit) for index, axes in enumerate(self.grid) for unit in axes)
 
     def _moved(self, plan: WidthPlan, index: int, unit: Unit, steps: int) -> WidthPlan:
-        """The plan with one width so many steps further along its axis, as far as it goes."""
+        """The plan with one width so many steps further along its axis, as far as it goes.
+
+        Attention that comes back has all dims in its heads. A layer without attention has none to change, and the last
+        attention, or MLP, stays.
+        """
         layer, widths = plan.layers[index], self.grid[index][unit]
-        place = min(max(widths.index(unit.width(layer)) + steps, 0), len(widths) - 1)
+        if unit.width(layer) not in widths:
+            return plan
+        width = widths[min(max(widths.index(unit.width(layer)) + steps, 0), len(widths) - 1)]
+        if unit is GROUPS and not layer.has_attention:
+            layer = replace(self.source.layers[index], intermediate_size=layer.intermediate_size)
         layers = list(plan.layers)
-        layers[index] = unit.narrowed(layer, widths[place])
-        return plan.with_layers(layers)
+        layers[index] = unit.narrowed(layer, width)
+        is_whole = all(any(getattr(each, has) for each in layers) for has in ("has_attention", "has_mlp"))
+        return plan.with_layers(layers) if is_whole else plan
 
     def _holds(self, plan: WidthPlan) -> bool:
         return all(limit.holds(plan) for limit in self.limits)

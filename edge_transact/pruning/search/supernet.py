@@ -22,7 +22,7 @@ from edge_transact.pruning.compensate.regression import Regression
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.cut.surgery import cut_layer, kept_inputs
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.units import CONSUMERS, Module, Unit
+from edge_transact.pruning.units import CONSUMERS, GROUPS, Module, Unit
 from edge_transact.widths import LayerWidths
 
 STEP = "supernet"
@@ -35,6 +35,16 @@ def level(module: Module, layer: LayerWidths) -> str:
     """The name in the supernet of a module with a layer's widths."""
     *heads, dims = astuple(layer)
     return f"{module}." + (f"{dims}" if module == "mlp" else "-".join(map(str, heads)))
+
+
+def lacks(module: Module, layer: LayerWidths) -> bool:
+    """Whether a layer has nothing of a module."""
+    return not (layer.has_attention if module == "attention" else layer.has_mlp)
+
+
+def alone(module: Module, layer: LayerWidths) -> LayerWidths:
+    """A layer that has nothing but one module of a layer."""
+    return replace(layer, intermediate_size=0) if module == "attention" else GROUPS.narrowed(layer, 0)
 
 
 def group(name: str, index: int) -> str:
@@ -50,9 +60,11 @@ def levels_of(source: LayerWidths, axes: Axes) -> dict[Module, list[LayerWidths]
         found[module] = []
         for widths in product(*(axes[unit] for unit in units)):
             layer = source
+            # The units in the table's order: KV groups before what is inside them.
             for unit, width in zip(units, widths, strict=True):
-                layer = unit.narrowed(layer, width)
-            found[module].append(layer)
+                layer = unit.narrowed(layer, width) if unit.width(layer) else layer
+            if layer not in found[module]:
+                found[module].append(layer)
     return found
 
 
@@ -90,8 +102,9 @@ class _Layer:
 
     def attention(self, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
         """Adds attention's output to hidden states; returns the levels' weights. RoPE pairs change all activations."""
-        tensors, full = {}, self.widths.qk_head_dim
-        for dims in sorted({each.qk_head_dim for each in levels} | {full}):
+        tensors: dict[str, torch.Tensor] = {}
+        full = self.widths.qk_head_dim
+        for dims in sorted({each.qk_head_dim for each in levels if each.has_attention} | {full}):
             narrow = cut_layer(self.model, self.index, select(self.scores, replace(self.widths, qk_head_dim=dims)))
             regression = Regression(linear(narrow, OUTPUT).weight)
             for batch, held_out in self._batches(hidden):
@@ -140,9 +153,14 @@ class _Layer:
     def _solved(self, module: Module, regression: Regression, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
         tensors, whole = {}, level(module, self.widths)
         for layer in levels:
-            if level(module, layer) == whole:
+            if level(module, layer) == whole or lacks(module, layer):
                 continue
-            kept = kept_inputs(CONSUMERS[module], self.widths, select(self.scores, layer)).to(self.model.device)
-            weight, _ = regression.narrowed(kept).solve()
+            chosen = select(self.scores, layer)
+            kept = kept_inputs(CONSUMERS[module], self.widths, chosen).to(self.model.device)
+            narrow = regression.narrowed(kept)
+            if module == "attention" and chosen.rotation:
+                into = chosen.rotation.of_values(torch.eye(len(kept))).T.to(kept.device)
+                narrow = narrow.mapped(linear(cut_layer(self.model, self.index, chosen), OUTPUT).weight, into)
+            weight, _ = narrow.solve()
             tensors[level(module, layer)] = weight.to(self.model.dtype)
         return tensors
