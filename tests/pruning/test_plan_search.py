@@ -123,11 +123,11 @@ def test_the_better_of_two_plans_survives(scoring: Scoring) -> None:
 def test_no_plan_exceeds_a_limit_and_nothing_more_would_fit(data: st.DataObject) -> None:
     source = WidthPlan(64, 128, True, False, False, (LayerWidths(8, 4, 16, 16, 128),) * 3)
     start = source.with_layers([LayerWidths(6, 3, 16, 16, 64), LayerWidths(8, 4, 16, 16, 32), source.layers[2]])
-    drops = data.draw(st.booleans())
+    drops = data.draw(st.sets(st.sampled_from(["mlp", "groups"])))
     bound = data.draw(st.integers(costs.parameters(start), costs.parameters(source) - 1))
     cached = partial(costs.kv_bytes_per_token, quantization=get_quantization("q4f16_0"))
     limits = [Limit("parameters", bound, costs.parameters, ""), Limit("cache", cached(start), cached, "")]
-    within = space.Space(source, space.coarse(source, start, 8, drops=drops), limits)
+    within = space.Space(source, space.coarse(source, start, 8, drops), limits)
     random = Random(data.draw(st.integers(0, 99)))
     plan = start
     for _ in range(5):

@@ -21,6 +21,7 @@ from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.search import space, supernet
 from edge_transact.pruning.search.executor import Scores, scoring_in
 from edge_transact.pruning.search.scoring import Scoring
+from edge_transact.pruning.units import DEFAULT_UNITS
 from edge_transact.widths import LayerWidths, WidthPlan
 
 STEP = "search"
@@ -63,7 +64,8 @@ def search(
         held_out: The windows on which plans are scored.
     """
     generations, found = -(-options.search_generations // len(PARTS)), [Generation(0, [start], [])]
-    first = grid = space.coarse(model.checkpoint.plan, start, options.bucket)
+    drops = options.units or DEFAULT_UNITS if options.drop else ()
+    first = grid = space.coarse(model.checkpoint.plan, start, options.bucket, drops)
     with bar(STEP, generations * len(PARTS)) as advance:
         for number, part in enumerate(PARTS):
             if number:

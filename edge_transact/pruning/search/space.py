@@ -21,13 +21,13 @@ TRADES = 3
 """The most widths that one mutation changes, before others make up for it."""
 
 
-def coarse(source: WidthPlan, plan: WidthPlan, bucket: int, *, drops: bool = False) -> list[Axes]:
+def coarse(source: WidthPlan, plan: WidthPlan, bucket: int, drops: Sequence[str] = ()) -> list[Axes]:
     """The whole range of each unit that a plan cuts anywhere, in even steps, and the plan's own widths.
 
-    With `drops`, layers may also lose their attention or their MLP.
+    Layers may also lose their attention or their MLP whole, if `drops` names KV groups or MLP dims.
     """
     layers = list(zip(source.layers, plan.layers, strict=True))
-    droppable = (GROUPS, MLP) if drops else ()
+    droppable = [unit for unit in (GROUPS, MLP) if unit.name in drops]
     cut = [
         unit
         for unit in UNITS.values()
