@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge_transact.api import heal as heal
     from edge_transact.api import inspect as inspect
     from edge_transact.api import load as load
+    from edge_transact.api import profile as profile
     from edge_transact.api import prune as prune
     from edge_transact.benchmarking.options import BenchOptions as BenchOptions
     from edge_transact.benchmarking.session import BenchOutcome as BenchOutcome
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from edge_transact.exporting.gguf import Export as Export
     from edge_transact.healing.run import HealResult as HealResult
     from edge_transact.inspection import Inspection as Inspection
+    from edge_transact.profiling.options import ProfileOptions as ProfileOptions
+    from edge_transact.profiling.run import Profiled as Profiled
     from edge_transact.pruning.options import Budget as Budget
     from edge_transact.pruning.options import PruneOptions as PruneOptions
     from edge_transact.pruning.run import PruneResult as PruneResult
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from edge_transact.widths import WidthPlan as WidthPlan
 
 _MODULES = {
-    "api": ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune"),
+    "api": ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "profile", "prune"),
     "benchmarking.options": ("BenchOptions",),
     "benchmarking.session": ("BenchOutcome",),
     "building.dist": ("Build",),
@@ -59,6 +62,8 @@ _MODULES = {
     "exporting.gguf": ("Export",),
     "healing.run": ("HealResult",),
     "inspection": ("Inspection",),
+    "profiling.options": ("ProfileOptions",),
+    "profiling.run": ("Profiled",),
     "pruning.options": ("Budget", "PruneOptions"),
     "pruning.run": ("PruneResult",),
     "runtime.session": ("Session",),

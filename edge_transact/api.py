@@ -18,6 +18,7 @@ from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
+from edge_transact.profiling.options import ProfileOptions
 from edge_transact.pruning.options import Budget, PruneChoices, PruneOptions, ShotTraining
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edge_transact.exporting.gguf import Export
     from edge_transact.healing.run import HealResult
     from edge_transact.inspection import Inspection
+    from edge_transact.profiling.run import Profiled
     from edge_transact.pruning.run import PruneResult
     from edge_transact.runtime.session import Session
 
@@ -73,6 +75,10 @@ class _Build(_Pruning, _Reporting, PruneChoices, BuildOptions):
 
 
 class _Bench(_Reporting, BenchOptions):
+    pass
+
+
+class _Profile(_Run, _Writing, ProfileOptions):
     pass
 
 
@@ -196,6 +202,26 @@ def bench(dists: str | Path | Sequence[str | Path], output: str | Path, options:
     return bench_models(
         _paths(dists), part(options, BenchOptions), log=Path(output), report=options.report, fresh=options.fresh
     )
+
+
+@keywords(_Profile)
+def profile(model: str | Path, output: str | Path, options: _Profile) -> Profiled:
+    """Measures the kernels of a model's shape on a device, over widths and contexts, or computes a roofline.
+
+    ``et.profile("demo:smollm2", "host.json").profile.decode_s(plan, 1024)``
+
+    Args:
+        model: A checkpoint directory, a hub id, a GGUF file, a demo model, or a directory that `build` wrote.
+        output: The JSON file to write. Repetitions are logged beside it, and a second run goes on from there.
+
+    Raises:
+        UsageError: Options contradict each other, or a context is beyond the model's.
+        EdgeTransactError: The model can't be read, `output` exists, or the device can't be reached.
+    """
+    from edge_transact.profiling.run import profile
+
+    own = part(options, ProfileOptions)
+    return profile(str(model), Path(output), own, fresh=options.fresh, force=options.force)
 
 
 @keywords(_Evaluate)

@@ -108,7 +108,7 @@ def bench_models(
         refuse_existing(report, replace, "Choose another directory, or remove it.", apart_from=[*dists, log])
     models = _models(dists, options, llama_cpp, ggufs)
     _check_names(perplexities or {}, models, log, fresh)
-    drivers = _drivers(models, options, clean=clean)
+    drivers = drivers_of(models, options, clean=clean)
     tried = _candidates(models, drivers, options)
     conditions = options.model_dump(include={"warmups", "threads", "cores", "app"})
     file = Log(log, conditions, Start.of(resume=resume, fresh=fresh))
@@ -174,9 +174,9 @@ def plan_bench(
     if builds:
         if options.tune:
             raise UsageError("--dry-run knows what --tune tries of a DIST", fix=f"Build {builds[0]} first.")
-        return all_of_it(_drivers([], options, dry_run=True), list(map(str, dists)), options, builds)
+        return all_of_it(drivers_of([], options, dry_run=True), list(map(str, dists)), options, builds)
     models = _models(dists, options, llama_cpp, [path / "model.gguf" for path in dists])
-    drivers = _drivers(models, options, dry_run=True)
+    drivers = drivers_of(models, options, dry_run=True)
     return make_plan(drivers, _candidates(models, drivers, options), options, _earlier(log, fresh))
 
 
@@ -261,9 +261,15 @@ def _models(
     ]
 
 
-def _drivers(
+def drivers_of(
     models: Sequence[BenchModel], options: BenchOptions, *, clean: bool = False, dry_run: bool = False
 ) -> list[Driver]:
+    """The devices of a bench, with what runs visits on them.
+
+    Raises:
+        UsageError: A DIST has no library for them, or options contradict each other.
+        EdgeTransactError: There is no such device, or it can't be reached.
+    """
     if options.device == "host":
         if options.app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")

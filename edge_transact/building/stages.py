@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -193,12 +193,14 @@ def place_library(
     target: BuildTarget,
     model_lib: str,
     path: Path,
+    functions: Collection[str] = (),
 ) -> dict[str, str]:
     """Writes the library for a target to `path`. Returns its sha256 by file name, where known.
 
-    `model_lib` ends in a digest of the definition's text.
+    `model_lib` ends in a digest of the definition's text, and the library has all its `functions` by default.
     """
     ingredients = {
+        **({"functions": functions} if functions else {}),
         "model_lib": model_lib,
         "config": definition.config.asdict(),
         "quantization": quantization.name,
@@ -209,7 +211,7 @@ def place_library(
 
     def make(content: Path) -> None:
         with working(compile_step(target.name)):
-            build_library(definition, quantization, target, model_lib, content / path.name)
+            build_library(definition, quantization, target, model_lib, content / path.name, functions)
 
     return cache.place(
         cache.Recipe("libraries", f"compile {model_lib} for {target.name}", ingredients, make), path.parent

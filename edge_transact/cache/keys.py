@@ -24,6 +24,7 @@ LEFT_OUT = {
     "edge_transact.cache": "keeps what others compute",
     "edge_transact.cache.keys": "this module",
     "edge_transact.cache.resume": "finds a journal, whose content is in `cache.journal`",
+    "edge_transact.compiler.identity": "refuses profiles of other devices",
     "edge_transact.artifacts.charts": "pictures",
     "edge_transact.artifacts.report": "reports",
     "edge_transact.artifacts.summary": "how results are shown in notebooks",

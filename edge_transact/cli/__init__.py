@@ -38,6 +38,7 @@ COMMANDS = {
     "inspect": "Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.",
     "export": "Write a model as a GGUF file for llama.cpp and the apps that use it.",
     "bench": "Measure latency and memory of models on phones or on this host.",
+    "profile": "Measure the kernels of a model's shape on a device, over widths and contexts, for budgets of time.",
     "bundle": "Write an Android Studio project with models in it: a library module to build on, and a chat app.",
     "install": "Copy the weights of models that are too large for an app into its files on a phone, over adb.",
     "verify": "Compare outputs, byte by byte, with the sha256 that was recorded when they were written.",

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,7 @@ def build_library(
     target: BuildTarget,
     model_lib: str,
     path: Path,
+    functions: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compile a definition for a target.
 
@@ -51,6 +52,7 @@ def build_library(
         definition: Its configuration has the library's context window, prefill chunk and batch.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
+        functions: The definition's functions that the library has; all by default.
 
     Returns:
         The library's ``_metadata``.
@@ -58,6 +60,8 @@ def build_library(
     Raises:
         EdgeTransactError: The library is damaged (`archive.check_library`), or exceeds the target's profile or memory.
     """
+    from tvm.relax.frontend.nn.spec import ModuleSpec
+
     from edge_transact.compiler.limits import require_buffers, require_launches
     from edge_transact.compiler.modules import quantize_modules
     from edge_transact.compiler.passes import memory
@@ -66,11 +70,15 @@ def build_library(
     accumulate = "float32" if target.device == "llvm" else quantization.model_dtype
     model = quantize_modules(definition.model(), quantization, accumulate)
     tvm_target = target.tvm_target()
-    with tvm_target:
-        mod, parameters, _ = model.export_tvm(spec=model.get_default_spec(), allow_extern=True)
+    spec = model.get_default_spec()
+    wanted = set(functions or spec.method_names)
     if target.is_system_lib and target.device != "llvm":
         # It returns the logits of every position, for perplexity on this host, and would enlarge a phone's workspace.
-        del mod["batch_verify"]
+        wanted -= {"batch_verify"}
+    methods = {name: of for name, of in zip(spec.method_names, spec.method_specs, strict=True) if name in wanted}
+    spec = ModuleSpec(model, list(methods), list(methods.values()))
+    with tvm_target:
+        mod, parameters, _ = model.export_tvm(spec=spec, allow_extern=True)
     prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
     if prefix:
         mod = mod.with_attrs({"system_lib_prefix": prefix})

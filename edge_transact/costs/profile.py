@@ -7,7 +7,8 @@ these on a device; `roofline` computes them from a device's bandwidth and arithm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
 from edge_transact.errors import UsageError
 from edge_transact.reading import read_model
-from edge_transact.widths import LayerWidths, WidthPlan
+from edge_transact.widths import WidthPlan
 
 VERSION = 1
 
@@ -64,6 +65,11 @@ class Kernel(_Record):
     seconds: Seconds
     spread_s: Seconds = 0.0
 
+    @property
+    def at(self) -> tuple[int, ...]:
+        """Where it lies between the others of its module and phase."""
+        return self.width, self.head_dim, self.tokens, self.context
+
 
 @dataclass(frozen=True, order=True)
 class Part:
@@ -71,29 +77,23 @@ class Part:
 
     module: Module
     width: int
-    head_dim: int
-    count: int
+    head_dim: int = 0
+    count: int = 0
 
 
 def parts_of(plan: WidthPlan) -> list[Part]:
-    """What a pass of a plan consists of, without the sizes that depend on tokens."""
-    parts = [Part("model", 0, 0, 1)]
+    """What a pass of a plan consists of; the same parts of several layers are one."""
+    counts = Counter({Part("model", 0): 1})
     for layer, calls in zip(plan.layers, plan.virtual_layers, strict=True):
-        parts += layer_parts(plan, layer)
-        if calls:
-            parts.append(Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim, calls))
-    return parts
-
-
-def layer_parts(plan: WidthPlan, layer: LayerWidths) -> list[Part]:
-    """What a layer of a plan takes apart from attention calls."""
-    parts = [Part("mlp", layer.intermediate_size, 0, 1)] if layer.has_mlp else []
-    if layer.has_attention:
-        rows = sum(matrix.shape(plan, layer)[0] for matrix in ATTENTION_INPUTS)
-        parts += [Part("qkv_proj", rows, 0, 1), Part("o_proj", OUTPUT.shape(plan, layer)[1], 0, 1)]
-        if plan.rotates_in_model:
-            parts.append(Part("rotation", layer.num_key_value_heads, 0, 1))
-    return parts
+        if layer.has_mlp:
+            counts[Part("mlp", layer.intermediate_size)] += 1
+        if layer.has_attention:
+            counts[Part("qkv_proj", sum(matrix.shape(plan, layer)[0] for matrix in ATTENTION_INPUTS))] += 1
+            counts[Part("o_proj", OUTPUT.shape(plan, layer)[1])] += 1
+            counts[Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim)] += calls
+            if plan.rotates_in_model:
+                counts[Part("rotation", layer.num_key_value_heads)] += 1
+    return [replace(part, count=count) for part, count in counts.items()]
 
 
 def shape_of(plan: WidthPlan) -> dict[str, Any]:
@@ -129,9 +129,9 @@ class Profile(_Record):
     widest: dict[str, Size]
     kernels: Annotated[list[Kernel], Field(min_length=1)]
 
-    def decode_s(self, plan: WidthPlan, context: int) -> float:
+    def decode_s(self, plan: WidthPlan, context: float) -> float:
         """Predicted seconds of one decoded token with `context` tokens in the cache."""
-        return sum(self.pass_s(part, "decode", 1, context) for part in _counted(plan))
+        return sum(self.pass_s(part, "decode", 1, context) for part in parts_of(plan))
 
     def prefill_s(self, plan: WidthPlan, tokens: int, past: int = 0) -> float:
         """Predicted seconds of the prefill of a prompt, in chunks, with `past` tokens in the cache."""
@@ -139,10 +139,10 @@ class Profile(_Record):
         return sum(
             self.pass_s(part, "prefill", min(self.prefill_chunk, tokens - start), past + start)
             for start in starts
-            for part in _counted(plan)
+            for part in parts_of(plan)
         )
 
-    def pass_s(self, part: Part, phase: Phase, tokens: int, context: int) -> float:
+    def pass_s(self, part: Part, phase: Phase, tokens: int, context: float) -> float:
         """Predicted seconds of a part of a plan in a pass."""
         return part.count * self._value(part, phase, tokens, context, "seconds")
 
@@ -180,7 +180,7 @@ class Profile(_Record):
         noisy: dict[str, float] = {}
         for context in contexts:
             total = self.decode_s(plan, context)
-            for module, parts in groupby(sorted(_counted(plan)), key=lambda part: part.module):
+            for module, parts in groupby(sorted(parts_of(plan)), key=lambda part: part.module):
                 spread = sum(part.count * self._value(part, "decode", 1, context, "spread_s") for part in parts)
                 if spread > NOISY * total:
                     noisy[module] = max(noisy.get(module, 0.0), spread / total)
@@ -191,50 +191,41 @@ class Profile(_Record):
                 fix="Measure again on a device that does nothing else, with more --repetitions.",
             )
 
-    def _value(self, part: Part, phase: Phase, tokens: int, context: int, field: str) -> float:
-        key = (part.module, part.width, part.head_dim, phase, tokens, context, field)
+    def _value(self, part: Part, phase: Phase, tokens: int, context: float, field: str) -> float:
+        key = (part.module, part.width, part.head_dim, phase, tokens, context)
         if key not in self._known:
-            table = self._tables.get((part.module, phase), [])
-            value = _interpolated([(at, getattr(kernel, field)) for at, kernel in table], key[1:3] + key[4:6])
-            self._known[key] = max(0.0, value)
-        return self._known[key]
+            kernels = [kernel for kernel in self.kernels if (kernel.module, kernel.phase) == (part.module, phase)]
+            at = (part.width, part.head_dim, tokens, context)
+            self._known[key] = [(kernels[i], weight) for i, weight in interpolation([k.at for k in kernels], at)]
+        return max(0.0, sum(weight * getattr(kernel, field) for kernel, weight in self._known[key]))
 
     @cached_property
-    def _known(self) -> dict[tuple[Any, ...], float]:
+    def _known(self) -> dict[tuple[Any, ...], list[tuple[Kernel, float]]]:
         return {}
 
-    @cached_property
-    def _tables(self) -> Mapping[tuple[str, str], list[tuple[tuple[int, ...], Kernel]]]:
-        tables: dict[tuple[str, str], list[tuple[tuple[int, ...], Kernel]]] = {}
-        for kernel in self.kernels:
-            at = (kernel.width, kernel.head_dim, kernel.tokens, kernel.context)
-            tables.setdefault((kernel.module, kernel.phase), []).append((at, kernel))
-        return tables
+
+def interpolation(points: Sequence[tuple[int, ...]], at: tuple[float, ...]) -> list[tuple[int, float]]:
+    """Indices and weights of the points that give a value between them.
+
+    It is linear along each axis, the first axis first, and goes straight on beyond the last two points.
+    """
+    return _weights([(point, index) for index, point in enumerate(points)], at)
 
 
-def _counted(plan: WidthPlan) -> list[Part]:
-    """`parts_of` a plan, the same parts of several layers as one."""
-    counts: dict[Part, int] = {}
-    for part in parts_of(plan):
-        key = replace(part, count=0)
-        counts[key] = counts.get(key, 0) + part.count
-    return [replace(part, count=count) for part, count in counts.items()]
-
-
-def _interpolated(points: Sequence[tuple[tuple[int, ...], float]], at: tuple[int, ...]) -> float:
-    """A value between points, linear along each axis, the first axis first; straight on beyond the last two."""
+def _weights(points: Sequence[tuple[tuple[int, ...], int]], at: tuple[float, ...]) -> list[tuple[int, float]]:
     if not at:
-        return sum(value for _, value in points)
-    rest: dict[int, list[tuple[tuple[int, ...], float]]] = {}
-    for (first, *others), value in points:
-        rest.setdefault(first, []).append((tuple(others), value))
+        return [(index, 1.0) for _, index in points]
+    rest: dict[int, list[tuple[tuple[int, ...], int]]] = {}
+    for (first, *others), index in points:
+        rest.setdefault(first, []).append((tuple(others), index))
     known = sorted(rest)
     if len(known) < 2:
-        return _interpolated(rest[known[0]], at[1:]) if known else 0.0
+        return _weights(rest[known[0]], at[1:]) if known else []
     upper = next((i for i, place in enumerate(known) if i and place >= at[0]), len(known) - 1)
     low, high = known[upper - 1], known[upper]
-    below, above = (_interpolated(rest[place], at[1:]) for place in (low, high))
-    return below + (above - below) * (at[0] - low) / (high - low)
+    share = (at[0] - low) / (high - low)
+    ends = ((low, 1 - share), (high, share))
+    return [(i, part * weight) for place, part in ends if part for i, weight in _weights(rest[place], at[1:])]
 
 
 def read_profile(path: Path) -> Profile:

@@ -123,7 +123,7 @@ def bench(dists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench
     """Runs a bench of ``names`` on a `NoisyDevice`, into one log."""
 
     def run(device: NoisyDevice, names: str = "dense copy pruned", **options: object) -> BenchOutcome:
-        monkeypatch.setattr(session, "_drivers", lambda *_, **__: [device])
+        monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [device])
         how = QUICK.model_copy(update={"repetitions": 5, **options})
         return bench_models([dists / name for name in names.split()], how, log=tmp_path / "log.jsonl")
 
@@ -369,7 +369,7 @@ def test_copies_are_told_apart_and_a_path_is_named_once(dists: Path) -> None:
 
 
 def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({})])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [NoisyDevice({})])
     log = tmp_path / "log.jsonl"
     command = ["bench", str(dists / "dense"), str(dists / "pruned"), "--lengths", "8+4,16+4", "-o", str(log)]
     done = run(*command, "--dry-run", "--until", "3%", "--repetitions", "6")
@@ -382,14 +382,14 @@ def test_a_plan_is_told_and_nothing_is_done(dists: Path, tmp_path: Path, monkeyp
 
     plan = planned(4)
     assert (plan.visits, planned(8).visits, plan.seconds) == (4, 8, None), "the log has measured nothing"
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
     bench_models([dists / "dense"], QUICK.model_copy(update={"repetitions": 2}), log=log)
     plan, longer = planned(4), planned(6)
     assert longer.seconds == pytest.approx(2 * plan.seconds) and ": 2 visits, about " in plan.line()
 
 
 def test_a_report_is_written_again_and_nothing_else_is_replaced(dists: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [NoisyDevice({"dense": 1.0})])
     log, report = tmp_path / "logs" / "log.jsonl", tmp_path / "report"
     log.parent.mkdir()
 

@@ -170,7 +170,7 @@ def tune(monkeypatch, dist, tmp_path):
     (tmp_path / "built").mkdir()
 
     def run(phone, log="log.jsonl", **options):
-        monkeypatch.setattr(session, "_drivers", lambda *_, **__: [phone])
+        monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [phone])
         if (tmp_path / "built/edge-bench").exists():
             options["runner"] = tmp_path / "built"
         quick = QUICK.model_copy(update={"device": "s1", "tune": True, "repetitions": 4} | options)
@@ -180,7 +180,7 @@ def tune(monkeypatch, dist, tmp_path):
 
 
 def tried(dist, shape, monkeypatch, **options):
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [Tuned({}, shape)])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [Tuned({}, shape)])
     options = BenchOptions(device="s1", tune=True, **options)
     return [name.removeprefix("dist").lstrip(", ") for name in plan_bench([dist], options, log=dist / "no").models]
 
@@ -207,7 +207,7 @@ def test_two_benches_of_a_phone_take_turns(dist, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
     phone, serial = NoisyDevice({"dist": 1.0}), "s1"
     phone.info = replace(phone.info, serial=serial)
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [phone])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [phone])
     measure = Thread(target=bench_models, args=([dist], QUICK), kwargs={"log": tmp_path / "log.jsonl"})
     with lock(entry_of("phones", {"serial": serial}), "install"):
         measure.start()
@@ -220,7 +220,7 @@ def test_two_benches_of_a_phone_take_turns(dist, tmp_path, monkeypatch, caplog):
 
 
 def test_a_dry_run_names_the_candidates(dist, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [Tuned({}, "8")])
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [Tuned({}, "8")])
     monkeypatch.chdir(tmp_path)
     done = run("bench", "dist", "--device", "s1", "--tune", "--dry-run")
     assert done.stdout.splitlines()[1:] == ["  dist", "  dist, all cores 0-7", "  dist, 4 cores 4-7"]
@@ -312,7 +312,7 @@ def test_what_contradicts_it(words, said):
 
 def test_it_is_for_one_dist_on_one_phone(dist, tmp_path, monkeypatch):
     options = BenchOptions(device="s1", tune=True)
-    monkeypatch.setattr(session, "_drivers", lambda *_, **__: [Tuned({})] * 2)
+    monkeypatch.setattr(session, "drivers_of", lambda *_, **__: [Tuned({})] * 2)
     with pytest.raises(UsageError, match="one DIST on one phone"):
         plan_bench([dist], options, log=tmp_path / "log.jsonl")
     with pytest.raises(UsageError, match=r"not with llama\.cpp"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from edge_transact import costs
+from edge_transact.compiler.identity import require_current
 from edge_transact.costs.profile import Profile, read_profile
 from edge_transact.errors import UsageError
 from edge_transact.formatting import milliseconds
@@ -95,5 +96,6 @@ def _times(options: PruneOptions, source: WidthPlan, profile: Profile) -> list[L
         contexts.append(tokens)
         measure = partial(profile.prefill_s, tokens=tokens)
         limits.append(Limit("--max-prefill", seconds, measure, f"for a prefill of {tokens:,} tokens", is_time=True))
+    require_current(profile)
     profile.check(source, options.quant, contexts)
     return limits
