@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -23,7 +24,11 @@ from edge_transact.pruning.pruning import WIDTHS_STEP
 from edge_transact.pruning.report.page import REPORT_STEP
 from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, for_model
 from edge_transact.pruning.score import passes, sensitivity
+from edge_transact.pruning.search import loop
+from edge_transact.pruning.search.executor import workers
+from edge_transact.pruning.search.space import LEVELS
 from edge_transact.pruning.shots import shot_trainings
+from edge_transact.pruning.units import GROUPS, MLP, QUERIES_KEYS, VALUES
 from edge_transact.reading import user_path
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
@@ -54,6 +59,11 @@ def requirements(
     in_shots = memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS)
     resident = [memory.PACKAGES_BYTES + max(text_bytes(options.calibration, options.calibration_tokens), in_shots)]
     resident += [each.memory_bytes for each in trainings]
+    if options.search:
+        tokens += options.search_tokens // window * window
+        head = 2 * plan.vocab_size * (plan.hidden_size + LOGITS_TOKENS) * itemsize
+        states = (2 * loop.TOGETHER + 1) * options.search_tokens * plan.hidden_size * itemsize
+        resident.append(memory.PACKAGES_BYTES + workers() * (memory.PACKAGES_BYTES + head + states))
     if report_of:
         steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
         resident.append(memory.perplexity_bytes(plan))
@@ -61,8 +71,17 @@ def requirements(
     disk = costs.parameters(pruned_plan(plan, options)) * stored.itemsize
     has_gradients = find_method(options.method).gradients != "none"
     kept = (len(plan.layers) + 1) * min(tokens, passes.GRADIENT_TOKENS) if has_gradients else 2 * tokens
+    disk += levels_bytes(plan, itemsize) if options.search else 0
     disk += kept * plan.hidden_size * itemsize + max((each.disk_bytes for each in trainings), default=0)
     return Requirements(steps, tokens + sum(each.tokens for each in trainings), max(resident), disk)
+
+
+def levels_bytes(plan: WidthPlan, itemsize: int) -> int:
+    """At most what a supernet takes on disk: the levels of both consuming projections, half as wide on average."""
+    units = [MLP, VALUES, QUERIES_KEYS, GROUPS]
+    mlp, *heads = (LEVELS.get(unit, LEVELS[None]) for unit in units)
+    sizes = (mlp * layer.intermediate_size + math.prod(heads) * layer.attention_size for layer in plan.layers)
+    return plan.hidden_size * sum(sizes) // 2 * itemsize
 
 
 def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requirements]) -> Iterator[str]:
@@ -77,6 +96,8 @@ def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requir
             yield from (*scoring, sensitivity.LAYERS_STEP, sensitivity.DIVERGENCE_STEP, WIDTHS_STEP)
         else:
             yield from (WIDTHS_STEP, *scoring)
+        if options.search and shot == 1:
+            yield loop.STEP
         if trainings:
             yield from (*finish, *trainings[shot - 1].steps)
     yield from [WRITE_STEP] if trainings else finish

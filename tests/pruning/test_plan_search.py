@@ -19,6 +19,8 @@ from edge_transact.layerwise.windows import Calibration
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.compensate.regression import Regression
 from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.report import figures
+from edge_transact.pruning.requirements import requirements
 from edge_transact.pruning.run import PruneResult, prune
 from edge_transact.pruning.search import loop, space, supernet
 from edge_transact.pruning.search.executor import scoring_in
@@ -63,6 +65,22 @@ def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache,
         prune(str(random_model), tmp_path / "out", searching)
     again = prune(str(random_model), tmp_path / "out", searching, resume=True)
     assert again.searched == result.searched and weights_of(tmp_path / "out") == weights_of(result.checkpoint.path)
+
+
+def test_the_page_shows_the_search(whole) -> None:
+    _, result = whole
+    section = figures.search(result.searched)
+    assert len(section.charts) >= 2 and len(section.rows) == len(result.searched)
+    assert "nats a token" in section.charts[0].svg("search")
+
+
+def test_requirements_say_what_a_search_takes(random_model: Path, searching) -> None:
+    source = Checkpoint.open(random_model)
+    with_it, without = (
+        requirements(source, searching.model_copy(update={"search": search})) for search in (True, False)
+    )
+    assert with_it.tokens - without.tokens == 256 and with_it.disk_bytes > without.disk_bytes
+    assert [step for step in with_it.steps if step not in without.steps] == [loop.STEP]
 
 
 def test_a_narrowed_regression_is_that_of_the_inputs_alone() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edge_transact.artifacts.charts import Axis, Chart, by_layer, number
+from edge_transact.artifacts.charts import Axis, Chart, by_layer, lines, number
 from edge_transact.artifacts.report import Section
 from edge_transact.artifacts.summary import PRUNED, SOURCE
 from edge_transact.pruning.compensate.compensation import PROJECTIONS
@@ -14,7 +14,8 @@ from edge_transact.pruning.compensate.regression import Fit
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.score.sensitivity import CUT
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.units import QUERIES, Unit
+from edge_transact.pruning.search.loop import Generation
+from edge_transact.pruning.units import QUERIES, UNITS, Unit
 from edge_transact.widths import LayerWidths, WidthPlan
 
 CUT_AWAY = 1
@@ -73,6 +74,32 @@ def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Te
         order = rows.argsort(dim=1, descending=True, stable=True)
         rows, mask = rows.gather(1, order), mask.gather(1, order)
     return rows.flatten(), mask.flatten()
+
+
+def search(generations: Sequence[Generation]) -> Section:
+    """How the search went on, and where the plan that it found differs from the one that it began with."""
+    best = [(float(place), each.divergences[0]) for place, each in enumerate(generations)]
+    low, high = best[-1][1], best[0][1]
+    y = Axis(0.98 * low, 1.02 * high, "divergence, nats a token")
+    charts = [lines("Best plan", {"": best}, Axis(0, max(1, len(best) - 1), "generation"), y, colours=(PRUNED,))]
+    first, last = generations[0].plans[0].layers, generations[-1].plans[0].layers
+    for unit in UNITS.values():
+        before, after = ([unit.width(layer) for layer in layers] for layers in (first, last))
+        if before != after:
+            widths = Axis.over([*before, *after])
+            of_plans = {"before": before, "found": after}
+            charts.append(by_layer(unit.title, of_plans, widths, colours=(SOURCE, PRUNED)))
+    return Section(
+        "search",
+        "Search",
+        charts,
+        text="The divergence of the best plan's predictions from the source's on text that nothing was solved on, by "
+        "generation, and the widths of the allocation's plan and of the one that was found.",
+        legend={"before": SOURCE, "found": PRUNED},
+        header=("generation", "round", "divergence, nats a token"),
+        rows=[[f"{at:.0f}", str(of.round), number(loss)] for (at, loss), of in zip(best, generations, strict=True)],
+        folded=True,
+    )
 
 
 def sensitivity(divergence: torch.Tensor) -> Section:

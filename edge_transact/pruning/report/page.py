@@ -175,6 +175,8 @@ def _charts(result: PruneResult) -> Iterator[Section]:
     if result.provenance["shots"] > 1:
         what += ", first shot; colours show what it alone would keep"
     yield width_section(pruned, source)
+    if result.searched:
+        yield figures.search(result.searched)
     if result.sensitivity is not None:
         yield figures.sensitivity(result.sensitivity)
     if result.fits:
