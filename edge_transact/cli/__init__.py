@@ -36,6 +36,7 @@ COMMANDS = {
     "run": "Answer a prompt with the built library, streaming the tokens, or chat.",
     "eval": "Measure the perplexity and task scores of models: dense, pruned or built.",
     "inspect": "Print widths, parameters, FLOPs, KV cache and memory of models, from their configuration alone.",
+    "explain": "Print where a model's bytes, times and losses are, by layer and block, and which limit binds.",
     "export": "Write a model as a GGUF file for llama.cpp and the apps that use it.",
     "bench": "Measure latency and memory of models on phones or on this host.",
     "profile": "Measure the kernels of a model's shape on a device, over widths and contexts, for budgets of time.",

@@ -222,7 +222,7 @@ def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut
     """All shots, without training."""
     target = run.allocate(options)
     if limits := limits_of(options, run.model.checkpoint.plan):
-        provenance = provenance | {"limits": target.record(limits)}
+        provenance = provenance | {"limits": target.record(limits), "losses": list(target.losses)}
     run.shoot(target.plan, options.shots)
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []

@@ -16,7 +16,7 @@ from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
 from edge_transact.pruning.allocate.solver import cheapest
 from edge_transact.pruning.options import PruneOptions
-from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS
+from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS, Module
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
 logger = logging.getLogger(__name__)
@@ -40,10 +40,14 @@ DEARER = "cutting the other units costs less"
 
 @dataclass(frozen=True)
 class Allocation:
-    """The widths that meet a budget, and notes on what was decided or rounded, one sentence each."""
+    """The widths that meet a budget, and notes on what was decided or rounded, one sentence each.
+
+    `losses` are predicted, of each layer by module, in nats a token, where the allocation has sensitivity curves.
+    """
 
     plan: WidthPlan
     notes: tuple[str, ...] = ()
+    losses: tuple[dict[Module, float], ...] = ()
 
     def record(self, limits: Sequence[Limit]) -> list[dict[str, Any]]:
         """The limits as ``edge_transact.json`` records them: what is allowed, and what the plan measures."""
@@ -79,7 +83,7 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
         )
         spent = cheapest(cut, curves, limits, units=[MLP.name], bucket=bucket)
     notes = (reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
-    return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)))
+    return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)), spent.losses)
 
 
 def check_reachable(options: PruneOptions, source: WidthPlan) -> None:

@@ -25,7 +25,18 @@ from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.allocate.program import Options, Solution, least_at, solve
-from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, QUERIES, QUERIES_KEYS, UNITS, VALUES, Unit
+from edge_transact.pruning.units import (
+    DEFAULT_UNITS,
+    GROUPS,
+    MLP,
+    MODULES,
+    QUERIES,
+    QUERIES_KEYS,
+    UNITS,
+    VALUES,
+    Module,
+    Unit,
+)
 from edge_transact.widths import CACHE_HEAD_DIM_MULTIPLE, LayerWidths, WidthPlan
 
 CORRECTIONS = 8
@@ -40,12 +51,15 @@ CHEAP = 0.25
 class Spent:
     """A plan that meets its limits, and its predicted loss in nats a token.
 
+    `losses` are those of each layer by module.
+
     `price` is the predicted loss per parameter of a cheap cut that remains: `CHEAP` of all modules have a cheaper one.
     """
 
     plan: WidthPlan
     loss: float
     price: float
+    losses: tuple[dict[Module, float], ...]
 
 
 def cheapest(
@@ -72,7 +86,12 @@ def cheapest(
     _, price = _loss_and_price(best)
     if price and not any(limit.is_time for limit in limits):
         best = _best(space, price * costs.ATTENTION_CALL_PARAMETERS, best) or best
-    return Spent(space.plan(best.modules, best.solution.chosen), *_loss_and_price(best))
+    of_modules = [float(losses[index]) for (_, losses), index in zip(best.modules, best.solution.chosen, strict=True)]
+    layers = source.num_hidden_layers
+    by_layer = [
+        dict(zip(MODULES, pair, strict=True)) for pair in zip(of_modules[:layers], of_modules[layers:], strict=True)
+    ]
+    return Spent(space.plan(best.modules, best.solution.chosen), *_loss_and_price(best), tuple(by_layer))
 
 
 NOTHING = LayerWidths(0, 0, 0, 0, 0)

@@ -1,0 +1,178 @@
+"""Explains where costs and losses are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from edge_transact import costs
+from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
+from edge_transact.artifacts.outputs import new_file
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.writer import provenance_of
+from edge_transact.costs.profile import Part, Phase, Profile, parts_of, read_profile
+from edge_transact.errors import EdgeTransactError
+from edge_transact.inputs.models import resolve_model
+from edge_transact.inspection import picture_begins
+from edge_transact.options import Count, OneOf, Option, Options
+from edge_transact.quantization import QUANTIZATIONS, default_quantization, get_quantization
+from edge_transact.widths import LayerWidths, WidthPlan, read_widths
+
+
+class ExplainOptions(Options):
+    """What bytes and times are counted for."""
+
+    context: Annotated[Count, Option("Tokens in the KV cache, for decode.")] = costs.DEFAULT_CONTEXT
+    prefill: Annotated[Count, Option("Tokens of a prompt, for prefill.")] = 256
+    quant: Annotated[
+        Annotated[str, OneOf(tuple(QUANTIZATIONS), "quantization")],
+        Option("Quantization in which bytes are counted: {choices}."),
+    ] = default_quantization(["android"])
+    profile: Annotated[
+        Annotated[Path, Field(strict=False)] | None,
+        Option("Profile that predicts times, as edge-transact profile writes it.", example="phone.json"),
+    ] = None
+    widths: Annotated[
+        Annotated[Path, Field(strict=False)] | None,
+        Option("Explain MODEL with the widths of this file instead.", example="widths.json"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """What an attention or an MLP of a plan takes, or what a model has once (``layer`` is `None`).
+
+    Times are in seconds, with a profile, and `loss` is predicted, in nats a token, where pruning recorded it.
+    """
+
+    layer: int | None
+    block: str
+    parameters: int
+    weight_bytes: int
+    kv_bytes: int = 0
+    decode_s: float | None = None
+    prefill_s: float | None = None
+    loss: float | None = None
+
+
+def explain_model(model: str, options: ExplainOptions) -> dict[str, Any]:
+    """The blocks of a model, their sums, and the limits that it was pruned to, as JSON values.
+
+    Raises:
+        UsageError: The profile or the widths are another model's.
+    """
+    checkpoint = Checkpoint.open(resolve_model(model))
+    plan = read_widths(options.widths, checkpoint.plan) if options.widths else checkpoint.plan
+    profile = read_profile(options.profile) if options.profile else None
+    if profile:
+        profile.check(plan, options.quant, [options.context, options.prefill])
+    made = {} if options.widths else provenance_of(checkpoint.path)
+    blocks = blocks_of(plan, options, profile, made.get("losses") or [])
+    names = ("parameters", "weight_bytes", "kv_bytes", *(("decode_s", "prefill_s") if profile else ()))
+    limits = made.get("limits") or []
+    return {
+        "model": model,
+        "context": options.context,
+        "prefill": options.prefill,
+        "quantization": options.quant,
+        "blocks": [vars(block) for block in blocks],
+        "total": {name: sum(getattr(block, name) for block in blocks) for name in names},
+        "limits": limits,
+        "binds": max(limits, key=lambda limit: limit["measured"] / limit["allowed"])["limit"] if limits else None,
+    }
+
+
+def blocks_of(
+    plan: WidthPlan, options: ExplainOptions, profile: Profile | None, losses: Sequence[dict[str, float]]
+) -> list[Block]:
+    """The blocks in order of layers, and then what the model has once."""
+    quantization = get_quantization(options.quant)
+
+    def sizes(block: LayerWidths) -> tuple[int, int]:
+        # Beside the widest layer, because a plan has at least one attention and one MLP.
+        both, one = plan.with_layers([plan.widest, block]), plan.with_layers([plan.widest])
+        weights = costs.weight_bytes(both, quantization) - costs.weight_bytes(one, quantization)
+        return costs.parameters(both) - costs.parameters(one), weights
+
+    def times(parts: Sequence[Part]) -> tuple[float | None, float | None]:
+        def of(phase: Phase, tokens: int, past: int) -> float:
+            return sum(profile.pass_s(part, phase, tokens, past) for part in parts) if profile else 0.0
+
+        if profile is None:
+            return None, None
+        chunk, tokens = profile.prefill_chunk, options.prefill
+        prefill = sum(of("prefill", min(chunk, tokens - start), start) for start in range(0, tokens, chunk))
+        return of("decode", 1, options.context), prefill
+
+    blocks = []
+    for index, (layer, calls) in enumerate(zip(plan.layers, plan.virtual_layers, strict=True)):
+        loss = losses[index] if index < len(losses) else {}
+        for name, block in (
+            ("attention", replace(layer, intermediate_size=0)),
+            ("mlp", LayerWidths(0, 0, 0, 0, layer.intermediate_size)),
+        ):
+            own = _parts(plan, block, calls)
+            per_token = 2 * block.num_key_value_heads * plan.cache_head_dim * quantization.model_dtype_bytes
+            (parameters, weights), (decode_s, prefill_s) = sizes(block), times(own)
+            kv_bytes = per_token * options.context
+            blocks.append(Block(index, name, parameters, weights, kv_bytes, decode_s, prefill_s, loss.get(name)))
+    rest = [
+        total(plan) - sum(getattr(block, name) for block in blocks)
+        for name, total in (
+            ("parameters", costs.parameters),
+            ("weight_bytes", lambda plan: costs.weight_bytes(plan, quantization)),
+        )
+    ]
+    decode_s, prefill_s = times([part for part in parts_of(plan) if part.module == "model"])
+    return [*blocks, Block(None, "embeddings, head and what is fixed", rest[0], rest[1], 0, decode_s, prefill_s)]
+
+
+def _parts(plan: WidthPlan, block: LayerWidths, calls: int) -> list[Part]:
+    """What a pass takes of an attention, which is called so often, or of an MLP."""
+    if not block.has_attention:
+        return [Part("mlp", block.intermediate_size, count=1)] if block.has_mlp else []
+    parts = [
+        Part("qkv_proj", sum(matrix.shape(plan, block)[0] for matrix in ATTENTION_INPUTS), count=1),
+        Part("o_proj", OUTPUT.shape(plan, block)[1], count=1),
+        Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim, calls),
+    ]
+    return [*parts, *([Part("rotation", block.num_key_value_heads, count=1)] if plan.rotates_in_model else [])]
+
+
+def plot_blocks(explained: dict[str, Any], path: Path, *, force: bool = False) -> None:
+    """Draws every quantity of the blocks as bars over the layers.
+
+    Raises:
+        EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise EdgeTransactError("--plot needs matplotlib", fix="pip install 'edge-transact[plot]'") from error
+    blocks = [block for block in explained["blocks"] if block["layer"] is not None]
+    titles = {"weight_bytes": ("weights, MB", 1e-6), "kv_bytes": ("KV cache, MB", 1e-6)}
+    titles |= {
+        "decode_s": ("decode, ms", 1e3),
+        "prefill_s": ("prefill, ms", 1e3),
+        "loss": ("predicted loss, nats", 1.0),
+    }
+    shown = [name for name in titles if blocks[0][name] is not None]
+    figure = Figure(figsize=(9, 2 * len(shown)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
+        title, factor = titles[name]
+        attention, mlp = (
+            [factor * block[name] for block in blocks if block["block"] == of] for of in ("attention", "mlp")
+        )
+        axes.bar(range(len(attention)), attention, label="attention")
+        axes.bar(range(len(mlp)), mlp, bottom=attention, label="MLP")
+        axes.set(ylabel=title, xlabel="layer")
+        axes.legend()
+    try:
+        with new_file(path, picture_begins(path), force=force) as fresh:
+            figure.savefig(fresh, format=path.suffix[1:], metadata={"Creator": "edge-transact"})
+    except ValueError as error:
+        raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error
