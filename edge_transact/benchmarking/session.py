@@ -91,8 +91,6 @@ def bench_models(
         EdgeTransactError: There is no device or no library, the log is another file or another process's, or `report`
             exists and holds more than an earlier report.
     """
-    import scipy.special  # noqa: F401  intervals need it: where it is missing, that is said before the measurement
-
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))
     if evidence is not None:

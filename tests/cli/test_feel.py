@@ -275,7 +275,8 @@ def test_interrupts_end_alike_whatever_they_surface_as(capsys, number, surfaces_
 
 
 @pytest.mark.parametrize(
-    ("package", "fix"), [("no_such_package", "edge-transact doctor"), ("scipy", "pip install 'edge-transact[bench]'")]
+    ("package", "fix"),
+    [("no_such_package", "edge-transact doctor"), ("adbutils", "pip install 'edge-transact[bench]'")],
 )
 def test_a_package_that_is_missing_is_no_bug(capsys, package, fix):
     @common.guarded
