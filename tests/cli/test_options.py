@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import pytest
@@ -24,7 +25,23 @@ from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, 
 from edge_transact.project.schema import Build, Prune
 from edge_transact.pruning.options import PruneChoices, PruneOptions
 
-EXAMPLES = {"allocation": "uniform", "method": "wanda", "packing": "documents", "widths": "widths.json"}
+EXAMPLES = {
+    "allocation": "uniform",
+    "method": "wanda",
+    "packing": "documents",
+    "widths": "widths.json",
+    "drop": False,
+    "search": True,
+    "profile": "other.json",
+}
+WITH_OTHERS = {
+    "max_decode": {"profile": "profile.json"},
+    "max_prefill": {"profile": "profile.json"},
+    "profile": {"max_decode": "12ms", "profile": "profile.json"},
+    "search_generations": {"search": True},
+    "search_tokens": {"search": True},
+}
+"""What an option is given with."""
 
 
 def flags(command: str) -> set[str]:
@@ -69,14 +86,20 @@ def other_value(name: str):
     return example or "notes.txt"
 
 
-@pytest.mark.parametrize("name", PruneChoices.model_fields)
+@pytest.mark.parametrize("name", sorted(PruneChoices.model_fields.keys() - {"search_on"}))
 def test_every_option_of_pruning_changes_the_key_of_its_result(name):
-    budget = {} if name in ("widths", "heads", "intermediate") else {"ratio": 0.5}
+    budget = {} if name in ("widths", "heads", "intermediate") else {"ratio": 0.5} | WITH_OTHERS.get(name, {})
     other = PruneOptions(**{**budget, name: other_value(name)})
-    assert other.identity() != PruneOptions(**(budget or {"ratio": 0.5})).identity()
+    without = {"max_decode": {"ratio": 0.5}, "max_prefill": {"ratio": 0.5}}.get(name, budget or {"ratio": 0.5})
+    assert other.identity() != PruneOptions(**without).identity()
     recorded = other.provenance()
     by_calibration = {"calibration_tokens", "calibration_window", "packing"}
     assert name in recorded or name in recorded["budget"] or name in by_calibration
+
+
+def test_where_plans_are_compared_changes_nothing():
+    ways = (PruneOptions(ratio=0.5, search=True, search_on=name) for name in ("processes", "ray"))
+    assert len({json.dumps(way.identity()) for way in ways}) == 1
 
 
 def test_one_pruned_model_serves_builds_that_count_no_bytes():
