@@ -21,6 +21,10 @@ from edge_transact.widths import LayerWidths
 DAMPING = 1e-2
 """Added to the diagonal of a second moment, as a share of it, for what the calibration text doesn't show."""
 
+SHRINKAGE = 0.3
+"""Added to it for the rotation alone, as a share: without it, the subspace is that of the calibration text, and other
+kinds of text lose more than with the best dims as they are."""
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -72,14 +76,15 @@ def best_rotation(moments: torch.Tensor, effects: torch.Tensor) -> tuple[Rotatio
     """The rotation of each KV head's values, and the loss of each new dim, descending, fp32 ``[groups, v_head_dim]``.
 
     Args:
-        moments: C, damped, ``[groups, v_head_dim, v_head_dim]``.
+        moments: C, damped, ``[groups, v_head_dim, v_head_dim]``; `SHRINKAGE` is added to its diagonal.
         effects: A row for each dim of attention's activation, ``[heads * v_head_dim, effects]``. A group's G is the sum
             of their products.
     """
     groups, dims, _ = moments.shape
     rows = effects.reshape(groups, -1, dims, effects.shape[1]).float()
     metric = torch.einsum("gqve,gqwe->gvw", rows, rows).double()
-    factor, _ = torch.linalg.cholesky_ex(moments.double())
+    shrunk = moments.double() + SHRINKAGE * torch.diag_embed(moments.double().diagonal(dim1=-2, dim2=-1))
+    factor, _ = torch.linalg.cholesky_ex(shrunk)
     # What isn't finite stays in the factor, and is reported later.
     losses, vectors = torch.linalg.eigh((factor.mT @ metric @ factor).nan_to_num())
     vectors = vectors.flip(-1)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.pruning.cut.selection import LayerSelection, select
 from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
-from edge_transact.pruning.rotation import Rotation, best_rotation, damped
+from edge_transact.pruning.rotation import SHRINKAGE, Rotation, best_rotation, damped
 from edge_transact.widths import LayerWidths
 from tests.support.checkpoints import TINY
 from tests.support.pruning import everything, scores_of
@@ -72,6 +72,7 @@ def test_the_first_dims_lose_the_least(seed: int, groups: int, queries: int, dim
     weight = draw.normal(size=(4, groups, queries, dims))
     effects = torch.from_numpy(weight.transpose(1, 2, 3, 0).reshape(-1, 4)).float()
     rotation, losses = best_rotation(moments, effects)
+    moments = moments + SHRINKAGE * torch.diag_embed(moments.diagonal(dim1=1, dim2=2))
     for group in range(groups):
         of_heads = weight[:, group].transpose(1, 0, 2).reshape(-1, dims)  # the query heads' weights, stacked
         energies, vectors = np.linalg.eigh(moments[group].numpy())
@@ -163,7 +164,7 @@ def test_a_models_values_keep_their_best_subspace(source: Checkpoint, method: st
     heads = z.view(len(z), groups, queries, dims)
     for group in range(groups):
         moments = sum(heads[:, group, query].T @ heads[:, group, query] for query in range(queries))
-        moments = moments + 1e-2 * moments.diagonal().diag()
+        moments = moments + ((1 + SHRINKAGE) * 1.01 - 1) * moments.diagonal().diag()
         columns = weight.view(-1, groups, queries, dims)[:, group]
         counts = sum(columns[:, query].T @ metric @ columns[:, query] for query in range(queries))
         expected = torch.linalg.eigvals(moments @ counts).real.sort(descending=True).values
