@@ -71,7 +71,6 @@ _MODULES = {
     "widths": ("LayerWidths", "WidthPlan"),
 }
 _API = {name: module for module, names in _MODULES.items() for name in names}
-"""Each name of the API, and its module."""
 
 # A program that sets up no logging hears nothing, warnings included.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

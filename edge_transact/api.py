@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from edge_transact.runtime.session import Session
 
 _SESSION = ("max_tokens", "temperature", "top_p", "seed", "system", "threads", "raw", "thinking")
-"""The options of `load`."""
 
 
 class _Run(Options):

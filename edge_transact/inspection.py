@@ -151,7 +151,6 @@ def inspect_model(model: str, options: InspectOptions) -> Inspection:
 
 
 def picture_begins(path: Path) -> bytes:
-    """How a picture with this name begins."""
     return {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}.get(path.suffix.lower(), b"")
 
 

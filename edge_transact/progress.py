@@ -119,12 +119,10 @@ class Run:
         return step
 
     def reach(self, step: Step, share: float) -> None:
-        """The share of a step that is done."""
         self._tick()
         step.share, step.counted_s = share, step.seconds
 
     def leave(self, step: Step) -> None:
-        """Ends a step."""
         self.reach(step, 1.0)
         self._open.remove(step)
 

@@ -36,7 +36,6 @@ class Quantization:
 
     @property
     def model_dtype_bytes(self) -> int:
-        """Bytes of one activation or KV value."""
         return 2 if self.model_dtype == "float16" else 4
 
     @property
@@ -47,7 +46,6 @@ class Quantization:
 
     @property
     def words_per_group(self) -> int:
-        """uint32 words of a group."""
         return self.group_size // self.values_per_word
 
     @property

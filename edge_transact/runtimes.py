@@ -137,7 +137,6 @@ RUNTIMES = {
         Runtime("mlx", ("mlp",), NEMOTRON_NAS_MULTIPLE, _ONE_NUMBER, _mlx),
     )
 }
-"""By name."""
 
 
 def misfits(plan: WidthPlan) -> dict[str, str | None]:

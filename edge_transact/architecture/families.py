@@ -102,7 +102,6 @@ FAMILIES: Mapping[str, Family] = {
         ),
     )
 }
-"""By ``model_type``."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -30,7 +30,6 @@ class Matrix:
         return _product(self.rows, plan, layer), _product(self.columns, plan, layer)
 
     def has_bias(self, plan: WidthPlan) -> bool:
-        """Whether it has a bias, ``[output features]``."""
         return bool(getattr(plan, self.bias))
 
 

@@ -21,7 +21,6 @@ TICKS = 5
 """At most so many along an axis."""
 
 DOTS = 40
-"""The most points of a line that have dots."""
 
 ROW, LETTERS = 34, 52
 """Of `bars`: the height of a bar with its label, and the letters that fit above it."""
@@ -31,8 +30,6 @@ Points = Iterable[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axis:
-    """The values along one side of a chart."""
-
     low: float
     high: float
     label: str = ""
@@ -55,7 +52,6 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> dict[float, str]:
-        """Some values and their names."""
         if self.names is not None:
             step = max(1, math.ceil(len(self.names) / (2 * TICKS)))
             return dict(list(self.names.items())[::step])
@@ -115,7 +111,6 @@ class Chart:
         self._marks.append(f'<path class="{kind}" d="{"".join(f"M{run}" for run in runs)}"/>')
 
     def dots(self, points: Points, colour: int, size: float = 5) -> None:
-        """A dot at each point."""
         parts = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in (self._at(*point) for point in points))
         self._marks.append(f'<path class="l c{colour}" d="{parts}" style="stroke-width:{size:g}"/>')
 
@@ -168,7 +163,6 @@ class Bar:
 
     @property
     def end(self) -> float:
-        """Where the bar and its whiskers end."""
         return max(sum(length for length, _ in self.parts), *(self.interval or (0,)))
 
 

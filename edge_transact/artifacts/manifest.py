@@ -23,8 +23,6 @@ Size = Annotated[int, Field(gt=0, lt=1 << 31)]
 
 
 class _Widths(BaseModel):
-    """A model's widths in ``manifest.json``."""
-
     model: dict[str, Any]
     widths: Annotated[list[dict[str, Any]], Field(max_length=MOST_LAYERS)]
 

@@ -78,7 +78,6 @@ class Section:
         )
 
     def _repr_html_(self) -> str:
-        """The charts in a notebook."""
         return f"<style>{style()}</style>{self.panels()}"
 
 

@@ -63,7 +63,6 @@ class Summarized:
     """A result whose `summary` is its representation on a console and in a notebook."""
 
     def summary(self) -> Summary:
-        """What to show."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -62,7 +62,6 @@ class Plan:
     builds: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        """The plan for people."""
         rounds = f"{self.rounds} rounds" if self.until is None else f"{self.rounds} to {self.most_rounds} rounds"
         if self.sustained_s is not None:
             rounds = f"{duration(self.sustained_s)} without a pause"
@@ -78,14 +77,12 @@ class Plan:
 
 
 def key_of(visit: Visit, model: BenchModel, serial: str, target: str) -> Key:
-    """What identifies a visit in a log."""
     return Key(serial, model.digest, model.target_on(target), visit.lengths, visit.round, visit.seconds)
 
 
 def make_plan(
     drivers: Sequence[Driver], models: Sequence[BenchModel], conditions: BenchOptions, records: Sequence[Record]
 ) -> Plan:
-    """What a bench is about to do, given the records of its log."""
     measured, rounds = done(records), conditions.planned(len(models))
     visits, seconds, most_seconds = 0, [], []
     for driver in drivers:

@@ -15,7 +15,6 @@ from edge_transact.compiler.archive import android_linker, link_android
 from edge_transact.errors import EdgeTransactError
 
 NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
-"""Environment variables that name an NDK."""
 
 
 @cache

@@ -79,11 +79,9 @@ class BenchModel:
         return read // lengths.batch_size
 
     def prompt(self, tokens: int) -> list[int]:
-        """A prompt of `prompt_ids` for its vocabulary."""
         return prompt_ids(self.manifest.plan.vocab_size, tokens)
 
     def library_name(self, target: str) -> str:
-        """The name of the library for a target."""
         return library_name(self.manifest.model_lib, target)
 
     def library(self, target: str, *, link: bool = True) -> Path:

@@ -105,8 +105,6 @@ class _Run:
 
 @dataclass
 class _Worker:
-    """Runs the plan on one device."""
-
     driver: Driver
     models: Sequence[BenchModel]
     conditions: BenchOptions
@@ -217,7 +215,6 @@ class _Worker:
         return True
 
     def _skip(self, visit: Visit, why: str) -> None:
-        """Go on without a visit and those like it."""
         self.given_up.add((visit.model, visit.lengths))
         self.failures.append(f"{self._title(visit)}: {why}")
 
@@ -294,7 +291,6 @@ class _Worker:
         raise RunFailed(f"{self._title(visit)}: a repetition that makes no sense: {text[:200]}")
 
     def _keep(self, visit: Visit, line: RepetitionLine, said: _Run, readings: Sequence[Reading]) -> None:
-        """Log a repetition."""
         if not line.has(visit.lengths):
             self._refuse(visit, str(line))
         known = {
@@ -319,7 +315,6 @@ class _Worker:
                 self._keep(visit, line, _Run(), [])
 
     def _end(self, visit: Visit, readings: Sequence[Reading], error: str | None) -> None:
-        """Log the end of a visit."""
         self.log.append(VisitRecord(**vars(self._context(visit)), error=error, trace=tuple(readings)))
 
     def _context(self, visit: Visit) -> VisitContext:
@@ -385,5 +380,4 @@ class _Worker:
 
 
 def _fields(of: type, line: object) -> dict[str, Any]:
-    """The fields that a line has from one of its base classes."""
     return {each.name: getattr(line, each.name) for each in fields(of)}

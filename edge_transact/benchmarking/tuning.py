@@ -59,7 +59,6 @@ class TuningResult:
     section: Section
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``bench --tune --json`` says of it."""
         return {"soc": self.soc, "clusters": self.clusters, **self.tuned.model_dump(), "sentences": self.sentences}
 
 

@@ -66,7 +66,6 @@ def concerns(
 
 
 def _remedy(largest: int) -> str:
-    """How to make the model fit, with the largest context that does."""
     if largest < 1:
         return "no context fits; prune more (--ratio), or lower --max-batch"
     return f"use --context {largest}, the largest that fits; or prune more (--ratio), or lower --max-batch"

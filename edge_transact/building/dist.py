@@ -417,7 +417,6 @@ def first_layers(plan: WidthPlan) -> WidthPlan:
 def _check_parity(
     maker: Maker, directory: Path, definition: Definition, libraries: dict[str, str], scratch: Path
 ) -> Parity:
-    """Compares the host library with torch."""
     checkpoint, sizes = maker.checkpoint, maker.sizes
     plan, name = checkpoint.plan, "host"
     whole = compares_whole(plan, "host" in libraries)

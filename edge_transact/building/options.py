@@ -21,7 +21,6 @@ ROUNDINGS = ("nearest", "search", "gptq", "best")
 then all layers together."""
 
 CALIBRATED_ROUNDINGS = ("gptq", "best")
-"""Those that read calibration text."""
 
 
 def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:

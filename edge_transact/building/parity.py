@@ -107,7 +107,6 @@ class Parity(Difference):
         return self.close or self.ill_conditioned
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``manifest.json`` and ``build --json``."""
         return {**asdict(self), "passed": self.passed}
 
     def require(self) -> None:
@@ -167,7 +166,6 @@ def reference_model(
 
 
 def prompt_ids(tokenizer_directory: Path, length: int) -> list[int]:
-    """`PROMPT` as token ids, repeated to `length`."""
     from edge_transact.runtime.text import TextCodec
 
     ids = TextCodec(tokenizer_directory).encode(PROMPT)

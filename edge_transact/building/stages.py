@@ -39,7 +39,6 @@ from edge_transact.weights.convert import convert
 
 
 def compile_step(target: str) -> str:
-    """The description of the bar while a target's library is compiled."""
     return f"compile for {target}"
 
 
@@ -59,7 +58,6 @@ def pruned(source: Checkpoint, model: str, options: PruneOptions, *, fresh: bool
 
 
 def healed(source: Checkpoint, options: HealOptions, *, fresh: bool = False) -> Checkpoint:
-    """A pruned model after recovery training."""
     with working("look for it in the cache"):
         teacher, _ = training.teacher_of(source, options)
         key = training.ingredients(source, teacher, options, training.text_of(source, options))

@@ -42,7 +42,6 @@ class Repository:
     coordinates: Sequence[str]
 
     def to_dict(self) -> dict[str, object]:
-        """The object that ``bundle --aar --json`` prints."""
         models = [
             {**model.model_dump(exclude={"files"}, exclude_none=True), "bytes": model.bytes, "coordinates": name}
             for model, name in zip(self.models, self.coordinates, strict=True)

@@ -31,13 +31,11 @@ from edge_transact.mlc.checkout import find
 from edge_transact.version import __version__
 
 AAR = Path("edge/build/outputs/aar/edge-release.aar")
-"""Made by Gradle in the project."""
 
 PARTS = (
     "AndroidManifest.xml", "classes.jar", "proguard.txt", f"jni/{ABI}/{ENGINE}", f"jni/{ABI}/{PROGRAMS}",
     "edgetransact/edge/android/MlcEngine.class", "org/apache/tvm/Function.class",
 )  # fmt: skip
-"""What the AAR and the jars in it must hold."""
 
 
 def bundle_engine(output: Path) -> str:

@@ -27,13 +27,10 @@ from edge_transact.progress import bar
 logger = logging.getLogger(__name__)
 
 RETURN_S = 60
-"""How long to wait for a lost phone."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """The result of `install`."""
-
     device: str
     application_id: str
     models: Sequence[str]
@@ -41,7 +38,6 @@ class Installed:
     bytes: int
 
     def to_dict(self) -> dict[str, object]:
-        """The object that ``install --json`` prints."""
         return vars(self)
 
 

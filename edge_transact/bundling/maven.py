@@ -47,12 +47,10 @@ class Module:
 
     @property
     def coordinates(self) -> str:
-        """How a build names it."""
         return f"{self.group}:{self.artifact}:{self.version}"
 
     @property
     def directory(self) -> Path:
-        """Its place in a repository."""
         return Path(*self.group.split("."), self.artifact, self.version)
 
 

@@ -67,17 +67,13 @@ class AppModel(_Record):
 
     @property
     def bytes(self) -> int:
-        """The size of all files."""
         return sum(file.bytes for file in self.files)
 
 
 class AppModels(_Record):
-    """The content of ``models.json``."""
-
     models: Sequence[AppModel]
 
     def text(self) -> str:
-        """It as JSON."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod

@@ -51,12 +51,10 @@ class Project(Summarized):
     digest: str
 
     def summary(self) -> Summary:
-        """The models with their sizes and libraries."""
         rows = [(model.id, f"{model.bytes / 1e6:,.1f}", " ".join(model.libraries)) for model in self.models]
         return Summary(f"{self.directory}: {self.application_id}", header=("model", "MB", "libraries"), rows=rows)
 
     def to_dict(self) -> dict[str, object]:
-        """The object that ``bundle --json`` prints."""
         return {
             "project": str(self.directory),
             "package_config": str(self.directory / PACKAGE_CONFIG),
@@ -213,6 +211,5 @@ def _copy_model(source: Source, directory: Path, advance: Callable[[float], None
 
 
 def _copy(file: Path, target: Path, expected: str) -> None:
-    """Copies a file of a DIST and checks its sha256."""
     if digests.copy(file, target) != expected:
         raise EdgeTransactError(f"{file} changed after the build", fix="Copy it again, or build it again.")

@@ -64,7 +64,6 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the step's arguments and inputs."""
         return text_digest(json.dumps([list(self.command[1:]), self.inputs], sort_keys=True))
 
     def __str__(self) -> str:

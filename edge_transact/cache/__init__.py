@@ -38,7 +38,6 @@ RECORD = "entry.json"
 """The file next to an entry's content that holds its `Record`."""
 
 KEY_LENGTH = 20
-"""Hex digits of an entry's name."""
 
 UNFINISHED = "unfinished"
 
@@ -66,7 +65,6 @@ making: ContextVar[str] = ContextVar("making", default="")
 """The entry that is being made, as ``KIND/KEY``; empty if none is."""
 
 _opening = threading.Lock()
-"""Held while `_held` opens its file."""
 
 
 def cache_directory() -> Path:
@@ -106,7 +104,6 @@ class Recipe:
 
     @property
     def entry(self) -> Path:
-        """The entry's directory in the cache."""
         return entry_of(self.kind, self.ingredients)
 
 
@@ -157,7 +154,6 @@ def _digest(file: Path, _changed_ns: int) -> str:
 
 
 def is_lacking(recipe: Recipe) -> bool:
-    """Whether the recipe has to be made."""
     return not enabled or _complete_record(recipe) is None
 
 
@@ -177,7 +173,6 @@ def lock(entry: Path, what: str) -> Iterator[None]:
 
 
 def lock_of(entry: Path) -> FileLock:
-    """The lock of the process that makes an entry."""
     return FileLock(locks() / _name(entry))
 
 

@@ -184,15 +184,12 @@ class Journal:
         self[name] = {"json": encoded(value)}
 
     def noted(self, name: str) -> Any:
-        """The value that `note` wrote."""
         return decoded(self[name]["json"])
 
     def discard(self, name: str) -> None:
-        """Removes a group, if it exists."""
         self.file(name).unlink(missing_ok=True)
 
     def file(self, name: str) -> Path:
-        """The file of a group."""
         return self.directory / f"{name}{_SUFFIX}"
 
 
@@ -202,7 +199,6 @@ def encoded(value: object) -> torch.Tensor:
 
 
 def decoded(tensor: torch.Tensor) -> Any:
-    """The value of an `encoded` tensor."""
     return json.loads(tensor.numpy().tobytes())
 
 

@@ -55,7 +55,6 @@ class Sources:
         self._uses: dict[str, tuple[set[str], set[Path]]] = {}
 
     def digest(self, modules: Iterable[str]) -> str:
-        """A digest of all `files` of some modules."""
         digest = hashlib.sha256()
         for file in self.files(modules):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

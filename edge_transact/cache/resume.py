@@ -31,13 +31,10 @@ class Start(Enum):
     """What a run does with what an earlier one with the same inputs and options has kept."""
 
     CONTINUE = auto()
-    """Continues it, if there is something."""
 
     RESUME = auto()
-    """Continues it, and fails if there is nothing."""
 
     FRESH = auto()
-    """Starts over."""
 
     @classmethod
     def of(cls, *, resume: bool = False, fresh: bool = False) -> Start:

@@ -98,7 +98,6 @@ def check_temporaries(path: Path) -> None:
 
 
 def archived(path: Path) -> list[tuple[str, bytes]]:
-    """The objects of an archive, by name."""
     return [(name, stream.read()) for name, stream in _objects(path)]
 
 

@@ -13,7 +13,6 @@ from edge_transact.system.cpu import cpu_name, present
 
 
 def library_identity() -> dict[str, str]:
-    """Versions and code of the compiler."""
     from edge_transact.compiler.library import build_library
 
     return {"apache-tvm": version("apache-tvm"), "code": code_of(build_library)}

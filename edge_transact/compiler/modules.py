@@ -107,8 +107,6 @@ class _QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(_QuantizedWeight):
-    """A linear layer on a stored weight."""
-
     def __init__(self, source: nn.Linear, quantization: Quantization, accumulate: str) -> None:
         out_features, in_features = source.weight.shape
         super().__init__(out_features, in_features, quantization, quantization.linear_layout)

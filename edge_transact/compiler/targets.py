@@ -46,7 +46,6 @@ class BuildTarget:
         return self.spec == _HOST and not features.missing(codegen.llvm_get_cpu_features(self.tvm_target()))
 
     def tvm_target(self) -> tvm.target.Target:
-        """TVM's target object."""
         import tvm
 
         spec = dict(self.spec)

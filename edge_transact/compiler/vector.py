@@ -48,12 +48,10 @@ def cast(dtype: str, value: Expr) -> Expr:
 
 
 def lanes_of(value: Expr) -> int:
-    """The number of lanes of an expression."""
     return value.ty.dtype.lanes
 
 
 def scalar_dtype(value: Expr) -> str:
-    """The dtype of a lane of an expression."""
     return str(value.ty.dtype.with_lanes(1))
 
 
@@ -74,7 +72,6 @@ LINE_BYTES = 64
 """Bytes of a cache line, which `prefetch` fetches."""
 
 LINE_WORDS = LINE_BYTES // 4
-"""Packed words of a cache line."""
 
 
 def prefetch(buffer: Buffer, indices: Sequence[Index], *, far: bool = False) -> None:
@@ -110,7 +107,6 @@ def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
 
 
 def join(vectors: Sequence[Expr]) -> Expr:
-    """The lanes of all vectors."""
     return vectors[0] if len(vectors) == 1 else shuffle(vectors, range(sum(lanes_of(vector) for vector in vectors)))
 
 
@@ -167,7 +163,6 @@ def add_quads(vectors: Sequence[Expr], unit: int = 1) -> Expr:
 
 
 def max_lanes(vector: Expr) -> Expr:
-    """The largest lane."""
     lanes = lanes_of(vector)
     while lanes > 1:
         lanes //= 2

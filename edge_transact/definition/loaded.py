@@ -43,7 +43,6 @@ class Definition:
         return self.module.parameter_sources(self.config)
 
     def truncated(self, num_hidden_layers: int) -> Definition:
-        """The definition with only the first layers."""
         kept = {i: widths for i, widths in self.config.per_layer_config.items() if int(i) < num_hidden_layers}
         config = {**self.config.asdict(), "num_hidden_layers": num_hidden_layers, "per_layer_config": kept}
         return replace(self, config=self.module.EdgeLlamaConfig.from_dict(config))

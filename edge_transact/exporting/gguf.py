@@ -26,7 +26,6 @@ from edge_transact.progress import track
 from edge_transact.system.disk import require_space
 
 MAGIC = b"GGUF"
-"""How every GGUF file begins."""
 
 
 @dataclass(frozen=True)

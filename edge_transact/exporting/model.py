@@ -71,7 +71,6 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of it."""
         return gguf_architecture(self.plan)[0]
 
     @property

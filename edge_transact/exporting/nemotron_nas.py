@@ -81,7 +81,6 @@ def _as_stored(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 
 
 def nemotron_nas_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint that fits."""
     kept = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "initializer_range")
     plan, config = checkpoint.plan, checkpoint.config
     return {

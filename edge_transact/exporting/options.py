@@ -7,7 +7,6 @@ from typing import Annotated
 from edge_transact.options import OneOf, Option, Options
 
 KINDS = ("f16", "bf16", "q8_0", "q4_0")
-"""The types of matrices in a GGUF file."""
 
 
 class ExportOptions(Options):

@@ -23,13 +23,11 @@ from edge_transact.weights.convert import ParameterSources, Source, is_embedding
 from edge_transact.widths import WidthPlan
 
 BLOCK_WEIGHTS = 4 << 20
-"""Number of weights cast at once."""
 
 TORCH_DTYPES = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
 
 
 def packed_bytes(place: Place, kind: Kind) -> int:
-    """Bytes of a GGUF tensor."""
     size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     return math.prod(place.shape) // size * block_bytes
 
@@ -102,7 +100,6 @@ class ShardTensors:
     places: Mapping[str, Place]
 
     def kinds(self) -> Mapping[str, Kind]:
-        """See `CheckpointTensors`."""
         shapes = tensor_shapes(self.plan)
         return {
             part: self._kind(name, self.places[part], shapes[part])
@@ -121,7 +118,6 @@ class ShardTensors:
         return Kind.F16 if self.quantization.model_dtype == "float16" else Kind.F32
 
     def packed(self) -> Iterator[np.ndarray]:
-        """See `CheckpointTensors`."""
         shapes, kinds = tensor_shapes(self.plan), self.kinds()
         for name, source in self.sources.items():
             parts = [part for part in source[0] if part in kinds]
@@ -141,7 +137,6 @@ class ShardTensors:
         return w4.dequantize(words, scales, self.quantization, shape[1], embedding=is_embedding(name))
 
     def _blocks(self, name: str, source: Source, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[np.ndarray]:
-        """The Q4_0 tensors of a parameter."""
         words, scales = w4.output_major(*self._words(name), self.quantization, embedding=is_embedding(name))
         rows, groups = scales.shape
         blocks = np.empty((rows, groups, q4_0.BLOCK_BYTES), np.uint8)

@@ -89,7 +89,6 @@ def _unnamed(directory: Path, why: str) -> EdgeTransactError:
 
 
 def _splits(directory: Path, spec: Mapping[str, Any]) -> str:
-    """The name of a byte-level tokenizer's splits."""
     steps = _steps(spec["pre_tokenizer"])
     # llama.cpp doesn't compose characters, as Qwen's NFC does: nearly all text is composed.
     if spec["normalizer"] and spec["normalizer"]["type"] != "NFC":

@@ -81,7 +81,6 @@ class Place:
         return tensor if self.rows is None else _spread(tensor, self.rows, self.shape[0])
 
     def take_rows(self, tensor: np.ndarray) -> np.ndarray:
-        """The inverse of `put_rows`."""
         return tensor if self.rows is None else tensor[self.rows]
 
 

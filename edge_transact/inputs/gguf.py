@@ -114,8 +114,6 @@ def _write_config(directory: Path, model: _Model, dtype: torch.dtype) -> None:
 
 @dataclass
 class _Model:
-    """A model in a GGUF file."""
-
     file: Path
     reader: GGUFReader
 
@@ -128,7 +126,6 @@ class _Model:
             raise EdgeTransactError(f"{self.file}: {name} can't be read: {error}", fix=AGAIN) from error
 
     def _json(self, name: str, schema: type[T]) -> T:
-        """The value of JSON text in the metadata."""
         where = f"{self.file}, {name}"
         return checked(schema, parsed(checked(str, self.field(name, "{}"), where), where), where)
 
@@ -284,7 +281,6 @@ class _Model:
         return translated(config)
 
     def _of_layers(self, value: Any, name: str, layers: int) -> list[int]:
-        """A width of every layer."""
         values = value if isinstance(value, list) else [value] * layers
         checked(list[NonNegativeInt], values, f"{self.file}, {name}")
         if len(values) != layers:

@@ -57,12 +57,9 @@ class Part:
 
 @dataclass(frozen=True)
 class HeldPiece:
-    """Rows in memory."""
-
     held: tuple[Row, ...]
 
     def rows(self) -> Iterator[Row]:
-        """The rows."""
         return iter(self.held)
 
 
@@ -118,7 +115,6 @@ class FilePiece:
             yield Part(text, begins, ends)
 
     def _lines(self) -> Iterator[bytes]:
-        """The lines that begin in the range."""
         with self.file.open("rb") as stream:
             if self.start:
                 stream.seek(self.start - 1)

@@ -21,7 +21,6 @@ from edge_transact.reading import opened, parsed, read_bytes
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".parquet")
 
 MESSAGES, TEXT = "messages", "text"
-"""The columns of chats and of documents."""
 
 MOST_IN_LINE, MOST_IN_PAGE = 1 << 26, 1 << 24
 """Bytes that are read at once: of JSON, and of HTML, of which a megabyte of tags takes a second."""
@@ -42,7 +41,6 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The messages for chat templates."""
         return [{"role": role, "content": content} for role, content in self.turns]
 
     def plain(self) -> str:
@@ -54,7 +52,6 @@ Row = str | Chat
 
 
 def plain(row: Row) -> str:
-    """A row as plain text."""
     return row if isinstance(row, str) else row.plain()
 
 

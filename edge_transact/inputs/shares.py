@@ -13,8 +13,6 @@ from edge_transact.reading import user_path
 
 
 class Share(NamedTuple):
-    """One of several texts, and its weight relative to the others."""
-
     text: str
     weight: float = 1.0
 
@@ -50,7 +48,6 @@ def shares_of(texts: str | Iterable[str]) -> list[Share]:
 
 
 def names_of(texts: str | Iterable[str]) -> list[str]:
-    """The texts without their weights."""
     return [share.text for share in shares_of(texts)]
 
 

@@ -17,7 +17,6 @@ _PACKAGE = "edge_transact_definition"
 
 
 def main(definition: str, command: str, *arguments: str) -> None:
-    """Registers the definition with MLC and runs ``mlc_llm COMMAND``."""
     register()  # transformers reads our configuration without running the checkpoint's code
     adapters.before_import()
     import mlc_llm  # noqa: F401

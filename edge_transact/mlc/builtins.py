@@ -37,7 +37,6 @@ TAGS = frozenset({"global", "tirx"})
 """Tags that they pass: the memory scope, and TVM's kind of attention kernels (``tir`` in older versions)."""
 
 BYTECODE = "0.14"
-"""The version of their bytecode."""
 
 _NAME = re.compile(r'"(vm\.builtin\.[\w.]+)"')
 _TYPED = re.compile(r'\.def\(\s*"(vm\.builtin\.[\w.]+)",\s*\[\w*\]\(([^()]*)\)')
@@ -62,7 +61,6 @@ class Runtime:
 
     @classmethod
     def read(cls, tvm: Path) -> Runtime:
-        """Reads TVM's sources in a directory."""
         registered: dict[str, int | None] = {}
         words: set[str] = set()
         for path in sorted((tvm / "src" / "runtime").rglob("*.cc")):

@@ -15,7 +15,6 @@ from edge_transact.reading import read_model, read_object
 from edge_transact.runtime.text import read_tokenizer
 
 CHAT_CONFIG_VERSION = "0.1.0"
-"""MLC-LLM's version of the format."""
 
 _SAMPLING_DEFAULTS = {
     "temperature": 1.0,

@@ -15,7 +15,6 @@ from edge_transact.errors import EdgeTransactError
 KNOWN_REVISION = "79d603f0"
 """The revision of mlc-ai/mlc-llm, of 2026-07-23, that `adapters` supports."""
 KNOWN_TVM = "0.26.0"
-"""The version of apache-tvm on PyPI that `adapters` supports."""
 KNOWN_DIGEST = "4cd75d693c4cf8d081ef3db606fc5f9795d501d5eed1b85c38d865d0634de201"
 """`Checkout.digest` of the known revision: matches a copy without git, but no clone with edits."""
 
@@ -58,7 +57,6 @@ class Checkout:
 
     @property
     def pair(self) -> str:
-        """The revision with the version of TVM, for messages."""
         return f"MLC-LLM {self.revision} with apache-tvm {version('apache-tvm')}"
 
 

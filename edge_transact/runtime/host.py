@@ -173,7 +173,6 @@ class HostModel:
         return cache
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
-        """Tokens in chunks of `prefill_chunk_size`."""
         return [ids[i : i + self.prefill_chunk_size] for i in range(0, len(ids), self.prefill_chunk_size)]
 
     def _call(self, function: str, ids: Sequence[int], cache: Any, sequences: tvm_ffi.Shape) -> np.ndarray:
@@ -291,7 +290,6 @@ class Batch:
 
 
 def _require_room(tokens: int, context_window_size: int) -> None:
-    """Raise an `EdgeTransactError` unless so many tokens of a sequence fit into its context window."""
     if tokens > context_window_size:
         raise EdgeTransactError(
             f"{tokens} tokens don't fit into a context window of {context_window_size}",

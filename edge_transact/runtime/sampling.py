@@ -35,7 +35,6 @@ class Sampler:
         self._counts: Counter[int] = Counter()
 
     def begin(self) -> None:
-        """Begin an answer: no token has occurred."""
         self._counts.clear()
 
     def choose(self, logits: np.ndarray) -> int:

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 CPU_S = 5
-"""The most CPU seconds of one rendering."""
 
 MEMORY_BYTES = 512 << 20
 """The most memory of the process, about 40 MB of which Python needs."""
 
 MOST_CHARACTERS = 32_000_000
-"""The longest text of a rendering."""
 
 
 def limit_all() -> None:
@@ -107,7 +105,6 @@ def reply(request: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answers each line of stdin."""
     sys.path += sys.argv[1:]  # where jinja2 is
     import jinja2.sandbox  # noqa: F401
 

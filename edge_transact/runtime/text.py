@@ -62,7 +62,6 @@ class TextCodec:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer as transformers loads it."""
         from edge_transact.checkpoint.auto_classes import register
 
         register()
@@ -87,7 +86,6 @@ class TextCodec:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether there is a chat template."""
         return self.chat_template is not None
 
     def check_chats(self) -> None:

@@ -46,7 +46,6 @@ class Cores:
 
     @property
     def has_little(self) -> bool:
-        """Whether some cores are little ones."""
         return self.fast < self.physical
 
     def __str__(self) -> str:
@@ -89,7 +88,6 @@ def _on_macos(cpus: int) -> Cores:
 
 
 def _siblings(directory: Path, cpu: int) -> frozenset[int]:
-    """The CPUs that are hyperthreads of the same core."""
     topology = directory / f"cpu{cpu}" / "topology"
     text = _read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list")
     return frozenset(_listed(text)) | {cpu}

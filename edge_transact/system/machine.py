@@ -10,6 +10,5 @@ from edge_transact.system.memory import total_bytes
 
 
 def machine_name() -> str:
-    """Its CPU, how many of them there are, its memory, and its system."""
     cpus = os.cpu_count()
     return f"{cpu_name()}, {cpus} CPU{'s' * (cpus != 1)}, {total_bytes() / 2**30:.0f} GiB, {platform.system()}"

@@ -14,7 +14,6 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def total_bytes() -> int:
-    """Memory of this machine."""
     return psutil.virtual_memory().total
 
 

@@ -35,7 +35,6 @@ RoundingOf = Callable[[str], w4.RoundRows]
 
 
 def convert_step(quantization: Quantization) -> str:
-    """The description of the bar of `convert`."""
     return f"convert weights to {quantization.name}"
 
 

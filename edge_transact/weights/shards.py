@@ -43,7 +43,6 @@ class TensorRecord(BaseModel):
 
     @property
     def is_bf16(self) -> bool:
-        """Whether an fp32 tensor is stored as bf16."""
         return self.format == "f32-to-bf16" and self.dtype == "float32"
 
     @model_validator(mode="after")
@@ -81,8 +80,6 @@ class TensorCacheMetadata(BaseModel):
 
 
 class TensorCache(BaseModel):
-    """``tensor-cache.json``."""
-
     metadata: TensorCacheMetadata | None = None
     records: list[ShardRecord]
 
@@ -105,7 +102,6 @@ class ShardWriter:
         self._working: list[Future[object]] = []
 
     def add(self, name: str, array: np.ndarray) -> None:
-        """Append a tensor, as one block."""
         self.add_blocks(name, array.shape, array.dtype, [array])
 
     def add_blocks(self, name: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
@@ -226,7 +222,6 @@ class ShardReader:
         return list(self._records)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A parameter's shape, from the index."""
         return tuple(self._record(name)[1].shape)
 
     def dtype(self, name: str) -> np.dtype:

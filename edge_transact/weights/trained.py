@@ -31,7 +31,6 @@ TOLERANCE = 0.1
 
 
 def write_scales(directory: Path, scales: Mapping[str, torch.Tensor], quantization: Quantization) -> None:
-    """Write the scales into an existing directory."""
     metadata = {"quantization": quantization.name}
     save_file({name: tensor.contiguous() for name, tensor in scales.items()}, directory / ROUNDING_FILE, metadata)
 
@@ -65,7 +64,6 @@ class TrainedRounding:
         return (quantization.grid, quantization.model_dtype) == (ours.grid, ours.model_dtype)
 
     def names(self) -> list[str]:
-        """The matrices of the checkpoint, by name."""
         shapes = tensor_shapes(self.checkpoint.plan)
         return [name for name, shape in shapes.items() if len(shape) == 2 and not name.endswith(ROPE_PAIRS)]
 

@@ -88,7 +88,6 @@ class Packer:
 
 
 def not_finite(quantization: Quantization) -> EdgeTransactError:
-    """The error for a weight that isn't finite in the model's dtype."""
     return EdgeTransactError(
         f"a weight is not finite in {quantization.model_dtype}",
         fix="Check the checkpoint for NaN and infinite values, or use q4f32_1 for values above 65504.",

@@ -127,7 +127,6 @@ def cells(row: Comparison) -> list[str]:
 
 
 def to_markdown(rows: Sequence[Comparison]) -> str:
-    """The rows as a Markdown table."""
     ratio = f"after / before ({CONFIDENCE:.0%})"
     header = ("model", "device", "test", "metric", "before", "after", ratio, "verdict", "warnings")
     return markdown(header, [cells(row) for row in rows])

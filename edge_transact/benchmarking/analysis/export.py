@@ -125,7 +125,6 @@ RESULTS = tuple(COLUMNS)[:11]
 """The columns that people look for."""
 
 NARROW = tuple(name for name in RESULTS if name not in ("size", "whole", "against the first"))
-"""Those that fit a terminal."""
 
 CONDITIONS = ("model", *tuple(COLUMNS)[11:])
 
@@ -138,7 +137,6 @@ def columns(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[s
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
     escaped = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *escaped])
 
@@ -158,7 +156,6 @@ def speedup_in_words(result: Result) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """Warnings about a result."""
     found = []
     if result["throttled"]:
         found.append("throttled")

@@ -18,7 +18,6 @@ from edge_transact.benchmarking.records.record import VisitRecord
 PREFILL, DECODE = 0, 4
 
 Interval = tuple[float, float]
-"""The ends of a 95 % confidence interval."""
 
 Ratio = tuple[float, Interval | None]
 """How many times as fast something is, and the interval if it's known."""
@@ -111,7 +110,6 @@ def _latency(name: str, title: str, rows: Mapping[Lengths, Sequence[Bar]]) -> Se
 
 
 def _quality(name: str, seconds: Mapping[str, float], perplexities: Mapping[str, float], lengths: Lengths) -> Section:
-    """Latency against perplexity, one dot for each model."""
     points = {model: (each, perplexities[model]) for model, each in seconds.items()}
     title = "Latency against perplexity"
     x = Axis(0, 1.1 * max(seconds.values()), f"seconds for {lengths} tokens")

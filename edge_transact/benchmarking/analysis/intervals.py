@@ -36,7 +36,6 @@ Turns = Mapping[Turn, float]
 
 Metric = Literal["ttft_s", "decode_s", "e2e_s"]
 METRICS: tuple[Metric, ...] = ("ttft_s", "decode_s", "e2e_s")
-"""The durations that are compared."""
 
 Samples = Sequence[RepetitionRecord]
 
@@ -125,7 +124,6 @@ def turns(durations: Iterable[tuple[Turn, float]]) -> Turns:
 
 
 def duration(own: Turns) -> Estimate | None:
-    """The geometric mean of a duration."""
     return _estimate(fmean(own.values()), *_error(list(own.values()))) if own else None
 
 
@@ -166,7 +164,6 @@ def _estimate(mean: float, error: float | None, freedom: float, pairs: int = 0) 
 
 
 def turns_of(samples: Samples, metric: str) -> Turns:
-    """A duration of repetitions, by turn."""
     return turns(((sample.session, sample.round), getattr(sample, metric)) for sample in samples)
 
 

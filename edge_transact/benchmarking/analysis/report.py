@@ -172,7 +172,6 @@ def _origin(results: Sequence[Mapping[str, Any]], command: str) -> Origin:
 
 
 def _machine_of(result: Mapping[str, Any]) -> str:
-    """Where a result was measured, in a few words."""
     if result["serial"] == "host":
         return machine_name()
     known = [f"Android {result['android']}" if result["android"] else None, result["soc"], result["cpu"]]

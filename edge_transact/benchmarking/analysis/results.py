@@ -133,7 +133,6 @@ def _result(samples: Samples, baseline: Samples) -> Result:
 
 
 def _copied(record: RepetitionRecord, *names: str) -> dict[str, Any]:
-    """Fields of a record as JSON values."""
     values = {name: getattr(record, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -53,7 +53,6 @@ class _Speed:
         self._sums = [0.0, *accumulate(step for _, step in steps)]
 
     def between(self, low_s: float, high_s: float) -> float | None:
-        """Decoded tokens a second."""
         first, last = (bisect_right(self._ends, end) for end in (low_s, high_s))
         took_s = self._sums[last] - self._sums[first]
         return self._batch * (last - first) / took_s if took_s > 0 else None
@@ -138,7 +137,6 @@ def _warnings(found: Sustained, series: Series) -> Iterator[str]:
 
 
 def speeds(each: Sustained) -> str:
-    """The speeds at the beginning and at the end."""
     part = "minute" if each["window_s"] == WINDOW_S else f"{each['window_s']:.0f} s"
     first, last = (_or_dash(f"{end}_tok_s")(each) for end in ("first", "last"))
     return f"{first} tokens a second in the first {part}, {last} in the last"
@@ -174,7 +172,6 @@ def table(found: Sequence[Sustained]) -> list[list[str]]:
 
 
 def summarized(title: str, found: Sequence[Sustained], failed: Mapping[str, str]) -> Summary:
-    """Series and their warnings for people."""
     header, *rows = table(found)
     warnings = [f"{each['model']}: {warning}" for each in found for warning in each["warnings"]]
     return Summary(title, {**failed, **({"warnings": "; ".join(warnings)} if warnings else {})}, header, rows)

@@ -113,7 +113,6 @@ class AppDriver(PhoneDriver):
             raise RunFailed(f"{self.label}, {model.name} {visit.lengths}: {last.message}")
 
     def recover(self) -> list[Line]:
-        """Lines that the app wrote while it could not be reached."""
         if self._run is None:
             return []
         lines, _ = self._poll(self._run)

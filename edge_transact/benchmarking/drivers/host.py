@@ -240,7 +240,6 @@ def _cpu_mhz() -> float | None:
 
 
 def host_info() -> DeviceInfo:
-    """This machine, described like a phone."""
     return DeviceInfo(
         serial="host",
         name="host",

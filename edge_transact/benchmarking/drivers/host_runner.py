@@ -41,7 +41,6 @@ class Repetition:
 
 
 def main() -> None:
-    """Entry point of ``python -m edge_transact.benchmarking.drivers.host_runner``."""
     request = HostRequest(**json.load(sys.stdin))
     _write(StartLine(run=request.run))
     # Before the clock starts: imports are this process's cost, not the model's.

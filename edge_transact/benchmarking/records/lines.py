@@ -135,16 +135,12 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class StartLine:
-    """The process has started."""
-
     run: str
     kind: Literal["start"] = "start"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadLine(Loading):
-    """The model is loaded."""
-
     run: str
     kind: Literal["load"] = "load"
 
@@ -176,7 +172,6 @@ class RepetitionLine(Measurement):
     decode_tokens: Count | None = None
 
     def has(self, lengths: Lengths) -> bool:
-        """Whether it is a repetition of these lengths."""
         decode_tokens = self.decode_tokens if self.tokens is None else len(self.tokens)
         steps = lengths.decode_tokens - 1 if self.decode_steps_s is None else len(self.decode_steps_s)
         wanted = lengths.prefill_tokens, lengths.decode_tokens, lengths.decode_tokens - 1
@@ -185,16 +180,12 @@ class RepetitionLine(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class FinalLine:
-    """All repetitions have ended."""
-
     run: str
     kind: Literal["final"] = "final"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorLine:
-    """The run cannot go on."""
-
     run: str
     kind: Literal["error"] = "error"
     message: Annotated[str, BeforeValidator(str)] = "None"

@@ -37,7 +37,6 @@ LOG_MEMBER = "log.jsonl"
 """The log in a file of evidence, which is read like a log."""
 
 CONDITIONS = "conditions"
-"""The kind of a log's first line."""
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[RepetitionRecord | VisitRecord, Field(discriminator="kind")])
 
@@ -55,7 +54,6 @@ class _Contents:
 
     @property
     def ours(self) -> bool:
-        """Whether this version wrote any of it."""
         return self.conditions is not None or bool(self.records)
 
 
@@ -112,12 +110,10 @@ class Log:
                 ) from error
 
     def done(self, key: Key) -> int:
-        """Number of repetitions of a visit in the log."""
         with self._lock:
             return done(self.records)[key]
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._file)
 
     def _take_over(self, conditions: Mapping[str, Any]) -> list[Record]:
@@ -144,7 +140,6 @@ class Log:
         return contents.records
 
     def _put_aside(self, contents: _Contents, header: bytes) -> None:
-        """Move what is no record to another file."""
         aside = self.path.with_name(f"{self.path.stem}.aside{self.path.suffix}")
         with aside.open("ab") as file:
             file.writelines(line + b"\n" for _, _, line in contents.others)

@@ -31,7 +31,6 @@ class Lengths:
 
 
 def lengths_of(result: Mapping[str, Any]) -> Lengths:
-    """The lengths of a result, or of a comparison."""
     return Lengths(result["prefill_tokens"], result["decode_tokens"], result["batch_size"])
 
 

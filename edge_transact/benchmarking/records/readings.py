@@ -44,7 +44,6 @@ class Reading:
 
     @property
     def watts(self) -> float | None:
-        """The power that the battery gives, by its current."""
         if not (self.current_now and self.battery_v and self.on_battery):
             return None
         current = abs(self.current_now)
@@ -72,8 +71,6 @@ def known(readings: Sequence[Reading], name: str) -> list[Any]:
 
 
 def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
-    """Summarize the readings taken during a repetition of `seconds`."""
-
     def mean(name: str) -> float | None:
         values = known(readings, name)
         return fmean(values) if values else None

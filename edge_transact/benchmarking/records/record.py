@@ -14,8 +14,6 @@ from edge_transact.benchmarking.records.readings import Reading, ReadingSummary
 
 @dataclass(frozen=True)
 class Key:
-    """What identifies a visit across runs."""
-
     serial: str
     model_digest: str
     target: str
@@ -68,12 +66,10 @@ class VisitContext:
 
     @property
     def lengths(self) -> Lengths:
-        """What a repetition of the visit is."""
         return Lengths(self.prefill_tokens, self.decode_tokens, self.batch_size)
 
     @property
     def key(self) -> Key:
-        """The visit that the record belongs to."""
         return Key(self.serial, self.model_digest, self.target, self.lengths, self.round, self.sustained_s)
 
 

@@ -25,7 +25,6 @@ class Series:
 
     @property
     def seconds(self) -> float:
-        """How long it went on."""
         return (self.repetitions[-1].ended_s or 0.0) - self.start_s
 
     @property

@@ -36,8 +36,6 @@ class Best(Setting):
 
 
 class Tuned(BaseModel):
-    """What was measured on a chip."""
-
     model_config = ConfigDict(extra="forbid")
 
     device: str

@@ -38,7 +38,6 @@ PART_WINDOWS, PART_WINDOW = 4, 128
 """A part is measured on the start of the first windows, because these tokens go through every variant of the model."""
 
 ROWS = 4096
-"""Rows of a matrix that are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,6 @@ class _Sweep:
             self.parts.append(Part("lm_head", {}, {}))
 
     def run(self) -> None:
-        """Fills in `parts`."""
         for name, variant in zip(self._rounded, self._variants[0], strict=True):
             self._embed(name, variant)
         # A layer is run on the variants of the embedding and of the layers before it.

@@ -97,7 +97,6 @@ def page(values: Mapping[str, Any], parts: Sequence[Part], origin: Origin) -> Re
 
 
 def _rows(models: Mapping[str, Mapping[str, float]], rounding: str) -> Iterator[list[str]]:
-    """The models side by side, with the built one marked."""
     for name, model in models.items():
         row = [f"{name}, built" if name == rounding else name, f"{model['perplexity']:.2f}"]
         if "kl_mean" in model:

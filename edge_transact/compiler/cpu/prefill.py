@@ -18,7 +18,6 @@ TILE_VECTORS = 2
 
 
 def prefill(buffers: MatmulBuffers, isa: InstructionSet) -> None:
-    """Emit the matmul of any number of rows."""
     if isa.otherwise is None:
         PrefillMatmul(buffers, isa).emit()
         return
@@ -54,7 +53,6 @@ class PrefillMatmul:
         self.activation_scales = T.alloc_buffer(rows, "float32") if quantized else None
 
     def emit(self) -> None:
-        """Emit the matmul."""
         self._pack_activations()
         self._multiply()
 

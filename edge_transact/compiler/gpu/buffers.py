@@ -74,7 +74,6 @@ class MatmulBuffers:
         return [0, 0, 0, row * self._row_size + call("int32", "padded_index", k, *self._padding)]
 
     def at(self, buffer: Buffer, row: Expr, column: Expr) -> list[Index]:
-        """The indices of a row and a column in `residual` or `out`."""
         return [0, 0, row * self.width + column]
 
     def starts(self, column: Expr) -> list[Expr]:

@@ -55,7 +55,6 @@ class NormalizedActivations(Activations):
         self.partial = scratch
 
     def prepare(self, thread: Expr) -> None:
-        """Emit the norm."""
         a, partial = self.buffers, self.partial
         assert a.norm is not None
         name, lanes = C_NAMES[a.matmul.dtype], LANES

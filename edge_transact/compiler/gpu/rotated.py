@@ -31,7 +31,6 @@ class RotatedHeads:
 
     @staticmethod
     def shape(heads: CacheHeads, leading: Sequence[Index]) -> tuple[Index, ...]:
-        """The result's shape."""
         return (*leading, heads.num_attention_heads + 2 * heads.num_key_value_heads, heads.head_dim)
 
     def bind(self) -> Expr:

@@ -31,7 +31,6 @@ def call(dtype: str, name: str, *arguments: Expr) -> Expr:
 
 
 def address(buffer: Buffer, indices: list[Index]) -> Expr:
-    """The address of an element."""
     return Call("tirx.address_of", [buffer[tuple(indices)]], ret_ty=PrimType("uint64"))
 
 
@@ -52,7 +51,6 @@ def store_vector(buffer: Buffer, value: Expr, indices: list[Index]) -> None:
 
 
 def blocks(size: Size, block: int) -> Size:
-    """The number of blocks that cover a size."""
     return (size + (block - 1)) // block
 
 

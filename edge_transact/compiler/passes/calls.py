@@ -10,7 +10,6 @@ from tvm import IRModule, relax
 
 
 def relax_functions(mod: IRModule) -> list[tuple[relax.GlobalVar, relax.Function]]:
-    """The module's relax functions and their names."""
     return [(var, function) for var, function in mod.functions_items() if isinstance(function, relax.Function)]
 
 
@@ -21,18 +20,15 @@ def bindings_of(function: relax.Function) -> list[relax.Binding]:
 
 
 def with_blocks(function: relax.Function, blocks: Sequence[relax.BindingBlock]) -> relax.Function:
-    """The function with other bindings and the same result."""
     body = relax.SeqExpr(blocks, function.body.body)
     return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
 
 
 def is_call_of(expr: relax.Expr | None, *operators: str) -> bool:
-    """Whether an expression is a call of one of these operators."""
     return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name in operators
 
 
 def calls_of(function: relax.Function, *operators: str) -> Iterator[relax.Call]:
-    """The calls of these operators in a function."""
     return (binding.value for binding in bindings_of(function) if is_call_of(binding.value, *operators))
 
 

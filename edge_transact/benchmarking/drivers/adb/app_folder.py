@@ -46,8 +46,6 @@ _NAMES = 'cd "$1" && for file in * .[!.]*; do [ ! -e "$file" ] || echo "$file"; 
 
 
 class AppFolder:
-    """The folder of an installed app."""
-
     def __init__(self, device: AndroidDevice, package: str) -> None:
         self.path = f"/sdcard/Android/data/{package}/files"
         self._device, self._package = device, package

@@ -45,8 +45,6 @@ SYNC_CHUNK = 64 * 1024
 
 @dataclass(frozen=True)
 class ShellOutput:
-    """The exit code and the output of a command on the device."""
-
     code: int
     stdout: str
     stderr: str

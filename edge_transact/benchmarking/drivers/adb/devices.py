@@ -134,7 +134,6 @@ def _check_state(serial: str, states: dict[str, str]) -> None:
 
 
 def describe(device: AndroidDevice) -> DeviceInfo:
-    """Ask a device about itself once."""
     result = device.script(_DESCRIBE, *_OPENCL_PATHS)
     values: dict[str, str] = {}
     for line in result.stdout.splitlines():

@@ -17,8 +17,6 @@ GRACE_S = 10
 
 @dataclass
 class PhoneDriver:
-    """Base of the drivers that run on a phone."""
-
     device: AndroidDevice
     info: DeviceInfo
     label: str
@@ -28,11 +26,9 @@ class PhoneDriver:
     fixed_performance: bool | None = field(default=None, init=False)
 
     def read(self) -> Reading:
-        """Read the sensors."""
         return read_sensors(self.device)
 
     def wait(self, timeout_s: float, stop: threading.Event) -> bool:
-        """Wait for a lost device; returns whether it is back."""
         return self.device.wait(timeout_s, stop)
 
     def fix_performance(self) -> None:
@@ -41,7 +37,6 @@ class PhoneDriver:
             self.fixed_performance = self._set_fixed_performance("true")
 
     def restore_performance(self) -> None:
-        """Leave the mode if it was entered."""
         if self.fixed_performance:
             self._set_fixed_performance("false")
 

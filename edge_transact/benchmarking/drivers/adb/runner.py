@@ -153,7 +153,6 @@ class RunnerDriver(PhoneDriver):
         yield from lines
 
     def recover(self) -> list[Line]:
-        """Lines of a run whose connection was lost that had not been seen. The run is ended."""
         run = self._run
         if run is None:
             return []
@@ -259,7 +258,6 @@ def _id_lines(*rows: Sequence[int]) -> bytes:
 
 
 def _why(code: int | None, last: Line | None, noise: Sequence[str]) -> str:
-    """The most telling reason why a run has no final line."""
     if isinstance(last, ErrorLine):
         return last.message
     words = f": {' | '.join(noise)}" if noise else ""

@@ -39,7 +39,6 @@ _TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin"}
 
 
 def read_sensors(device: AndroidDevice) -> Reading:
-    """Read the sensors of a phone once."""
     text = device.script(READ_SCRIPT, timeout_s=15).stdout
     return parse_sensors(text, time.monotonic())
 

@@ -29,12 +29,10 @@ class Attention:
 
     @property
     def q_per_kv(self) -> int:
-        """Query heads per KV head."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
     def vectors(self) -> int:
-        """Vectors of a head."""
         return self.head_dim // self.lanes
 
     @property
@@ -79,7 +77,6 @@ _INT32_SCALARS = ("causal", "rotary_mode")
 
 
 def scalars(*names: str) -> list[Var]:
-    """Scalar arguments."""
     return [T.arg(name, T.int32() if name in _INT32_SCALARS else T.float32()) for name in names]
 
 
