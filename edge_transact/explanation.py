@@ -60,11 +60,7 @@ class Block:
 
 
 def explain_model(model: str, options: ExplainOptions) -> dict[str, Any]:
-    """The blocks of a model, their sums, and the limits that it was pruned to, as JSON values.
-
-    Raises:
-        UsageError: The profile or the widths are another model's.
-    """
+    """A model's blocks, sums and limits of pruning as JSON; a `UsageError` for a profile or widths of another."""
     checkpoint = Checkpoint.open(resolve_model(model))
     plan = read_widths(options.widths, checkpoint.plan) if options.widths else checkpoint.plan
     profile = read_profile(options.profile) if options.profile else None

@@ -95,11 +95,7 @@ def read_text(path: Path, fix: str = AGAIN, at_most: int = MOST_BYTES) -> str:
 
 
 def parsed(text: str | bytes, where: object, fix: str = AGAIN) -> Any:
-    """The value of JSON text from the place `where`.
-
-    Raises:
-        EdgeTransactError: It isn't JSON, or it is too deep or has too large a number.
-    """
+    """The value of JSON text from the place `where`; an `EdgeTransactError` for other text, or too deep JSON."""
     from pydantic_core import from_json
 
     try:

@@ -89,11 +89,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """The manifest of a DIST.
-
-        Raises:
-            EdgeTransactError: There is no manifest, it was changed, or this version can't read it.
-        """
+        """The manifest of a DIST; an `EdgeTransactError` if it lacks, was changed, or this version can't read it."""
         path = directory / MANIFEST
         try:
             text = read_bytes(path)

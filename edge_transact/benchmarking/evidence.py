@@ -63,12 +63,7 @@ class Evidence:
 
 
 def refuse(path: Path) -> None:
-    """Refuses a name for the file before anything is measured.
-
-    Raises:
-        UsageError: It doesn't end in ``.zip``.
-        EdgeTransactError: It is there, and is no evidence.
-    """
+    """Raises an `EdgeTransactError` for what isn't ``.zip``, or is there and no evidence, before measuring."""
     if path.suffix != ".zip":
         raise UsageError(f"--evidence {path} is not the name of a ZIP file", fix="Name it FILE.zip.")
     if path.exists():

@@ -19,11 +19,7 @@ NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
 
 @cache
 def link_archive(archive: Path) -> Path:
-    """Link the archive's objects into one shared library, which is kept in the cache.
-
-    Raises:
-        EdgeTransactError: No linker was found, or it failed.
-    """
+    """The archive's objects as one shared library, from the cache or linked now. Raises what `require_linker` does."""
     linker = require_linker()
     recipe = Recipe(
         kind="libraries",

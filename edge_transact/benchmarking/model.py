@@ -103,11 +103,7 @@ class BenchModel:
 
 
 def open_models(paths: Sequence[Path], lengths: Sequence[Lengths]) -> list[BenchModel]:
-    """Open the DISTs of a plan.
-
-    Raises:
-        EdgeTransactError: A path isn't a DIST, is named twice, or was built for shorter contexts or fewer sequences.
-    """
+    """The DISTs of a plan; an `EdgeTransactError` if one is named twice, or was built for less than `lengths`."""
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError("a DIST is named twice", fix="Name each once; to see the noise, name a copy of it.")
     models: list[BenchModel] = []

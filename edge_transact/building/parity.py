@@ -110,11 +110,7 @@ class Parity(Difference):
         return {**asdict(self), "passed": self.passed}
 
     def require(self) -> None:
-        """Check that the library passed; warn if the model is ill-conditioned in fp16.
-
-        Raises:
-            EdgeTransactError: The library did not pass. The message has the figures.
-        """
+        """Raise an `EdgeTransactError` if the library did not pass; warn of a model that is ill-conditioned in fp16."""
         if self.close:
             return
         fp32 = "Build with --quant q4f32_1, or q0f32 for unquantized weights, which compute in fp32."

@@ -39,11 +39,7 @@ _REALIGN = f"zipalign -P {PAGE_BYTES // 1024} -f 4 IN.apk OUT.apk, and sign agai
 
 
 def examine_apk(path: Path) -> list[Check]:
-    """The checks of an APK, in the order of their output; the first alone if an entry is damaged.
-
-    Raises:
-        EdgeTransactError: The file isn't an APK, or is damaged.
-    """
+    """The checks of an APK, the first alone if an entry is damaged; an `EdgeTransactError` if it isn't an APK."""
     from elftools.common.exceptions import ELFError
 
     try:

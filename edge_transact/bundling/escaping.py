@@ -23,11 +23,7 @@ MAX_ID = 64
 
 
 def groovy_string(text: str) -> str:
-    """The text as a string literal for Groovy and Kotlin, in ASCII and on one line.
-
-    Raises:
-        UsageError: The text isn't valid Unicode.
-    """
+    """The text as a string literal for Groovy and Kotlin, in ASCII; a `UsageError` if it isn't valid Unicode."""
     escapes = {"\\": "\\\\", '"': '\\"', "$": "\\$", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(escapes.get(character) or _ascii(character) for character in _checked(text)) + '"'
 
@@ -53,11 +49,7 @@ def android_string(text: str) -> str:
 
 
 def check_application_id(text: str) -> str:
-    """The text, if it is an Android application id.
-
-    Raises:
-        UsageError: It isn't; the message names the wrong part.
-    """
+    """The text, if it is an Android application id; otherwise a `UsageError` that names the wrong part."""
     fix = "Write it as org.example.chat: at least two names of letters, digits and _, each beginning with a letter."
     parts = text.split(".")
     if len(parts) < 2:
@@ -71,11 +63,7 @@ def check_application_id(text: str) -> str:
 
 
 def check_app_name(text: str) -> str:
-    """The text, if it can be an app's name.
-
-    Raises:
-        UsageError: It is empty, or isn't valid Unicode.
-    """
+    """The text, if it can be an app's name; a `UsageError` if it is empty, or isn't valid Unicode."""
     if not _checked(text).strip():
         raise UsageError("--app-name is empty", fix="Give the app a name.")
     return text

@@ -94,12 +94,7 @@ def _models(source: Path, application_id: str | None) -> tuple[list[tuple[AppMod
 
 
 def find_phone(serial: str | None) -> AndroidDevice:
-    """The phone with this serial, or the only one.
-
-    Raises:
-        UsageError: There are several phones, or none with this serial.
-        EdgeTransactError: There is none, or it hasn't authorized this machine.
-    """
+    """The phone with this serial, or the only one; a `UsageError` if there are several. Raises as `find_devices`."""
     phones = find_devices(serial or "all")
     if len(phones) > 1:
         known = ", ".join(phone.serial for phone in phones)

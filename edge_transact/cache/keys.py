@@ -39,11 +39,7 @@ _TEMPLATES = f"{OURS}.artifacts.templates"
 
 @cache
 def code_of(*functions: Any) -> str:
-    """A digest of the source that functions or classes of ours are made of: 16 hex digits.
-
-    Raises:
-        ValueError: One of them isn't ours.
-    """
+    """A digest of the source of functions or classes of ours: 16 hex digits; a `ValueError` for others."""
     return _INSTALLED.digest(function.__module__ for function in functions)
 
 

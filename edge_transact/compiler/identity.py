@@ -24,11 +24,7 @@ def host_identity() -> dict[str, Any]:
 
 
 def require_current(profile: Profile) -> None:
-    """Refuses a profile of libraries that this version doesn't make, or of a host other than this.
-
-    Raises:
-        UsageError: It is one; the message says what differs.
-    """
+    """A `UsageError` for a profile of libraries that this version doesn't make, or of a host other than this."""
     if not profile.is_measured:
         return
     here = host_identity() if profile.target == "host" else {}

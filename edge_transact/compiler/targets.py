@@ -128,11 +128,7 @@ TARGETS: dict[str, BuildTarget] = {
 
 
 def get_target(name: str, device_profile: str = GENERIC.name, cpu: str | None = None) -> BuildTarget:
-    """One of `TARGETS`, with a profile of `DEVICES` where it has one, and for ``host`` a CPU by LLVM's name.
-
-    Raises:
-        UsageError: There is no such target, or LLVM knows no such CPU.
-    """
+    """One of `TARGETS`, with this profile where it has one, or this CPU if ``host``; a `UsageError` for others."""
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, TARGETS))
     target = TARGETS[name]

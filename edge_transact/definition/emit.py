@@ -43,11 +43,7 @@ def _runs(plan: WidthPlan) -> Iterator[dict[str, str | LayerWidths]]:
 
 
 def load(plan: WidthPlan, config: Mapping[str, object]) -> Definition:
-    """The model file that `render` makes of a plan, executed, with a config.json that has the library's sizes.
-
-    Raises:
-        EdgeTransactError: The configuration contradicts itself or the plan.
-    """
+    """The model file of a plan, executed, with a config.json that has the library's sizes and fits the plan."""
     module = _executed(render(plan)[MODEL_FILE])
     try:
         return Definition(module, module.EdgeLlamaConfig.from_dict(config))

@@ -82,11 +82,7 @@ class Model:
 def open_model(model: str, kind: str | None) -> Iterator[Model]:
     """Opens a MODEL or a DIST for the body of a ``with``.
 
-    `kind` is one of `options.KINDS`; `None` for ``f16``, or for the DIST's own.
-
-    Raises:
-        UsageError: `kind` isn't the DIST's.
-        EdgeTransactError: The model can't be read, or its rows aren't whole groups.
+    `kind` is one of `options.KINDS`; `None` for ``f16``, or for the DIST's own: another one is a `UsageError`.
     """
     if (Path(model) / MANIFEST).is_file():
         yield _dist(Path(model), kind)

@@ -33,11 +33,7 @@ MIXED_PARTS = {"demo:sotu": 1.0, "demo:docs": 1.0, "demo:code": 1.0, "demo:chats
 
 
 def demo_rows(text: str, purpose: Purpose) -> Iterator[Row]:
-    """The rows of a demo text.
-
-    Raises:
-        EdgeTransactError: There is no such text, or its package isn't installed.
-    """
+    """The rows of a demo text; an `EdgeTransactError` if there is no such text, or its package isn't installed."""
     if text == MIXED:
         for part in MIXED_PARTS:
             yield from demo_rows(part, purpose)

@@ -12,11 +12,7 @@ from edge_transact.reading import opened, user_path
 
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the closest demo name or file in the same directory, or an empty string.
-
-    Raises:
-        EdgeTransactError: The name is that of a FIFO, a device or a socket.
-    """
+    """``Did you mean ...?`` with the closest demo name or file beside it, or an empty string; no FIFO or device."""
     if user_path(name).exists():
         opened(user_path(name)).close()
     parent = user_path(name).parent
@@ -35,11 +31,7 @@ def installed(package: str) -> Path | None:
 
 
 def package_directory(package: str, name: str) -> Path:
-    """The directory of an installed package; errors say that `name` needs it.
-
-    Raises:
-        EdgeTransactError: The package isn't installed.
-    """
+    """The directory of a package; an `EdgeTransactError` that `name` needs it if it isn't installed."""
     directory = installed(package)
     if directory is None:
         raise EdgeTransactError(

@@ -74,11 +74,7 @@ class FilePiece:
     group: int = 0
 
     def rows(self) -> Iterator[Row | Part]:
-        """The rows that aren't blank, and the parts of documents.
-
-        Raises:
-            EdgeTransactError: The file is gone, has changed, or has a row without text.
-        """
+        """The rows that aren't blank, and parts of documents; an `EdgeTransactError` if the file has changed."""
         with reading(self.file):
             for row in self._all():
                 if isinstance(row, Part):
@@ -155,11 +151,7 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(text: str, purpose: Purpose) -> Pieces:
-    """Cuts a TEXT into pieces, without reading more of large files than where rows are.
-
-    Raises:
-        EdgeTransactError: There is no such text, or it holds none.
-    """
+    """Cuts a TEXT into pieces, reading no more of large files than where rows are. Raises as `read_rows` does."""
     if text.startswith("demo:"):
         rows = read_rows(text, purpose)
         nbytes = sum(len(plain(row).encode()) for row in rows)

@@ -18,11 +18,7 @@ class Share(NamedTuple):
 
 
 def share_of(text: str) -> Share:
-    """Splits ``TEXT=WEIGHT``. A TEXT that ends so, but is the name of a file, has no weight.
-
-    Raises:
-        UsageError: The weight is not above 0.
-    """
+    """Splits ``TEXT=WEIGHT``, unless that is the name of a file; a `UsageError` if the weight is not above 0."""
     name, equals, weight = text.rpartition("=")
     if not equals or not name or os.path.exists(user_path(text)):
         return Share(text)

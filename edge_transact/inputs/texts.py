@@ -75,11 +75,7 @@ def read_rows(text: str, purpose: Purpose, at_most: int = -1) -> list[Row]:
 
 
 def files_of(text: str, purpose: Purpose) -> list[Path]:
-    """The files of a TEXT that isn't a demo text, in the order of their names.
-
-    Raises:
-        EdgeTransactError: There is no such text.
-    """
+    """The files of a TEXT that isn't a demo text, in order of names; an `EdgeTransactError` if there is none."""
     path = user_path(text)
     if path.is_dir():
         return _text_files(path, text)

@@ -65,11 +65,7 @@ CHECK_OUT_KNOWN = f"git -C $MLC_LLM_SOURCE_DIR checkout {KNOWN_REVISION}, or bui
 
 
 def find() -> Checkout:
-    """The user's MLC-LLM: the checkout that ``MLC_LLM_SOURCE_DIR`` names, or the installed ``mlc_llm``.
-
-    Raises:
-        EdgeTransactError: There is neither. The fix says how to get one.
-    """
+    """The checkout that ``MLC_LLM_SOURCE_DIR`` names, or the installed ``mlc_llm``; or an `EdgeTransactError`."""
     if value := os.environ.get("MLC_LLM_SOURCE_DIR"):
         source = Path(value)
         if not (source / "python" / "mlc_llm" / "__init__.py").is_file():

@@ -229,11 +229,7 @@ class ShardReader:
         return np.dtype(self._record(name)[1].dtype)
 
     def array(self, name: str) -> np.ndarray:
-        """A parameter in its dtype at run time; bf16 in the shard becomes float32.
-
-        Raises:
-            EdgeTransactError: There is no such parameter, or its shard's md5 is wrong; the message names the file.
-        """
+        """A parameter in its dtype at run time; an `EdgeTransactError` if there is none, or its shard is damaged."""
         array = np.empty(self.shape(name), self.dtype(name))
         self.read(name, array)
         return array

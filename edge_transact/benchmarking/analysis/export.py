@@ -34,11 +34,7 @@ def to_text(results: Rows, kind: str) -> str:
 
 
 def write_sqlite(results: Rows, path: Path, table: str = "results") -> None:
-    """Add a row for each result to a table. Lists and objects become JSON text.
-
-    Raises:
-        UsageError: `path` is a file of another kind, or its table has other columns.
-    """
+    """Add a row for each result; lists and objects as JSON text. A `UsageError` if `path` is of another kind."""
     rows = [_cells(result) for result in results]
     columns = list(rows[0]) if rows else ["model"]
     names = ", ".join(f'"{name}"' for name in columns)

@@ -69,11 +69,7 @@ def write_report(
 def write_comparison(
     pairs: Sequence[Pair], rows: Sequence[Comparison], directory: Path, *, names: tuple[str, str], command: str
 ) -> None:
-    """Write ``index.html``, ``comparison.json`` and the charts as SVG files.
-
-    Raises:
-        EdgeTransactError: `directory` exists.
-    """
+    """Write a directory, which must not exist: ``index.html``, ``comparison.json`` and the charts as SVG files."""
     charts = []
     for place, device in enumerate(dict.fromkeys(row["device"] for row in rows), 1):
         ratios: dict[str, dict[Lengths, figures.Ratio]] = {}

@@ -45,11 +45,7 @@ pidof "$3" >/dev/null
 
 @dataclass
 class AppDriver(PhoneDriver):
-    """Implements `Driver` with an installed app; `package` is its application id.
-
-    Raises:
-        UsageError: `package` isn't an application id.
-    """
+    """Implements `Driver` with an installed app; a `UsageError` if `package` isn't an application id."""
 
     package: str
 

@@ -38,11 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class HostDriver:
-    """Implements `Driver` with `host_runner` in a child process.
-
-    Raises:
-        UsageError: ``conditions.cores`` names cores that this process may not use.
-    """
+    """Implements `Driver` with `host_runner` in a child process; a `UsageError` for cores that it may not use."""
 
     target = "host"
     label = "host"
@@ -192,11 +188,7 @@ class _OtherProcesses:
 
 
 def parse_cores(text: str) -> list[int]:
-    """Parse core numbers and ranges: ``0,4-7`` is 0, 4, 5, 6, 7, and an empty text is no cores.
-
-    Raises:
-        UsageError: The text is something else.
-    """
+    """Core numbers and ranges, or none: ``0,4-7`` is 0, 4, 5, 6, 7. A `UsageError` for other texts."""
     cores: list[int] = []
     for part in text.split(",") if text else []:
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)

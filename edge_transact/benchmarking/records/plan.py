@@ -50,11 +50,7 @@ class Visit:
 
 
 def parse_lengths(text: str) -> list[Lengths]:
-    """Parse ``64+64,256+64``. The order is kept, and duplicates are dropped.
-
-    Raises:
-        UsageError: The text isn't a list of PREFILL+DECODE, or a number is 0.
-    """
+    """Parse ``64+64,256+64`` in its order, without duplicates; a `UsageError` for other texts or a 0."""
     lengths: list[Lengths] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\+(\d+)\s*", part, re.ASCII)

@@ -48,11 +48,7 @@ class _File(BaseModel):
 
 
 def read_tuning(dist: Path) -> dict[str, Tuned]:
-    """What a DIST runs on best, by ``ro.soc.model``; empty if it was never tuned.
-
-    Raises:
-        EdgeTransactError: The file was changed, or this version can't read it.
-    """
+    """What a DIST runs on best, by ``ro.soc.model``; an `EdgeTransactError` if the file was changed."""
     path = dist / TUNING
     if not path.exists():
         return {}

@@ -51,11 +51,7 @@ class AppFolder:
         self._device, self._package = device, package
 
     def make(self, name: str) -> str:
-        """The path of a directory in the folder, which is made, by the app where it must be.
-
-        Raises:
-            DeviceRefused: Neither the shell nor the app could make it.
-        """
+        """The path of a directory in the folder, made by the shell or the app; `DeviceRefused` if neither can."""
         made = self._device.script(_MAKE, self.path, name, self._package, timeout_s=60)
         if made.code:
             raise DeviceRefused(
@@ -67,11 +63,7 @@ class AppFolder:
     def put(
         self, source: Path | bytes, target: str, digest: str, *, on_bytes: Callable[[int], None] = lambda n: None
     ) -> None:
-        """Writes a file at a path in the folder. Its sha256 is compared before and after the phone copies it.
-
-        Raises:
-            DeviceRefused: The file could not be written, or arrived damaged twice.
-        """
+        """Writes a file at a path in the folder; `DeviceRefused` if that fails, or it arrived damaged twice."""
         staged = f"{STAGING}/{digest}"
         self._device.checked("mkdir", "-p", STAGING)
         # An interrupted call may have left it there.

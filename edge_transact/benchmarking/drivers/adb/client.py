@@ -51,11 +51,7 @@ class ShellOutput:
 
 
 def adb_client() -> adbutils.AdbClient:
-    """Connect to the server that adb's environment variables name.
-
-    Raises:
-        EdgeTransactError: adbutils is not installed, or the port isn't a number.
-    """
+    """Connect to the server that adb's environment variables name; an `EdgeTransactError` without adbutils."""
     try:
         import adbutils
     except ModuleNotFoundError as error:
@@ -73,11 +69,7 @@ def adb_client() -> adbutils.AdbClient:
 
 
 def quote(arguments: Sequence[str]) -> str:
-    """Join arguments into one line that the device's shell splits back into the same arguments.
-
-    Raises:
-        UsageError: No shell can take an argument: it holds a NUL, or isn't valid Unicode.
-    """
+    """One line that a shell splits into these arguments; a `UsageError` for a NUL or what isn't valid Unicode."""
     for argument in arguments:
         if "\0" in argument or any(0xD800 <= ord(character) <= 0xDFFF for character in argument):
             raise UsageError(f"{argument!r} cannot be sent to a device", fix="Rename it: no NUL, and valid Unicode.")
@@ -121,11 +113,7 @@ class AndroidDevice:
         return ShellOutput(stream.code, *(output[kind].decode(errors="replace") for kind in (STDOUT, STDERR)))
 
     def checked(self, *arguments: str, timeout_s: float = 30) -> str:
-        """Run a command that must succeed, and return its stdout.
-
-        Raises:
-            DeviceRefused: The command failed; the message is the device's.
-        """
+        """Run a command, and return its stdout; `DeviceRefused`, with the device's words, if it fails."""
         result = self.shell(*arguments, timeout_s=timeout_s)
         if result.code:
             words = (result.stderr or result.stdout).strip() or f"exit code {result.code}"
@@ -182,11 +170,7 @@ class AndroidDevice:
                 connection.close()
 
     def pull(self, source: str) -> bytes:
-        """Read a small file on the device.
-
-        Raises:
-            DeviceRefused: There is no such file.
-        """
+        """Read a small file on the device; `DeviceRefused` if there is none."""
         import adbutils
 
         logger.debug("$ adb -s %s pull %s", self.serial, shlex.quote(source))

@@ -161,12 +161,7 @@ def describe(device: AndroidDevice) -> DeviceInfo:
 
 
 def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
-    """Refuse what cannot work before anything is pushed.
-
-    Raises:
-        EdgeTransactError: Wrong ABI, an Android that is too old, no OpenCL for ``android``, too little memory, or a
-            battery so low that the phone saves power.
-    """
+    """Raise an `EdgeTransactError` for what cannot work, before anything is pushed."""
     if "arm64-v8a" not in info.abis:
         raise EdgeTransactError(
             f"{info.serial} runs {', '.join(info.abis) or 'an unknown ABI'}, not arm64-v8a",

@@ -61,10 +61,7 @@ def changed_files(
 ) -> list[str]:
     """Names of the files that a directory on the device, which is made, lacks or has with another sha256.
 
-    With two `copies`, files pass through another directory, one by one.
-
-    Raises:
-        DeviceRefused: There is no room for them.
+    With two `copies`, files pass through another directory, one by one. `DeviceRefused` if there is no room for them.
     """
     present, free = _look(device, directory, list(files))
     changed = [name for name in files if present.get(name) != digests[name]]
