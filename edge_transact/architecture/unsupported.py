@@ -14,10 +14,7 @@ OURS = "edge_llama"
 
 @dataclass(frozen=True)
 class _Feature:
-    """A part that ``edge_llama`` lacks; any of `fields` tells that a model has it.
-
-    `needs` is what support would take, and `nearest` the model to use instead.
-    """
+    """A part that ``edge_llama`` lacks, `fields` that tell of it, what it `needs`, and the `nearest` model without."""
 
     has: str
     fields: tuple[str, ...]

@@ -150,11 +150,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of `bars`.
-
-    Attributes:
-        parts: Lengths and colours, one behind the other.
-    """
+    """A row of `bars`; `parts` are lengths and colours, one behind the other."""
 
     label: str
     text: str
@@ -167,11 +163,7 @@ class Bar:
 
 
 def bars(title: str, rows: Sequence[Bar], label: str = "", *, rule: float | None = None) -> Chart:
-    """Horizontal bars from 0, each under its label and value.
-
-    Args:
-        label: The unit of the axis; without one, the axis isn't drawn.
-    """
+    """Horizontal bars from 0, each under its label and value; the axis is drawn if its unit, `label`, is given."""
     x = Axis(0, 1.05 * max(rule or 0, *(row.end for row in rows)) or 1, label, names=None if label else {})
     text = "; ".join(f"{row.label}: {row.text}" for row in rows)
     height = 28 + ROW * len(rows) + (34 if label else 0)

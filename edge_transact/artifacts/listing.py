@@ -19,11 +19,7 @@ FILES = "files"
 def write_listing(
     listing: Path, content: Mapping[str, Any], known: Mapping[str, str] | None = None, apart_from: str = ""
 ) -> None:
-    """Writes `content` as JSON, with the sha256 of all files in its directory, as far as they aren't `known`.
-
-    Args:
-        apart_from: A file that isn't listed, because people may edit it.
-    """
+    """Writes `content` as JSON with the sha256, `known` or computed, of all files beside it but `apart_from`."""
     known = known or {}
     names = [name for name in files_beside(listing) if name != apart_from]
     write_sealed(listing, content, {name: known.get(name) or sha256(listing.parent / name) for name in names})

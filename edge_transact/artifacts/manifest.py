@@ -113,14 +113,10 @@ class Manifest:
         return manifest
 
     def verify(self, directory: Path, *patterns: str) -> None:
-        """Checks a DIST's files against their sha256.
-
-        Args:
-            patterns: Names and globs; only files that match one of them are checked, or all files if there are none.
+        """Checks a DIST's files, or those that match names and globs, against their sha256.
 
         Raises:
-            EdgeTransactError: A file is missing or was changed, or one that matches isn't in the manifest; the message
-                names the first one.
+            EdgeTransactError: A file is missing or was changed, or one that matches isn't in the manifest.
         """
         for check in self.checks(directory, *patterns):
             check()

@@ -168,10 +168,7 @@ def new_directory(path: Path, *, force: bool = False, own: bool = False) -> Iter
     """A directory to fill. It is next to `path`, and renamed to it when the body ends without an error.
 
     The remains of killed runs with the same output are removed first. With `own`, whatever there is was written by the
-    caller and is replaced.
-
-    Raises:
-        UsageError, EdgeTransactError: See `refuse_existing`.
+    caller and is replaced; otherwise it raises the errors of `refuse_existing`.
     """
     with _fresh(path, force, None, own) as fresh:
         fresh.mkdir()

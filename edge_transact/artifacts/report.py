@@ -83,11 +83,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the figures of a report come from.
-
-    Attributes:
-        options: Every option that was in force: its flag, its value, and what it is.
-    """
+    """Where the figures of a report come from; `options` are the flag, the value and the help of each."""
 
     command: str
     machine: str
@@ -98,11 +94,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Report:
-    """A page.
-
-    Attributes:
-        answer: The first line: what was found, in a few words.
-    """
+    """A page, whose first line, `answer`, says what was found, in a few words."""
 
     answer: str
     subject: str
@@ -112,10 +104,7 @@ class Report:
     warnings: Sequence[str] = ()
 
     def write(self, directory: Path, figures: object, name: str = "report.json") -> None:
-        """Writes the page as ``index.html``, each section's charts as an SVG file, and the figures as JSON.
-
-        None names the user's home directory.
-        """
+        """Writes ``index.html``, each section's charts as SVG, and the figures as JSON, without the home directory."""
         options = Section("options", "All options", header=("option", "value", "what it is"), rows=self.origin.options)
         texts = {f"{section.name}.svg": section.file() for section in self.sections if section.charts}
         texts[name] = json.dumps(figures, indent=1) + "\n"

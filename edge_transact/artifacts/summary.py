@@ -29,11 +29,7 @@ PRUNED, SOURCE = 0, 6
 
 @dataclass(frozen=True)
 class Summary:
-    """A result in a few lines.
-
-    Attributes:
-        picture: Charts, which a console leaves out; the table with their figures is folded.
-    """
+    """A result in a few lines. A console leaves out the `picture`; the table with its figures is folded."""
 
     title: str
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -73,11 +69,7 @@ class Summarized:
 
 
 def width_section(plan: WidthPlan, source: WidthPlan | None = None) -> Section:
-    """The five widths of every layer, in front of those of the model that was pruned.
-
-    Args:
-        source: The widths before pruning, of which the ones that were cut are drawn; `None` if it wasn't pruned.
-    """
+    """The five widths of every layer, of a pruned model those that were cut, in front of the source's."""
     charts, uncut = [], []
     for name, label in LABELS.items():
         widths, before = ([getattr(layer, name) for layer in each.layers] if each else [] for each in (plan, source))

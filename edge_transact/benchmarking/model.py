@@ -32,13 +32,10 @@ class LlamaCpp:
 class BenchModel:
     """A DIST to measure, in llama.cpp if it has a `peer`.
 
-    `name` has as many parents of its path as are needed to tell the DISTs apart.
-
-    `digest` is the sha256 of its manifest, so that results of two builds never mix. A second copy of a build, which
-    shows how much noise there is, has ``-2`` after it, and so on.
-
-    A candidate of ``--tune`` has the `cores` that it runs on, unless the runtime chooses them, and may have another
-    `target` than the device's.
+    Attributes:
+        digest: The sha256 of its manifest; ``-2`` and so on follow for copies of a build, which show the noise.
+        cores: Those that a candidate of ``--tune`` runs on, unless the runtime chooses them.
+        target: Of a candidate of ``--tune``, if it isn't the device's.
     """
 
     name: str
@@ -71,9 +68,7 @@ class BenchModel:
         return (self.manifest.weights_bytes + per_token * self.manifest.context_window_size) / 2**20
 
     def decode_read_bytes(self, lengths: Lengths) -> int:
-        """Bytes that a decoded token must read, at the mean context length over the answer: its share of the weights,
-        which all tokens of a batch share, and its own sequence's part of the KV cache.
-        """
+        """Bytes that a token reads at the answer's mean context: its share of the weights, and its sequence's KV."""
         context = lengths.batch_size * (lengths.prefill_tokens + lengths.decode_tokens // 2)
         read = costs.decode_read_bytes(self.manifest.plan, get_quantization(self.manifest.quantization), context)
         return read // lengths.batch_size

@@ -179,12 +179,7 @@ def plan_bench(
 
 
 def _candidates(models: list[BenchModel], drivers: Sequence[Driver], options: BenchOptions) -> list[BenchModel]:
-    """With ``--tune``, what the phone runs the DIST on; otherwise the DISTs themselves.
-
-    Raises:
-        UsageError: There are several DISTs or phones.
-        EdgeTransactError: What is known of other phones can't be read.
-    """
+    """With ``--tune``, what the phone, the only one, runs the only DIST on; otherwise the DISTs themselves."""
     if not options.tune:
         return models
     if len(models) > 1 or len(drivers) > 1:
@@ -262,12 +257,7 @@ def _models(
 def drivers_of(
     models: Sequence[BenchModel], options: BenchOptions, *, clean: bool = False, dry_run: bool = False
 ) -> list[Driver]:
-    """The devices of a bench, with what runs visits on them.
-
-    Raises:
-        UsageError: A DIST has no library for them, or options contradict each other.
-        EdgeTransactError: There is no such device, or it can't be reached.
-    """
+    """The devices of a bench, with what runs visits on them; an `EdgeTransactError` if that isn't possible."""
     if options.device == "host":
         if options.app:
             raise UsageError("--app needs a phone", fix="Name one with --device, or `--device all`.")

@@ -52,12 +52,7 @@ PROMPT = (
 
 @dataclass(frozen=True)
 class Difference:
-    """How far logits are from torch's in fp32.
-
-    Attributes:
-        prefill_error: Largest difference of a logit after prefill, relative to torch's largest |logit| there.
-        token_agreement: The share of greedy tokens that were torch's.
-    """
+    """Largest differences of logits from torch's, relative to its largest |logit|, and the share of equal tokens."""
 
     prefill_error: float
     decode_error: float
@@ -71,11 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity(Difference):
-    """How far the library is from torch.
-
-    Attributes:
-        torch_fp16: How far torch in fp16 is; only known if an fp16 library exceeds the tolerance.
-    """
+    """How far the library is from torch; of an fp16 library beyond the tolerance, also how far torch in fp16 is."""
 
     prompt_tokens: int
     decode_tokens: int
@@ -177,11 +168,7 @@ def compare(
     decode_steps: int = DECODE_STEPS,
     name: str,
 ) -> Parity:
-    """Run both on the same tokens.
-
-    Args:
-        decode_steps: Tokens to decode one by one; the context must hold ``len(prompt) + decode_steps`` tokens.
-    """
+    """Run both on the same tokens, `decode_steps` of them one by one behind the prompt."""
     ids = list(prompt)
     reference = _torch_logits(model, ids, decode_steps)
     greedy = [int(logits.argmax()) for logits in reference]

@@ -75,11 +75,7 @@ _CALIBRATION = "calibration.json"
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded to 4 bits.
-
-    Attributes:
-        teacher: The model that it was pruned from, at whose predictions ``best`` aims as well; `None` if there is none.
-    """
+    """How weights are rounded to 4 bits; ``best`` aims also at the predictions of `teacher`, the unpruned model."""
 
     name: str
     calibration: CalibrationOptions

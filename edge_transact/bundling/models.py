@@ -37,8 +37,6 @@ class AppModel(_Record):
         tuned: Chip, as Android names it, to what ``bench --tune`` found best for answers on it.
         weights: Where the files come from: the app itself, an asset pack that is installed with it (``pack``) or that
             Google Play brings after it, the server below `url`, or adb (``install``).
-        pack: The asset pack's name.
-        url: The folder of the files on a server.
     """
 
     id: str

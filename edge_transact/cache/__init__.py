@@ -75,11 +75,7 @@ def cache_directory() -> Path:
 
 
 class Record(BaseModel):
-    """How an entry was made.
-
-    Attributes:
-        files: Size in bytes and sha256 of each file, by path relative to the content's directory.
-    """
+    """How an entry was made, with size and sha256 of its files by path relative to the content's directory."""
 
     what: str
     ingredients: dict[str, object]
@@ -89,11 +85,7 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A directory to make, or to take from the cache.
-
-    Attributes:
-        is_step: Whether the log tells of it as a step of its own. If not, only ``--verbose`` does.
-    """
+    """A directory to make, or to take from the cache; the log tells of it if it `is_step`, or with ``--verbose``."""
 
     kind: str
     what: str
@@ -280,11 +272,7 @@ def place(recipe: Recipe, output: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry, as ``edge-transact cache`` lists it.
-
-    Attributes:
-        what: Its recipe's `what`; empty for what a killed process was writing.
-    """
+    """An entry, as ``edge-transact cache`` lists it; `what` is empty if a killed process was writing it."""
 
     kind: str
     what: str
@@ -307,10 +295,7 @@ def entries() -> list[Entry]:
 
 
 def clear(kinds: Iterable[str]) -> list[Entry]:
-    """Deletes all entries of these kinds, and nothing else in the cache's root. Returns the deleted entries.
-
-    What another process is making, going on with or reading stays.
-    """
+    """Deletes the entries of these kinds that no other process makes or reads, and returns them."""
     deleted = []
     for entry in entries():
         if entry.kind not in set(kinds):

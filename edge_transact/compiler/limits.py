@@ -27,12 +27,7 @@ _QUANTIZE = "Quantize the weights (--quant q4f16_0)"
 
 
 def require_model(device: Device, plan: WidthPlan, definition: Definition, quantization: Quantization) -> None:
-    """Check the buffers of MLC's runtime, before anything is built: parameters, and layers of the KV cache.
-
-    Raises:
-        EdgeTransactError: A parameter is larger than the GPU's largest buffer.
-        UsageError: A layer of the cache is; the fix names the largest context that fits.
-    """
+    """Raise an `EdgeTransactError` if a parameter or a layer of the KV cache exceeds the GPU's largest buffer."""
     model = quantize_modules(definition.model(), quantization, quantization.model_dtype)
     fix = _QUANTIZE if quantization.bits is None else "Use a model with a smaller vocabulary or hidden size"
     for name, parameter in model.named_parameters():

@@ -134,12 +134,7 @@ class Matmul:
 
 @dataclass(frozen=True)
 class ChainedMatmul:
-    """One of several matmuls of a kernel.
-
-    Attributes:
-        given: Operands that are results of earlier matmuls: the operand's name, and the matmul's place in the chain.
-        returned: Whether the kernel returns the result.
-    """
+    """One of several matmuls of a kernel; `given` are names of operands, and places of the matmuls that make them."""
 
     matmul: Matmul
     given: tuple[tuple[str, int], ...] = ()

@@ -44,13 +44,7 @@ QUANTIZATION = "q4f16_0"
 
 @dataclass(frozen=True)
 class Model:
-    """A model to export; `kind` is the type of most matrices.
-
-    Attributes:
-        source: The MODEL as the user named it, or the one that the DIST was built from.
-        directory: Holds the tokenizer and the provenance.
-        config: ``config.json``, or as much of it as a DIST keeps.
-    """
+    """A model to export; `source` is the MODEL, or that of the DIST, and `kind` the type of most matrices."""
 
     source: str
     directory: Path

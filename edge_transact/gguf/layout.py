@@ -169,8 +169,7 @@ def fillers(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
 
 
 def _dims(plan: WidthPlan, architecture: str) -> np.ndarray:
-    """The dim in llama.cpp of each dim of a query or key head: both of a pair next to each other, or as in the family's
-    own checkpoint."""
+    """llama.cpp's dim of each dim of a query or key head: pairs side by side, or as in the family's checkpoint."""
     if architecture in INTERLEAVED:
         return np.arange(plan.head_dim).reshape(-1, 2).T.reshape(-1)
     return np.array(order_in_heads(plan) or range(plan.head_dim))

@@ -30,8 +30,7 @@ class _Stripper(HTMLParser):
             self.parts.append("\n")
 
     def parse_marked_section(self, i: int, report: bool = True) -> int:
-        """What begins with ``<![`` ends at the next ``>``, as in browsers; the parser would look through all the rest
-        for its own end, or raise an `AssertionError`."""
+        # What begins with `<![` ends at the next `>`, as in browsers; the parser would look through all the rest.
         return self.parse_bogus_comment(i, report)
 
     def handle_data(self, data: str) -> None:

@@ -31,10 +31,7 @@ BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation: role and content of each message, and its file and row for errors.
-
-    Roles are ``system``, ``user`` and ``assistant``.
-    """
+    """Roles (``system``, ``user`` and ``assistant``) and contents of a conversation, and its place for errors."""
 
     turns: tuple[tuple[str, str], ...]
     where: str = field(compare=False)

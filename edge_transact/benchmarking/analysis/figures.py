@@ -26,10 +26,7 @@ Ratio = tuple[float, Interval | None]
 def of_device(
     place: int, device: str, results: Sequence[Result], visits: Sequence[VisitRecord], perplexities: Mapping[str, float]
 ) -> Iterator[Section]:
-    """The charts of one device: latency, speed-up, latency against perplexity, and temperature, as far as measured.
-
-    `place` is the number of the device, which begins the charts' names.
-    """
+    """The charts of a device, whose number begins their names, as far as they were measured."""
     rows: dict[Lengths, list[Bar]] = {}
     ratios: dict[str, dict[Lengths, Ratio]] = {}
     seconds: dict[Lengths, dict[str, float]] = {}

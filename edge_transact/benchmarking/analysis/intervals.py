@@ -64,10 +64,7 @@ Verdict = Literal["faster", "slower", "noise", "unknown"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A geometric mean, and its `CONFIDENCE` interval, if there are enough turns for one.
-
-    `pairs` are the rounds in which two models took turns; 0 if they were compared without.
-    """
+    """A geometric mean, its `CONFIDENCE` interval if known, and the number of rounds in which two took turns."""
 
     value: float
     low: float | None
@@ -90,10 +87,7 @@ class Estimate:
 
 
 def ratio_in_words(ratio: float, low: float | None, high: float | None, verdict: str | None) -> str:
-    """How many times as fast something is, with the interval: ``2.01 times as fast (1.95 to 2.08)``.
-
-    `ratio` is the baseline's duration divided by its own.
-    """
+    """The baseline's duration divided by its own, with the interval: ``2.01 times as fast (1.95 to 2.08)``."""
     if verdict == "noise":
         return f"{NO_DIFFERENCE} ({low:.2f} to {high:.2f} times as fast)"
     if low is None or high is None:

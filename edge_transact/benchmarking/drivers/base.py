@@ -62,11 +62,10 @@ class DeviceInfo:
     """What a device reports about itself; None for what it doesn't report.
 
     Attributes:
-        serial: What adb calls it, or ``host``.
         name: Manufacturer and model, or ``host``.
         fingerprint: Build of the operating system.
         opencl: Path of its OpenCL library.
-        clusters: Of its CPU, the fastest first; empty if it doesn't say any.
+        clusters: Of its CPU, the fastest first.
     """
 
     serial: str
@@ -99,17 +98,12 @@ class Driver(Protocol):
     fixed_performance: bool | None
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
-        """Bring models and runner onto the device, or repair damaged files, and end a lost run; returns whether it sent
-        any.
-        """
+        """Bring models and runner onto the device, or repair them, and end a lost run; returns whether it sent any."""
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
         """Run a visit and yield its lines as they come. Closing the iterator ends the run on the device.
 
-        Raises:
-            RunFailed: The run ended without its final line.
-            CommandTimeout: The run took longer than its timeout.
-            DeviceLost: The device stopped answering.
+        Raises `RunFailed`, `CommandTimeout` and `DeviceLost`.
         """
 
     def recover(self) -> list[Line]:

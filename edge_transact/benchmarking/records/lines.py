@@ -60,10 +60,7 @@ Text = Annotated[Annotated[str, Strict()] | None, WrapValidator(_or_none)]
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """One run: one model at one pair of lengths. Every line repeats the name of the `run`.
-
-    `check` is the prompt and the greedy tokens of the parity record.
-    """
+    """A model at one pair of lengths. Every line repeats `run`; `check` are prompt and tokens of the parity record."""
 
     run: str
     prompt: list[int]

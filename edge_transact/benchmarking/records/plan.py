@@ -16,10 +16,7 @@ MOST_REPETITIONS = 10**6
 
 @dataclass(frozen=True, order=True)
 class Lengths:
-    """Tokens of one repetition: of each of `batch_size` prompts that are answered together, and of its answer.
-
-    An answer includes the first token, which the prefill gives.
-    """
+    """Tokens of each of `batch_size` prompts, and of its answer, whose first token the prefill gives."""
 
     prefill_tokens: int
     decode_tokens: int

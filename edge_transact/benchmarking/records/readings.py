@@ -18,8 +18,7 @@ class Reading:
     Attributes:
         at_s: Time of the reading on this computer's monotonic clock; the device's own clock is not used.
         temp_c: The temperature that throttling depends on: the skin's, or the battery's if there is no skin sensor.
-        cpu_c: Temperature of the hottest CPU sensor.
-        gpu_c: Temperature of the hottest GPU sensor.
+        cpu_c, gpu_c: Temperatures of the hottest sensors.
         thermal_status: Android's ``ThermalStatus``, 0 (none) to 6 (shutdown).
         cpu_mhz: Clock of the fastest core.
         charge_uah: Battery charge counter, in microampere-hours.
@@ -90,10 +89,7 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
 
 
 def energy_j(readings: Sequence[Reading], seconds: float) -> float | None:
-    """Joules of a repetition: the charge counter's rate times the voltage times `seconds`.
-
-    None unless the phone ran from its battery alone, or if the coarse charge counter did not change.
-    """
+    """Joules of `seconds` by the charge counter; None if it did not change, or not from the battery alone."""
     known = [
         (reading.at_s, reading.charge_uah, reading.battery_v)
         for reading in readings

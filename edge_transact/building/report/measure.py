@@ -67,11 +67,7 @@ class MatrixError:
 
 @dataclass(frozen=True)
 class Part:
-    """A layer, or the embedding, or `lm_head`, each rounded alone. A tied embedding is both.
-
-    Attributes:
-        kl: The divergence of predictions from the unrounded model's by rounding, nats a token.
-    """
+    """A layer, embedding or `lm_head` rounded alone, and by rounding its errors and its divergence, nats a token."""
 
     name: str
     matrices: dict[str, dict[str, MatrixError]]

@@ -77,10 +77,7 @@ def quote(arguments: Sequence[str]) -> str:
 
 
 class AndroidDevice:
-    """A device that adb knows as `serial`.
-
-    Every method raises `DeviceLost` if the device or the adb server goes away or stops answering.
-    """
+    """A device of adb. Every method raises `DeviceLost` if it or the adb server goes away or stops answering."""
 
     def __init__(self, client: adbutils.AdbClient, serial: str) -> None:
         self.serial = serial

@@ -45,10 +45,7 @@ TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 @dataclass
 class RunnerDriver(PhoneDriver):
-    """Implements `Driver` with the runner of ``android_bench/`` in the directory `runner`, which may be a portable one.
-
-    With `clean`, it removes the models at the end.
-    """
+    """Implements `Driver` with the runner, NDK's or portable, in a directory; `clean` removes models at the end."""
 
     runner: Path
     clean: bool = False

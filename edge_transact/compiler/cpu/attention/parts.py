@@ -130,10 +130,7 @@ def store_output(
     maximum: Expr,
     total: Expr,
 ) -> None:
-    """Store a head's weighted values over the denominator, and its log-sum-exp (log2).
-
-    Without keys the log-sum-exp is `MASKED`, which loses in a merge.
-    """
+    """Store a head's values over the denominator, and its log-sum-exp (log2): `MASKED` without keys."""
     inverse = denominator_inverse(total)
     for i, vector in enumerate(sums):
         store(output, cast(a.dtype, vector * splat(inverse, a.lanes)), [row, head, i * a.lanes])

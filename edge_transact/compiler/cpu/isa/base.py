@@ -108,10 +108,7 @@ class InstructionSet(ABC):
         return self.pack(x)
 
     def zero_point_correction(self, x: Expr) -> Expr:
-        """The negated contribution of the zero point to each word's products, for `pack`'s `x`.
-
-        `accumulator_dtype`, one lane per word.
-        """
+        """The negated contribution of the zero point to each word's products, `accumulator_dtype`, for `pack`'s `x`."""
         if self.quantizer is not None:
             x = T.bind(self.quantizer.round(x))
         firsts, size = range(0, lanes_of(x), self.values_per_word), self.values_per_word
