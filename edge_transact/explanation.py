@@ -11,13 +11,11 @@ from pydantic import Field
 
 from edge_transact import costs
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
-from edge_transact.artifacts.outputs import new_file
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import provenance_of
 from edge_transact.costs.profile import Part, Phase, Profile, parts_of, read_profile
-from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs.models import resolve_model
-from edge_transact.inspection import picture_begins
+from edge_transact.inspection import drawn
 from edge_transact.options import Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, default_quantization, get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
@@ -140,15 +138,7 @@ def _parts(plan: WidthPlan, block: LayerWidths, calls: int) -> list[Part]:
 
 
 def plot_blocks(explained: dict[str, Any], path: Path, *, force: bool = False) -> None:
-    """Draws every quantity of the blocks as bars over the layers.
-
-    Raises:
-        EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EdgeTransactError("--plot needs matplotlib", fix="pip install 'edge-transact[plot]'") from error
+    """Draws every quantity of the blocks as bars over the layers. Raises as `inspection.drawn` does."""
     blocks = [block for block in explained["blocks"] if block["layer"] is not None]
     titles = {"weight_bytes": ("weights, MB", 1e-6), "kv_bytes": ("KV cache, MB", 1e-6)}
     titles |= {
@@ -157,18 +147,13 @@ def plot_blocks(explained: dict[str, Any], path: Path, *, force: bool = False) -
         "loss": ("predicted loss, nats", 1.0),
     }
     shown = [name for name in titles if blocks[0][name] is not None]
-    figure = Figure(figsize=(9, 2 * len(shown)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
-        title, factor = titles[name]
-        attention, mlp = (
-            [factor * block[name] for block in blocks if block["block"] == of] for of in ("attention", "mlp")
-        )
-        axes.bar(range(len(attention)), attention, label="attention")
-        axes.bar(range(len(mlp)), mlp, bottom=attention, label="MLP")
-        axes.set(ylabel=title, xlabel="layer")
-        axes.legend()
-    try:
-        with new_file(path, picture_begins(path), force=force) as fresh:
-            figure.savefig(fresh, format=path.suffix[1:], metadata={"Creator": "edge-transact"})
-    except ValueError as error:
-        raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error
+    with drawn(path, 2 * len(shown), force) as figure:
+        for axes, name in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
+            title, factor = titles[name]
+            attention, mlp = (
+                [factor * block[name] for block in blocks if block["block"] == of] for of in ("attention", "mlp")
+            )
+            axes.bar(range(len(attention)), attention, label="attention")
+            axes.bar(range(len(mlp)), mlp, bottom=attention, label="MLP")
+            axes.set(ylabel=title, xlabel="layer")
+            axes.legend()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -21,6 +22,9 @@ from edge_transact.options import COMMAS, Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, Quantization, default_quantization, get_quantization
 from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class InspectOptions(Options):
@@ -154,8 +158,9 @@ def picture_begins(path: Path) -> bytes:
     return {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}.get(path.suffix.lower(), b"")
 
 
-def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
-    """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
+@contextmanager
+def drawn(path: Path, height: float, force: bool) -> Iterator[Figure]:
+    """A figure, 9 inches wide, that is written to `path` when the body has drawn on it.
 
     Raises:
         EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.
@@ -164,16 +169,21 @@ def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EdgeTransactError("--plot needs matplotlib", fix="pip install 'edge-transact[plot]'") from error
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, key, title in zip(
-        figure.subplots(1, 2), ("prefill_flops", "decode_flops"), ("prefill", "one decoded token"), strict=True
-    ):
-        for inspection in inspections:
-            axes.plot(contexts, [inspection.at(n)[key] / 1e9 for n in contexts], marker="o", label=inspection.model)
-        axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
-        axes.legend()
+    figure = Figure(figsize=(9, height), layout="constrained")
+    yield figure
     try:
         with new_file(path, picture_begins(path), force=force) as fresh:
             figure.savefig(fresh, format=path.suffix[1:], metadata={"Creator": "edge-transact"})
     except ValueError as error:
         raise EdgeTransactError(f"cannot draw {path}: {error}", fix="Use a name that ends in .png or .svg.") from error
+
+
+def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
+    """Plots FLOPs of prefill and of one decoded token over the context, one line per model. Raises as `drawn` does."""
+    titles = {"prefill_flops": "prefill", "decode_flops": "one decoded token"}
+    with drawn(path, 3.6, force) as figure:
+        for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+            for inspection in inspections:
+                axes.plot(contexts, [inspection.at(n)[key] / 1e9 for n in contexts], marker="o", label=inspection.model)
+            axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
+            axes.legend()

@@ -162,7 +162,9 @@ def build(
             checkpoint = healed(checkpoint, healing, fresh=fresh)
         if takes_trained(checkpoint, kind, options):
             rounding_name = TRAINED
-        teacher = _teacher(source, checkpoint) if rounding_name == "best" else None
+        teacher = None
+        if rounding_name == "best" and (teacher := source if checkpoint is not source else pruned_from(checkpoint)):
+            logger.info(f"best aims at the predictions of {teacher.path}, from which this model was pruned")
         with working("look at the model"):
             checkpoint = _with_fast_tokenizer(checkpoint, scratch / "checkpoint")
             warnings = concerns(
@@ -226,14 +228,6 @@ def takes_trained(checkpoint: Checkpoint, quantization: Quantization, options: B
         "was trained."
     )
     return False
-
-
-def _teacher(source: Checkpoint, checkpoint: Checkpoint) -> Checkpoint | None:
-    """The model that a checkpoint was pruned from, here or before; `None` if there is none on this machine."""
-    teacher = source if checkpoint is not source else pruned_from(checkpoint)
-    if teacher:
-        logger.info(f"best aims at the predictions of {teacher.path}, from which this model was pruned")
-    return teacher
 
 
 def _with_fast_tokenizer(checkpoint: Checkpoint, directory: Path) -> Checkpoint:

@@ -66,7 +66,9 @@ def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -
     sources = [_alone(source) if weights == "auto" else source for source in read_sources(dists, weights)]
     with scratch_directory() as scratch, working("write the models' modules"):
         needs = newest(output, maven.GROUP, "edge")
-        abis = _abis(output, needs)
+        engines = [name for each in needs for name in maven.entries(output, each)]
+        # A device runs an app for the first ABI of its own that any of the app's parts has.
+        abis = [abi for abi in ABIS if abi == ABI or f"jni/{abi}/{ENGINE}" in engines]
         modules = [_module(source, scratch, needs, abis) for source in sources]
         add(output, modules)
         write_readme(output)
@@ -93,12 +95,6 @@ def _alone(source: Source) -> Source:
     """The model with weights as they are in a module of its own, whatever other models there are."""
     weights = "assets" if source.model.bytes <= ASSETS_BYTES else "install"
     return replace(source, model=source.model.model_copy(update={"weights": weights, "pack": None}))
-
-
-def _abis(repository: Path, needs: Sequence[str]) -> list[str]:
-    """What models are linked for: a device runs an app for the first ABI of its own that any of the app's parts has."""
-    names = [name for each in needs for name in maven.entries(repository, each)]
-    return [abi for abi in ABIS if abi == ABI or f"jni/{abi}/{ENGINE}" in names]
 
 
 def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[str]) -> Module:

@@ -44,7 +44,7 @@ def examine_apk(path: Path) -> list[Check]:
 
     try:
         with opened(path) as file, ZipFile(file) as archive:
-            libraries = [entry for entry in archive.infolist() if _is_library(entry)]
+            libraries = [entry for entry in archive.infolist() if re.fullmatch(r"(?s)lib/.*\.so", entry.filename)]
             if not (entries := _entries(archive)).ok:
                 return [entries]  # the others read them
             checks = [entries, _code(archive), _abi(archive, libraries), _segments(archive, libraries)]
@@ -59,10 +59,6 @@ def _read(archive: ZipFile, name: str, at_most: int = 1 << 29) -> bytes:
     if entry.file_size > at_most:
         raise BadZipFile(f"{name} has {entry.file_size:,} bytes, which no such file needs")
     return archive.read(entry)
-
-
-def _is_library(entry: ZipInfo) -> bool:
-    return entry.filename.startswith("lib/") and entry.filename.endswith(".so")
 
 
 def _entries(archive: ZipFile) -> Check:

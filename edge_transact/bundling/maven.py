@@ -113,10 +113,11 @@ def add(repository: Path, modules: Sequence[Module]) -> None:
         with ExitStack() as fresh:
             for module in modules:
                 place = repository / module.directory
-                if place.exists():
-                    _require_intact(place)
-                else:
+                if not place.exists():
                     _write(module, fresh.enter_context(new_directory(place)))
+                    continue
+                for name, what in problems(place, place).items():
+                    raise EdgeTransactError(f"{place / name} {what}", fix=f"Remove {place}: it is written again.")
         for module in modules:
             _write_versions(repository, module)
 
@@ -194,11 +195,6 @@ def _write_checksums(path: Path) -> None:
         with path.open("rb") as file:
             value = hashlib.file_digest(file, kind).hexdigest()
         path.with_name(f"{path.name}.{kind}").write_text(value)
-
-
-def _require_intact(directory: Path) -> None:
-    for name, what in problems(directory, directory).items():
-        raise EdgeTransactError(f"{directory / name} {what}", fix=f"Remove {directory}: it is written again.")
 
 
 def problems(directory: Path, root: Path) -> dict[str, str]:

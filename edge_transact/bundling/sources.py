@@ -150,11 +150,8 @@ def describe_model(dist: Path, identifier: str) -> Source:
     if known[CHAT_CONFIG] != manifest.files.get(CHAT_CONFIG):
         logger.warning(f"{dist / CHAT_CONFIG} was edited after the build")
     files = [ModelFile(path=name, bytes=(dist / name).stat().st_size, sha256=known[name]) for name in names]
-    quantization, sizes = (
-        get_quantization(manifest.quantization),
-        (manifest.context_window_size, manifest.prefill_chunk_size),
-    )
-    memory = costs.memory_bytes(manifest.plan, quantization, *sizes)
+    sizes = manifest.context_window_size, manifest.prefill_chunk_size
+    memory = costs.memory_bytes(manifest.plan, get_quantization(manifest.quantization), *sizes)
     model = AppModel(
         id=identifier,
         name=Path(os.path.abspath(dist)).name,

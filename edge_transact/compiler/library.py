@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from tvm import IRModule, relax
     from tvm.relax.frontend import nn
 
-KERNELS_STEP = "compile kernels"
-"""The step in which a host library's kernels are compiled, as `build --dry-run` lists it."""
-
 TOP_PROBS = 5
 """How many of the likeliest tokens' probabilities the engine can ask for per sample."""
 
@@ -171,7 +168,7 @@ def _compile(
             made[name] = mod
         # A system library's symbols begin with its own name.
         if target.device == "llvm" and not target.is_system_lib:
-            mod = compile_kernels(mod, tvm_target, KERNELS_STEP)
+            mod = compile_kernels(mod, tvm_target)
         return mod
 
     lowered = Lowered()

@@ -35,10 +35,10 @@ class _Kernel:
     lines: int
 
 
-def compile_kernels(mod: IRModule, target: tvm.target.Target, step: str = "compile kernels") -> IRModule:
-    """Replace the kernels of a module by names, and attach their objects as external modules; `step` names the bar."""
+def compile_kernels(mod: IRModule, target: tvm.target.Target) -> IRModule:
+    """Replace the kernels of a module by names, and attach their objects as external modules."""
     kernels = {var: function for var, function in mod.functions_items() if isinstance(function, tirx.PrimFunc)}
-    objects = _objects([_kernel(kernel, target) for kernel in kernels.values()], step)
+    objects = _objects([_kernel(kernel, target) for kernel in kernels.values()])
     named = mod.clone()
     for var in kernels:
         named[var] = relax.ExternFunc(var.name_hint)
@@ -69,10 +69,10 @@ def _kernel(kernel: tirx.PrimFunc, target: tvm.target.Target) -> _Kernel:
     return _Kernel(name, recipe, KERNEL_LINES + script.count("\n"))
 
 
-def _objects(kernels: Sequence[_Kernel], step: str) -> list[tvm.runtime.Module]:
+def _objects(kernels: Sequence[_Kernel]) -> list[tvm.runtime.Module]:
     lacking = [kernel.lines if cache.is_lacking(kernel.recipe) else 0 for kernel in kernels]
     objects = []
-    with bar(step, sum(lacking)) as advance, ThreadPoolExecutor(cores().threads) as threads:
+    with bar("compile kernels", sum(lacking)) as advance, ThreadPoolExecutor(cores().threads) as threads:
         made = threads.map(lambda kernel: cache.made(kernel.recipe), kernels)
         for kernel, lines, directory in zip(kernels, lacking, made, strict=True):
             objects.append(tvm.runtime.load_static_library(str(directory / f"{kernel.name}.o"), [kernel.name]))

@@ -11,12 +11,9 @@ from pathlib import Path
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.download import HUB_ID, download
 from edge_transact.inputs.demo_texts import DEMO_TEXTS, Purpose, demo_rows
-from edge_transact.inputs.html import strip_html
 from edge_transact.inputs.names import suggestion
 from edge_transact.inputs.rows import SUFFIXES, Row, plain, read_files
 from edge_transact.reading import user_path
-
-__all__ = ["DOCUMENT_SEPARATOR", "files_of", "read_rows", "read_text", "strip_html"]
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,8 @@ def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: boo
                 fix="Library and weights are from different builds: build again.",
             )
         arrays.append(reader.mapped(name, _ALIGNMENT) if mapped else None)
-    room = [0 if array is not None else _padded(_nbytes(p)) for p, array in zip(expected, arrays, strict=True)]
+    padded = (-(-_nbytes(parameter) // _ALIGNMENT) * _ALIGNMENT for parameter in expected)
+    room = [0 if array is not None else nbytes for nbytes, array in zip(padded, arrays, strict=True)]
     block = np.empty(sum(room) + _ALIGNMENT, np.uint8)
     offset = -block.ctypes.data % _ALIGNMENT
     parameters = []
@@ -65,7 +66,3 @@ def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: boo
 
 def _nbytes(parameter: Mapping[str, Any]) -> int:
     return math.prod(parameter["shape"]) * np.dtype(parameter["dtype"]).itemsize
-
-
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

@@ -71,7 +71,9 @@ def cores(root: Path = Path("/")) -> Cores:
     # Where a process may use little cores alone, the fastest kind of them counts as big.
     kinds = (tuple(cpu for cpu in physical if cpu not in slow) for slow in _slow(directory, physical, root))
     big = next(filter(None, kinds), tuple(physical))
-    return Cores(len(allowed), len(physical), big, len(big), _quota(root))
+    # The CPUs' worth of time that this process's control groups leave it, version 1 or 2.
+    quotas = [quota for path in _cpu_groups(root) if (quota := _group_quota(path)) is not None]
+    return Cores(len(allowed), len(physical), big, len(big), min(quotas, default=None))
 
 
 def allowed_cpus() -> Set[int]:
@@ -107,12 +109,6 @@ def _slow(directory: Path, cpus: Sequence[int], root: Path) -> Iterator[Set[int]
         if len(known) == len(cpus) and len(set(known.values())) > 1:
             yield {cpu for cpu, speed in known.items() if speed < share * max(known.values())}
             return
-
-
-def _quota(root: Path) -> float | None:
-    """The CPUs' worth of time that this process's control groups leave it, version 1 or 2."""
-    quotas = [quota for path in _cpu_groups(root) if (quota := _group_quota(path)) is not None]
-    return min(quotas, default=None)
 
 
 def _cpu_groups(root: Path) -> Iterator[Path]:

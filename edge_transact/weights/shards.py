@@ -202,20 +202,14 @@ class ShardReader:
         except FileNotFoundError as error:
             raise EdgeTransactError(f"{path} does not exist", fix="Name a directory that `build` wrote.") from error
         self._records = {record.name: (shard, record) for shard in shards for record in shard.records}
-        for shard in shards:
-            self._check_size(directory / shard.dataPath, shard.nbytes)
+        fix = "Copy the complete directory, or build it again."
+        for file, nbytes in ((directory / shard.dataPath, shard.nbytes) for shard in shards):
+            if not file.is_file():
+                raise EdgeTransactError(f"{file} does not exist", fix=fix)
+            if (size := file.stat().st_size) != nbytes:
+                raise EdgeTransactError(f"{file} has {size} bytes, {TENSOR_CACHE} says {nbytes}", fix=fix)
         self._checked = {shard.dataPath for shard in shards if verified}
         self._mapped: dict[str, np.ndarray] = {}
-
-    @staticmethod
-    def _check_size(path: Path, nbytes: int) -> None:
-        if not path.is_file():
-            raise EdgeTransactError(f"{path} does not exist", fix="Copy the complete directory, or build it again.")
-        if path.stat().st_size != nbytes:
-            raise EdgeTransactError(
-                f"{path} has {path.stat().st_size} bytes, {TENSOR_CACHE} says {nbytes}",
-                fix="Copy the complete directory, or build it again.",
-            )
 
     def names(self) -> list[str]:
         """The parameters' names, in the order in which they were written."""

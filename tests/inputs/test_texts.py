@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import read_text, resolve_model, texts
+from edge_transact.inputs.html import strip_html
 from edge_transact.inputs.names import package_directory
-from edge_transact.inputs.texts import strip_html
 
 
 def test_demo_sotu_splits_by_year():

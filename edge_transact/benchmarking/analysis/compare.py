@@ -22,10 +22,6 @@ from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import Lengths, lengths_of
 from edge_transact.errors import EdgeTransactError
 
-Pairing = tuple[str | None, str, str, Lengths]
-
-_SHARED = ("device", "target", "test", "prefill_tokens", "decode_tokens", "batch_size")
-
 Pair = tuple[Result, Result]
 """The results of the first and of the second log that are compared."""
 
@@ -74,7 +70,7 @@ def as_fast(row: Comparison) -> tuple[float, float] | None:
     return None if row["low"] is None or row["high"] is None else (1 / row["high"], 1 / row["low"])
 
 
-def _pairing(result: Result, by_name: bool) -> Pairing:
+def _pairing(result: Result, by_name: bool) -> tuple[str | None, str, str, Lengths]:
     """What two results must share to be compared."""
     name = result["model"] if by_name else None
     return name, result["serial"], result["target"], lengths_of(result)
@@ -84,7 +80,7 @@ def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> 
     opposite = {"faster": "slower", "slower": "faster"}
     return {
         "model": before["model"] if before["model"] == after["model"] else f"{before['model']} -> {after['model']}",
-        **{name: after[name] for name in _SHARED},
+        **{name: after[name] for name in ("device", "target", "test", "prefill_tokens", "decode_tokens", "batch_size")},
         "metric": metric,
         "before": before[metric],
         "after": after[metric],

@@ -82,17 +82,13 @@ def short_time(seconds: float | None) -> str:
     return f"{number(1000 * seconds)} ms" if seconds < 0.1 else f"{number(seconds)} s"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else number(value)
+def or_dash(field: str, write: Callable[[Any], str] = number) -> Callable[[Mapping[str, Any]], str]:
+    """Writes a field of a result, or a dash where it is None."""
+    return lambda each: "-" if each[field] is None else write(each[field])
 
 
-def _mib(value: float | None) -> str:
-    return "-" if value is None else megabytes(value * 2**20)
-
-
-def _temperatures(result: Result) -> str:
-    start_c, peak_c = result["temp_start_c"], result["temp_peak_c"]
-    return "-" if start_c is None or peak_c is None else f"{start_c:.0f} to {peak_c:.0f}"
+def _mib(value: float) -> str:
+    return megabytes(value * 2**20)
 
 
 COLUMNS: Mapping[str, Callable[[Any], str]] = {
@@ -102,17 +98,21 @@ COLUMNS: Mapping[str, Callable[[Any], str]] = {
     "tokens": lambda each: str(lengths_of(each)),
     "size": lambda each: megabytes(each["model_size"]),
     "first token": lambda each: short_time(each["ttft_s"]) + _spread(each, "ttft_s"),
-    "prefill tok/s": lambda each: _number(each["prefill_tok_s"]) + _spread(each, "prefill_s"),
-    "decode tok/s": lambda each: _number(each["decode_tok_s"]) + _spread(each, "decode_s"),
+    "prefill tok/s": lambda each: number(each["prefill_tok_s"]) + _spread(each, "prefill_s"),
+    "decode tok/s": lambda each: or_dash("decode_tok_s")(each) + _spread(each, "decode_s"),
     "whole": lambda each: short_time(each["e2e_s"]) + _spread(each, "e2e_s"),
-    "memory": lambda each: _mib(each["peak_rss_mib"]),
+    "memory": or_dash("peak_rss_mib", _mib),
     "against the first": lambda each: "-" if each["e2e_speedup"] is None else speedup_in_words(each),
     "parameters": lambda each: f"{each['model_n_params'] / 1e6:.1f} M",
-    "threads": lambda each: _number(each["n_threads"]),
+    "threads": or_dash("n_threads"),
     "test": lambda each: each["test"],
     "load": lambda each: short_time(each["load_s"]),
-    "KV cache": lambda each: _mib(each["kv_mib"]),
-    "temp C": _temperatures,
+    "KV cache": or_dash("kv_mib", _mib),
+    "temp C": lambda each: (
+        "-"
+        if None in (each["temp_start_c"], each["temp_peak_c"])
+        else f"{each['temp_start_c']:.0f} to {each['temp_peak_c']:.0f}"
+    ),
     "notes": lambda each: "; ".join(notes(each)),
 }
 """The columns of the Markdown table, and the text of a result's cell."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from edge_transact.artifacts.charts import number
 from edge_transact.artifacts.summary import Summary
+from edge_transact.benchmarking.analysis.export import or_dash
 from edge_transact.benchmarking.analysis.intervals import OTHERS_SHARE, THROTTLING
 from edge_transact.benchmarking.analysis.results import named_apart
 from edge_transact.benchmarking.records.plan import lengths_of
@@ -138,30 +139,26 @@ def _warnings(found: Sustained, series: Series) -> Iterator[str]:
 
 def speeds(each: Sustained) -> str:
     part = "minute" if each["window_s"] == WINDOW_S else f"{each['window_s']:.0f} s"
-    first, last = (_or_dash(f"{end}_tok_s")(each) for end in ("first", "last"))
+    first, last = (or_dash(f"{end}_tok_s")(each) for end in ("first", "last"))
     return f"{first} tokens a second in the first {part}, {last} in the last"
-
-
-def _or_dash(field: str, write: Callable[[Any], str] = number) -> Callable[[Any], str]:
-    return lambda each: "-" if each[field] is None else write(each[field])
 
 
 SUSTAINED: Mapping[str, Callable[[Any], str]] = {
     "model": lambda each: f"{each['model']} {each['quantization']}".strip(),
-    "device": _or_dash("device", str),
-    "backend": _or_dash("target", str),
+    "device": or_dash("device", str),
+    "backend": or_dash("target", str),
     "tokens": lambda each: str(lengths_of(each)),
-    "time": _or_dash("seconds", duration),
-    "first tok/s": _or_dash("first_tok_s"),
-    "last tok/s": _or_dash("last_tok_s"),
-    "last / first": _or_dash("last_share", "{:.0%}".format),
+    "time": or_dash("seconds", duration),
+    "first tok/s": or_dash("first_tok_s"),
+    "last tok/s": or_dash("last_tok_s"),
+    "last / first": or_dash("last_share", "{:.0%}".format),
     "temp C": lambda each: (
         "-" if each["temp_min_c"] is None else f"{each['temp_min_c']:.0f} to {each['temp_max_c']:.0f}"
     ),
-    "throttled after": _or_dash("throttled_after_s", duration),
-    "battery %": _or_dash("battery_percent", lambda ends: f"{ends[0]} to {ends[1]}"),
-    "mWh per 1,000 tokens": _or_dash("energy_mwh_per_1000_tokens"),
-    "energy by": _or_dash("energy_source", str),
+    "throttled after": or_dash("throttled_after_s", duration),
+    "battery %": or_dash("battery_percent", lambda ends: f"{ends[0]} to {ends[1]}"),
+    "mWh per 1,000 tokens": or_dash("energy_mwh_per_1000_tokens"),
+    "energy by": or_dash("energy_source", str),
 }
 """What a table says of a series."""
 

@@ -28,7 +28,7 @@ from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.options import BenchOptions
 from edge_transact.benchmarking.records.lines import FinalLine, HostRequest, Line, parse_line
 from edge_transact.benchmarking.records.plan import Visit
-from edge_transact.benchmarking.records.readings import Reading
+from edge_transact.benchmarking.records.readings import Reading, hottest_of
 from edge_transact.errors import UsageError
 from edge_transact.options import MOST_CPUS
 from edge_transact.runtime.threads import check_threads
@@ -201,14 +201,12 @@ def parse_cores(text: str) -> list[int]:
 
 def read_sensors() -> Reading:
     """Read this machine's sensors, as far as the system reports them."""
-    hottest: dict[str, float] = {}
     # psutil reads temperatures only on Linux and FreeBSD.
-    for chip, sensors in getattr(psutil, "sensors_temperatures", dict)().items():
-        for sensor in sensors:
-            names = f"{chip} {sensor.label}".lower()
-            name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in names), None)
-            if name is not None:
-                hottest[name] = max(sensor.current, hottest.get(name, -273.0))
+    hottest = hottest_of(
+        (f"{chip} {sensor.label}", sensor.current)
+        for chip, sensors in getattr(psutil, "sensors_temperatures", dict)().items()
+        for sensor in sensors
+    )
     battery = getattr(psutil, "sensors_battery", lambda: None)()
     return Reading(
         at_s=time.monotonic(),

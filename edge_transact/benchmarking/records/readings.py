@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -86,6 +86,16 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
         energy_j=energy_j(readings, seconds),
         other_cpu_share=mean("other_cpu_share"),
     )
+
+
+def hottest_of(sensors: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The highest temperature in C that can be, by the kind of sensor that a name tells."""
+    hottest: dict[str, float] = {}
+    for name, temp_c in sensors:
+        kind = next((kind for kind in ("skin", "battery", "cpu", "gpu") if kind in name.lower()), None)
+        if kind is not None and -30 < temp_c < 150:
+            hottest[kind] = max(temp_c, hottest.get(kind, temp_c))
+    return hottest
 
 
 def energy_j(readings: Sequence[Reading], seconds: float) -> float | None:

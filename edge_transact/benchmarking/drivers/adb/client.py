@@ -86,10 +86,7 @@ class AndroidDevice:
     def state(self) -> str:
         """``device``, ``offline``, ``unauthorized`` ..., or ``absent``."""
         with _translated(self.serial):
-            for entry in self._client.list():
-                if entry.serial == self.serial:
-                    return entry.state
-        return "absent"
+            return next((each.state for each in self._client.list() if each.serial == self.serial), "absent")
 
     def shell(self, *arguments: str, timeout_s: float = 30) -> ShellOutput:
         """Run a command and wait for its exit code. Arguments are quoted."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -61,10 +60,15 @@ def find_devices(selector: str) -> list[AndroidDevice]:
         EdgeTransactError: There is no device, or one is offline or unauthorized.
     """
     client = adb_client()
+    import adbutils
+
     named = None if selector == "all" else list(dict.fromkeys(part for part in selector.split(",") if part))
     states = _states(client)
     if new := [serial for serial in named or [] if ":" in serial and serial not in states]:
-        _connect(client, new)
+        for address in new:
+            # If this fails, adb still doesn't know the device, which is reported below.
+            with suppress(adbutils.AdbError, EOFError, OSError, ValueError):
+                client.connect(address, timeout=5)
         states = _states(client)
     # Those over a network last.
     wanted = named if named is not None else sorted(states, key=lambda name: (":" in name or "._tcp" in name, name))
@@ -89,15 +93,6 @@ def _identity(device: AndroidDevice) -> str:
     """What a phone says of itself however adb reaches it. A boot has an id, since some phones share a serial number."""
     said = device.script("getprop ro.serialno; cat /proc/sys/kernel/random/boot_id").stdout
     return said if said.partition("\n")[0].strip() else device.serial
-
-
-def _connect(client: adbutils.AdbClient, addresses: Sequence[str]) -> None:
-    import adbutils
-
-    for address in addresses:
-        # If this fails, adb still doesn't know the device, and the caller reports that.
-        with suppress(adbutils.AdbError, EOFError, OSError, ValueError):
-            client.connect(address, timeout=5)
 
 
 def _states(client: adbutils.AdbClient) -> dict[str, str]:

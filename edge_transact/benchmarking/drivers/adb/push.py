@@ -52,7 +52,16 @@ def sync_files(
     digests = {name: sha256(path) for name, path in files.items()}
     changed = changed_files(device, directory, files, digests)
     for name in changed:
-        push_file(device, files[name], f"{directory}/{name}", digests[name], mode=mode, on_bytes=on_bytes)
+        target = f"{directory}/{name}"
+        for _attempt in range(2):
+            device.push(files[name], f"{target}.partial", mode=mode, on_bytes=on_bytes)
+            if device.script(_ACCEPT, f"{target}.partial", target, digests[name], timeout_s=300).code == 0:
+                break
+        else:
+            raise DeviceRefused(
+                f"{device.serial}: {target} arrived with another checksum, twice",
+                fix="Check the cable, and the device's storage.",
+            )
     return changed
 
 
@@ -73,30 +82,6 @@ def changed_files(
             fix="Free space on the device; `edge-transact bench --clean` removes what benches left.",
         )
     return changed
-
-
-def push_file(
-    device: AndroidDevice,
-    source: Path,
-    target: str,
-    digest: str,
-    *,
-    mode: int = 0o644,
-    on_bytes: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Push a file under a temporary name, check it on the device, and rename it.
-
-    Raises:
-        DeviceRefused: The file could not be written, or arrived damaged twice.
-    """
-    for _attempt in range(2):
-        device.push(source, f"{target}.partial", mode=mode, on_bytes=on_bytes)
-        if device.script(_ACCEPT, f"{target}.partial", target, digest, timeout_s=300).code == 0:
-            return
-    raise DeviceRefused(
-        f"{device.serial}: {target} arrived with another checksum, twice",
-        fix="Check the cable, and the device's storage.",
-    )
 
 
 def _look(device: AndroidDevice, directory: str, names: Sequence[str]) -> tuple[dict[str, str], int | None]:

@@ -6,7 +6,7 @@ import re
 import time
 
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice
-from edge_transact.benchmarking.records.readings import Reading
+from edge_transact.benchmarking.records.readings import Reading, hottest_of
 
 # Shell built-ins read sysfs. One process for each of a phone's hundred files would heat the phone that is measured.
 READ_SCRIPT = r"""
@@ -73,22 +73,14 @@ def parse_sensors(text: str, at_s: float) -> Reading:
 def _thermal_service(text: str) -> dict[str, float]:
     """The hottest sensor of each type among the HAL's current temperatures; the cached ones may be hours old."""
     _, found, current = text.partition("Current temperatures from HAL")
-    hottest: dict[str, float] = {}
-    for value, number in re.findall(r"Temperature\{mValue=(-?[\d.]+), mType=(-?\d+)", current if found else text):
-        name = _TYPES.get(int(number))
-        if name is not None and -30 < float(value) < 150:
-            hottest[name] = max(float(value), hottest.get(name, -273.0))
-    return hottest
+    values = re.findall(r"Temperature\{mValue=(-?[\d.]+), mType=(-?\d+)", current if found else text)
+    return hottest_of((_TYPES.get(int(number), ""), float(value)) for value, number in values)
 
 
 def _thermal_zones(text: str) -> dict[str, float]:
     """The hottest thermal zone of each type, if the shell may read sysfs; values are in 1/1000 C."""
-    hottest: dict[str, float] = {}
-    for zone, value in re.findall(r"^(\S+) (-?\d+)$", text, re.MULTILINE):
-        name = next((name for name in ("skin", "battery", "cpu", "gpu") if name in zone.lower()), None)
-        if name is not None and -30_000 < int(value) < 150_000:
-            hottest[name] = max(int(value) / 1000, hottest.get(name, -273.0))
-    return hottest
+    zones = re.findall(r"^(\S+) (-?\d+)$", text, re.MULTILINE)
+    return hottest_of((zone, int(value) / 1000) for zone, value in zones)
 
 
 def integer(text: str | None) -> int | None:
