@@ -1,8 +1,7 @@
 """The errors that users see.
 
-Every failure that a user can cause or fix is an `EdgeTransactError`: one sentence says what is wrong and with which
-value, another says what to do next. The command line prints both and exits with `exit_code`. Any other exception is a
-bug; ``--debug`` shows its traceback.
+Every failure that a user can cause or fix is an `EdgeTransactError`; any other exception is a bug, whose traceback
+``--debug`` shows.
 """
 
 from __future__ import annotations

@@ -115,10 +115,7 @@ class Inspection(Summarized):
 
 
 def inspect_model(model: str, options: InspectOptions) -> Inspection:
-    """The costs of a MODEL or a DIST.
-
-    Args:
-        options: By default, the context is the DIST's, or 2048 for a MODEL or less if the model allows less.
+    """The costs of a MODEL or a DIST, by default in the DIST's context, or in 2048 tokens or the model's maximum.
 
     Raises:
         UsageError: The quantization isn't that of the DIST.

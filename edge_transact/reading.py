@@ -123,10 +123,9 @@ def read_object(path: Path, fix: str = AGAIN, *, optional: bool = False) -> dict
 
 
 def checked(schema: type[T], value: object, where: object, fix: str = AGAIN, what: str = "") -> T:
-    """A value from the place `where`, `what` it should be, as a pydantic model or another annotation describes it.
+    """A value from the place `where` as a pydantic model or another annotation describes it, `what` it should be.
 
-    Raises:
-        EdgeTransactError: It breaks the schema; the message names the place, the field, its value and what is allowed.
+    Raises an `EdgeTransactError` that names the place, the field, its value and what is allowed.
     """
     from pydantic import TypeAdapter, ValidationError
     from pydantic_core import to_json
@@ -147,11 +146,7 @@ def read_model(schema: type[T], path: Path, fix: str = AGAIN, what: str = "") ->
 def zip_member(
     path: Path, name: str, fix: str = AGAIN, at_most: int = MOST_BYTES, *, of_at_most: int = MOST_ARCHIVE_BYTES
 ) -> bytes:
-    """The content of a file of at most so many bytes in a ZIP archive, which has its own limit. Nothing is unpacked.
-
-    Raises:
-        EdgeTransactError: The archive is damaged, lacks the file, or has more of it. Also the errors of `read_bytes`.
-    """
+    """A file of at most so many bytes out of a ZIP archive of limited size, in memory. Raises as `read_bytes` does."""
     try:
         whole = io.BytesIO(read_bytes(path, fix, of_at_most))
         with zipfile.ZipFile(whole) as archive, archive.open(name) as file:

@@ -42,11 +42,9 @@ def visit_seconds(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bench is about to do. `builds` are MODELs that it builds first, `visits` those that the log lacks, up to
-    `rounds`.
+    """What a bench is about to do: MODELs to build first, and `visits` up to `rounds` that the log lacks.
 
-    `seconds` is about how long these take, all devices at once, and `most_seconds` how long it takes at most; `None` if
-    the log doesn't tell.
+    They take about `seconds`, all devices at once, and at most `most_seconds`; `None` if the log doesn't tell.
     """
 
     models: list[str]

@@ -82,9 +82,7 @@ class BenchModel:
     def library(self, target: str, *, link: bool = True) -> Path:
         """The library for a target, an archive linked into a shared one unless it is only looked at.
 
-        Raises:
-            UsageError: The DIST has no library for the target.
-            EdgeTransactError: The library isn't the one in the manifest.
+        Raises a `UsageError` if the DIST has none, and an `EdgeTransactError` if it isn't the one in the manifest.
         """
         libraries = self.manifest.libraries
         if target not in libraries:

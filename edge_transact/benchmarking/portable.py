@@ -1,9 +1,7 @@
 """The portable runner: `edge-bench` for 64-bit ARM Linux with all that it needs beside it, made without an NDK.
 
-A directory holds the runner, the runtime's libraries from the aarch64 wheels of TVM's installed versions, and the C and
-C++ libraries of the cross-compiler. A phone starts it through `LOADER` and takes no library of its own. It computes on
-CPUs: phones' OpenCL drivers are Android's libraries, which only a program built with the NDK can load.
-docs/lab/portable-runner.md says why it is made so, and which system calls it makes.
+A phone starts it through `LOADER` and takes no library of its own. It computes on CPUs: phones' OpenCL drivers are
+Android's libraries. docs/lab/portable-runner.md says why it is made so, and which system calls it makes.
 """
 
 from __future__ import annotations
@@ -53,11 +51,7 @@ SOURCE = next(path for path in (_PACKAGE / "android_bench", _PACKAGE.parent / "a
 
 
 def portable_runner() -> Path:
-    """The directory of a runner for any phone's CPU, made now or taken from the cache.
-
-    Raises:
-        EdgeTransactError: There is no cross-compiler, the wheels can't be downloaded, or the runner doesn't compile.
-    """
+    """The directory of a runner for any phone's CPU, from the cache or made now; an `EdgeTransactError` if not."""
     compiler = shutil.which(COMPILER)
     if compiler is None:
         raise EdgeTransactError(f"no {COMPILER} on PATH, which compiles the phone's runner", fix=INSTALL)

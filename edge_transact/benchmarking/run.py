@@ -63,11 +63,7 @@ def run_plan(
     """Run the plan on all devices at once. Returns a sentence for each visit or device that could not be finished.
 
     What is in the log isn't measured again. For ``conditions.until``, `known` tells how precisely a device's part is
-    known, see `intervals.known_to`.
-
-    Raises:
-        KeyboardInterrupt: After every device has been left clean.
-        EdgeTransactError: The log cannot be written.
+    known, see `intervals.known_to`. An interrupt is raised after every device has been left clean.
     """
     failures: list[str] = []
     stop = threading.Event()

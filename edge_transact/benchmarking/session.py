@@ -88,8 +88,7 @@ def bench_models(
 
     Raises:
         UsageError: The options make no sense, or `report` would replace an input, the log or the working directory.
-        EdgeTransactError: There is no device or no library, the log is another file or another process's, or `report`
-            exists and holds more than an earlier report.
+        EdgeTransactError: There is no device or no library, or the log or `report` is something else.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown --format {format!r}", fix=did_you_mean(format, FORMATS))

@@ -20,12 +20,9 @@ def is_model(name: str) -> bool:
 
 
 def kept_dist(model: str, target: str) -> Path:
-    """The DIST of a MODEL for one target with a build's defaults, made now or taken from the cache.
+    """The DIST of a MODEL for one target with a build's defaults, from the cache or made now. Raises as `build` does.
 
     It has a library for this host, too: what that answers is the record with which a phone's tokens are compared.
-
-    Raises:
-        EdgeTransactError: As `build` does.
     """
     from edge_transact.building.dist import build
     from edge_transact.checkpoint import Checkpoint

@@ -24,11 +24,7 @@ CALIBRATED_ROUNDINGS = ("gptq", "best")
 
 
 def check_pruning(pruning: Mapping[str, Any], rounding: str | None) -> None:
-    """Refuses options of pruning that a build would not use: there is no budget, and no rounding reads their text.
-
-    Raises:
-        UsageError: There is no budget, or more than one, in the words of the command line.
-    """
+    """A `UsageError` for options of pruning that a build ignores: no budget, and no rounding that reads text."""
     reads_text = rounding in CALIBRATED_ROUNDINGS and not set(pruning) & set(BUDGET_KEYS)
     if pruning and not reads_text:
         PruneOptions(**pruning)

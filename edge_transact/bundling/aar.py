@@ -54,11 +54,8 @@ def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -
 
     They need the newest library ``edge`` that `bundle_engine` put there, if it did. A module's version ends in a digest
     of its content, because Gradle keeps released versions. Weights above `ASSETS_BYTES` stay out of it, unless
-    `weights` is ``assets``: `install` puts them on a phone, or the app downloads them if `weights` is a URL.
-
-    Raises:
-        UsageError: Two models have the same library, a DIST has none for Android, or `weights` can't be.
-        EdgeTransactError: A file of a DIST changed after the build, there is no linker, or `output` is another output.
+    `weights` is ``assets``: `install` puts them on a phone, or the app downloads them if `weights` is a URL. Raises the
+    errors of `read_sources`, and an `EdgeTransactError` if there is no linker or `output` is another output.
     """
     require_repository(output)
     if weights in ("pack", "fast-follow"):

@@ -41,10 +41,8 @@ PARTS = (
 def bundle_engine(output: Path) -> str:
     """Adds the library to a folder of a Maven repository and returns its coordinates.
 
-    It is built in the cache, where an interrupted call goes on, and a second one takes seconds.
-
-    Raises:
-        EdgeTransactError: A step of the build failed, its AAR lacks something, or `output` is another output.
+    It is built in the cache, where an interrupted call goes on, and a second one takes seconds. An `EdgeTransactError`
+    if a step failed, or `output` is another output.
     """
     require_repository(output)
     project = cache.entry_of("engines", {"mlc": os.path.realpath(find().where)})

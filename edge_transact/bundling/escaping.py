@@ -29,13 +29,10 @@ def groovy_string(text: str) -> str:
 
 
 def android_string(text: str) -> str:
-    """The text as the content of a ``<string>`` of Android's resources, in XML.
+    """The text as the content of a ``<string>`` of Android's resources, in XML; a `UsageError` for invalid Unicode.
 
     Quotes, backslashes, runs of spaces, and ``@`` and ``?`` at the beginning are special to Android. Without
     ``formatted="false"`` on the element, aapt2 refuses a text with several ``%``.
-
-    Raises:
-        UsageError: The text isn't valid Unicode.
     """
     escapes = {"\\": "\\\\", "'": "\\'", '"': '\\"', "\n": "\\n", "\t": "\\t"}
     written = [escapes.get(character) or _in_xml(character) for character in _checked(text)]

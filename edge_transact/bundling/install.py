@@ -42,13 +42,10 @@ class Installed:
 
 
 def install(source: Path, *, device: str | None = None, application_id: str | None = None) -> Installed:
-    """Sends the weights that the app on a phone lacks.
+    """Sends the weights that the app on a phone lacks, of a project's models or of a DIST.
 
     Files with the right sha256 aren't sent again, so an interrupted call continues. Until all files are right, the app
     says which isn't, and doesn't load the model.
-
-    Args:
-        source: A project that `bundle` wrote, for the models whose weights aren't in its APK; or a DIST.
 
     Raises:
         UsageError: There are several phones, or a DIST is given without an app.

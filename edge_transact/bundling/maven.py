@@ -100,13 +100,10 @@ def _versions(repository: Path, group: str, artifact: str) -> list[str]:
 
 
 def add(repository: Path, modules: Sequence[Module]) -> None:
-    """Adds modules to a repository, all or none. What is there stays, whoever wrote it.
+    """Adds modules to a repository, all or none. What is there stays, whoever wrote it, and must be intact.
 
     ``maven-metadata.xml`` lists a module after all of them are there: a call that was killed before may leave whole
     modules that nothing lists, and the same call goes on.
-
-    Raises:
-        EdgeTransactError: A file changed after the build, or a module that is there was changed.
     """
     entry = cache.entry_of("repositories", {"path": os.path.realpath(repository)})
     with cache.lock(entry, f"write to {repository}"):

@@ -124,12 +124,7 @@ def _place(models: Sequence[AppModel], weights: str) -> list[AppModel]:
 
 
 def describe_model(dist: Path, identifier: str) -> Source:
-    """A DIST as an app's model `identifier`, whose weights aren't in the app.
-
-    Raises:
-        UsageError: It has no library for phones.
-        EdgeTransactError: It isn't a DIST, or lacks a file.
-    """
+    """A complete DIST, with a library for phones, as an app's model `identifier`, whose weights aren't in the app."""
     manifest = Manifest.read(dist)
     built = manifest.libraries
     libraries = {target: library_name(manifest.model_lib, target) for target in ABIS[ABI] if target in built}

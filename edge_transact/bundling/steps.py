@@ -79,11 +79,7 @@ def build_app(project: Project, *, release: bool = False) -> Path:
 
 
 def run_steps(directory: Path, tasks: Sequence[str], result: Path) -> Path:
-    """Runs MLC's packaging and tasks of Gradle in a project, skipping finished steps, and returns the result's path.
-
-    Raises:
-        EdgeTransactError: A step failed; the message has the end of its output, and the log all of it.
-    """
+    """Runs MLC's packaging and tasks of Gradle, skipping finished steps; an `EdgeTransactError` if one fails."""
     directory = directory.absolute()
     steps = [package_step(directory), gradle_step(directory, tasks, result)]
     for number, step in enumerate(steps, 1):

@@ -29,15 +29,8 @@ UPDATE = ".edge-transact-update"
 def update(dists: Sequence[Path], project: Path, weights: str = "auto") -> Project:
     """Has a project hold the models of DISTs and no others. Its names stay, and its code but for what the models need.
 
-    That is a line for each asset pack, the permission to download, and the list in the README.
-
-    Args:
-        weights: How they get to phones, as in `BundleOptions`.
-
-    Raises:
-        UsageError: See `bundle`.
-        EdgeTransactError: There is no project, a file of a DIST changed after the build, or a file that has to change
-            isn't as it was written. Then nothing changes.
+    That is a line for each asset pack, the permission to download, and the list in the README. Raises as `bundle` does,
+    and an `EdgeTransactError` if a file that has to change isn't as it was written. Then nothing changes.
     """
     with cache.lock(cache.entry_of("projects", {"path": os.path.realpath(project)}), f"write to {project}"):
         _move(project)
@@ -60,9 +53,7 @@ def update(dists: Sequence[Path], project: Path, weights: str = "auto") -> Proje
 def _leave_changes(fresh: Path, project: Path, before: Mapping[str, str], code: Mapping[str, str]) -> None:
     """Removes from a new project what stays in the old one; refuses if the rest would replace others' files.
 
-    Args:
-        before: The files that the old project lists.
-        code: The files of its templates for its own models. What the new ones leave as it is, isn't touched.
+    `before` are the files that the old project lists, and `code` those of its templates for its own models.
     """
     after, files = listed(fresh / RECORD), dict(before)
     for name in sorted({**before, **after}):

@@ -257,10 +257,7 @@ def _make(recipe: Recipe) -> None:
 
 
 def place(recipe: Recipe, output: Path) -> dict[str, str]:
-    """Copies what the recipe makes, as `made` checks it, into `output`. Returns the sha256 of its files.
-
-    The files are copied rather than linked: a user may edit the output, and the cache must not change with it.
-    """
+    """Copies what the recipe makes into `output`, where a user may edit it. Returns the sha256 of its files."""
     with lock(recipe.entry, recipe.what):
         content, record = _made(recipe), read_record(recipe.entry)
         assert record is not None

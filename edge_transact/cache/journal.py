@@ -49,10 +49,9 @@ _MAPPING = "mapping"
 class Journal:
     """Named groups of tensors in a directory; each group is complete or absent.
 
-    The journal also bounds memory: what a pass over the layers leaves for a later one is kept here and not in memory,
-    and large tensors are kept in files (`room`). Groups are safetensors files that are read and written tensor by
-    tensor, because the library would hold a second copy of each group. Each file ends in its sha256, which is compared
-    whenever the group is read.
+    The journal also bounds memory: what a pass over the layers leaves for a later one is kept here, and large tensors
+    in files (`room`). Groups are safetensors files, read and written tensor by tensor, because the library would hold a
+    second copy. Each ends in its sha256, which is compared whenever the group is read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -86,11 +85,7 @@ class Journal:
         return [damaged, *(name for name in lost if name != damaged)]
 
     def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor with undefined values: in memory, or beyond `MEMORY_BYTES` in a file that is deleted with it.
-
-        Raises:
-            EdgeTransactError: The disk has no space for it.
-        """
+        """A new tensor with undefined values, beyond `MEMORY_BYTES` in a file; an `EdgeTransactError` if it's full."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes <= MEMORY_BYTES:
             return torch.empty(tuple(shape), dtype=dtype)
@@ -114,11 +109,7 @@ class Journal:
         return dict(self.tensors(name))
 
     def tensors(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a group by name, each read when it is asked for.
-
-        Raises:
-            EdgeTransactError: After the last one: the file isn't as it was written.
-        """
+        """The tensors of a group, each read when asked for; an `EdgeTransactError` at the end if it is damaged."""
         # Read and not mapped: mapped pages would count as this process's memory.
         with self.file(name).open("rb") as file:
             length = file.read(8)

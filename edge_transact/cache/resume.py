@@ -48,13 +48,8 @@ class Start(Enum):
 def journal_of(what: str, ingredients: Mapping[str, object], start: Start = Start.CONTINUE) -> Iterator[Journal]:
     """A journal with what an earlier run has done. It is removed when the body ends well, and stays if it doesn't.
 
-    Other processes with the same work wait until the body ends.
-
-    Args:
-        start: What to do with earlier work. ``--no-cache`` starts over, too.
-
-    Raises:
-        UsageError: There is nothing to resume.
+    Other processes with the same work wait until the body ends. `start` says what to do with earlier work, as does
+    ``--no-cache``; a `UsageError` if there is nothing to resume.
     """
     from edge_transact.cache.journal import Journal  # which imports torch
 

@@ -61,10 +61,9 @@ def write_archive(path: Path, objects: Iterable[tuple[str, bytes]]) -> None:
 
 
 def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
-    """Inspect a library or an archive of objects without loading it; an archive's symbols start with `model_lib`.
+    """Inspect a library or archive without loading it; an archive's symbols start with `model_lib`.
 
-    Raises:
-        EdgeTransactError: An object is for another machine, the embedded library is missing, or no phone has a symbol.
+    Raises an `EdgeTransactError` for another machine, no embedded library, or a symbol that no phone has.
     """
     wanted = (system_lib_prefix(model_lib) if target.is_system_lib else "") + LIBRARY_SYMBOL
     defined: set[str] = set()
@@ -149,12 +148,8 @@ def android_linker(architecture: str = "aarch64") -> list[str] | None:
 def link_android(archive: Path, output: Path, linker: list[str], engine: str | None = None) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
 
-    Args:
-        engine: The file name of the library with TVM's runtime, which Android's loader loads first: it resolves symbols
-            in what a library needs, and nowhere else.
-
-    Raises:
-        EdgeTransactError: The linker fails (the message has its output) or aligns segments differently.
+    `engine` names the library with TVM's runtime, which Android's loader loads first: it resolves symbols in what a
+    library needs, and nowhere else. An `EdgeTransactError` if the linker fails or aligns segments differently.
     """
     from elftools.elf.elffile import ELFFile
 

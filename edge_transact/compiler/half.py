@@ -1,7 +1,4 @@
-"""fp16 on x86 CPUs without F16C: conversions by ``half.ll``, and arithmetic in fp32.
-
-LLVM would call a function for each element.
-"""
+"""fp16 on x86 CPUs without F16C: conversions by ``half.ll``, and arithmetic in fp32."""
 
 from __future__ import annotations
 

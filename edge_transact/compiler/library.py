@@ -43,16 +43,12 @@ def build_library(
     path: Path,
     functions: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Compile a definition for a target.
+    """Compile a definition, whose configuration has the library's sizes, for a target. Returns its ``_metadata``.
 
     Args:
-        definition: Its configuration has the library's context window, prefill chunk and batch.
         model_lib: The library's name; an archive's symbols begin with it.
         path: The file to write, with the target's suffix; complete or absent.
         functions: The definition's functions that the library has; all by default.
-
-    Returns:
-        The library's ``_metadata``.
 
     Raises:
         EdgeTransactError: The library is damaged (`archive.check_library`), or exceeds the target's profile or memory.

@@ -1,7 +1,4 @@
-"""The machine code of a host library: one cached object for each kernel.
-
-Kernels take the sizes of a layer as arguments, so models of other widths share most of them.
-"""
+"""The machine code of a host library: one cached object for each kernel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The MLC-LLM model definition: rendered from ``templates/``, then loaded and compiled.
-
-A layer with ``k`` times as many KV heads as the cache's becomes ``k`` virtual KV layers (see `widths.WidthPlan`).
-"""
+"""The MLC-LLM model definition: rendered from ``templates/``, then loaded and compiled."""
 
 from edge_transact.definition.emit import MODEL_TYPE, load, render
 from edge_transact.definition.loaded import Definition

@@ -43,10 +43,7 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int, pre: str
     """Adds tokens, merges, special tokens and the chat template.
 
     Rows of the embedding without a token are named ``[PAD1]`` and so on. `pre` names the tokenizer's splits, instead of
-    looking it up in `SPLITS`.
-
-    Raises:
-        EdgeTransactError: There is no tokenizer, it has more tokens than the model, or GGUF has no name for it.
+    looking it up in `SPLITS`: an `EdgeTransactError` if GGUF has no name for it, or it has too many tokens.
     """
     import gguf
 

@@ -20,8 +20,7 @@ GRID = 4, BLOCK_WEIGHTS, 7
 def pack(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """MLC's codes (uint8 ``[rows, groups, 32]``) and scales (float ``[rows, groups]``) as uint8 ``[rows, groups, 18]``.
 
-    Raises:
-        EdgeTransactError: A scale isn't exact in fp16.
+    An `EdgeTransactError` if a scale isn't exact in fp16.
     """
     with np.errstate(over="ignore"):
         stored = (-scales).astype("<f2")

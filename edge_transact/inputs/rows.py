@@ -55,10 +55,7 @@ def plain(row: Row) -> str:
 def read_files(files: Iterable[Path], at_most: int = -1) -> Iterator[Row]:
     """The rows of all files, in order; a file that isn't JSON lines or Parquet is one row.
 
-    Of a text file, no more than `at_most` characters are read, if that isn't -1.
-
-    Raises:
-        EdgeTransactError: A file can't be read. The message names it, and the line.
+    Of a text file, no more than `at_most` characters are read, if that isn't -1. Errors name the file, and the line.
     """
     for file in files:
         suffix = file.suffix.lower()
@@ -88,10 +85,7 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def rows_of_lines(lines: Iterable[bytes], place: str) -> Iterator[Row]:
-    """The rows of JSON lines, of which at most `MOST_IN_LINE` was read; blank ones are skipped.
-
-    Errors name the place and the number of the line in it.
-    """
+    """The rows of JSON lines, of which at most `MOST_IN_LINE` was read, but blank ones; errors name place and line."""
     for number, line in enumerate(lines, start=1):
         where = f"{place}, line {number}"
         if len(line) == MOST_IN_LINE:

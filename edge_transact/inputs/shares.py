@@ -48,11 +48,7 @@ def names_of(texts: str | Iterable[str]) -> list[str]:
 
 
 def dealt(available: Sequence[float], weights: Sequence[float], wanted: int) -> list[int]:
-    """How many of `wanted` items each text gives: dealt out one at a time, to the text that is furthest behind its
-    weight.
-
-    `available` is the most that each text has, infinite where it has no end; fewer are dealt if the texts have fewer.
-    """
+    """How many of `wanted` items each text gives, one at a time by the one furthest behind its weight."""
     given = [0] * len(weights)
     for _ in range(wanted):
         behind = [index for index, most in enumerate(available) if given[index] < most]

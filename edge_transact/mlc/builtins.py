@@ -47,13 +47,7 @@ _VERSION = re.compile(r'#define VM_VERSION "([\w.]+)"')
 
 @dataclass(frozen=True)
 class Runtime:
-    """The runtime in the sources of a TVM.
-
-    Attributes:
-        registered: Function to its number of arguments; `None` if the sources don't tell.
-        words: All words in quotes in the runtime.
-        bytecode: The version of bytecode that it loads; `None` if the sources don't tell.
-    """
+    """A TVM's runtime: functions with their numbers of arguments, quoted words, and the bytecode's version, if told."""
 
     registered: Mapping[str, int | None]
     words: frozenset[str]

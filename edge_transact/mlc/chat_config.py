@@ -36,11 +36,10 @@ def chat_config(
     context_window_size: int,
     prefill_chunk_size: int,
 ) -> dict[str, object]:
-    """The contents of ``mlc-chat-config.json``.
+    """The contents of ``mlc-chat-config.json``; sizes are in tokens, and `model_type` is the definition's.
 
     A checkpoint's tokenizer, ``generation_config.json`` and ``config.json`` give special tokens, sampling defaults and
-    the conversation template. `model_type` is the name under which the definition registers itself; sizes are in
-    tokens.
+    the conversation template.
     """
     config = read_object(checkpoint / "config.json", optional=True)
     generation = {**config, **read_object(checkpoint / "generation_config.json", optional=True)}

@@ -144,9 +144,6 @@ def conversation_template(
     """``conv_template`` of ``mlc-chat-config.json``, with all fields, given the ids and the tokens that end an answer.
 
     It continues plain text if the model has no chat template, or one of no known family; `plain_note` says which.
-
-    Raises:
-        EdgeTransactError: There is no tokenizer.
     """
     tokenizer = TextCodec(checkpoint).tokenizer
     family = _family(_chat_template(tokenizer))

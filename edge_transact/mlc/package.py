@@ -1,7 +1,6 @@
 """``python -m edge_transact.mlc.package ARGUMENTS``: runs ``mlc_llm package ARGUMENTS`` without MLC's C++ library.
 
-MLC's packaging starts ``prepare_libs.py`` with a new interpreter, which would look for the library again; here, the
-script runs in this process.
+MLC's packaging starts ``prepare_libs.py`` with a new interpreter, which would look for the library again.
 """
 
 from __future__ import annotations

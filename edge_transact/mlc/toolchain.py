@@ -69,8 +69,7 @@ class MLC:
         """Makes an MLC model directory without libraries, with MLC's ``gen_config`` and ``convert_weight``.
 
         `directory` has our ``mlc-chat-config.json``, and gets MLC's, the tokenizer's files and the parameter shards.
-        Ours fills in values that MLC's lacks, and gives the conversation template with the tokenizer's own tokens,
-        which MLC's don't have. `emitted` holds the definition, and `sizes` are those of the chat configuration.
+        Ours fills in values that MLC's lacks, and the conversation template. The definition is in `emitted`.
         """
         path = directory / CHAT_CONFIG
         ours = read_object(path)
@@ -89,11 +88,7 @@ class MLC:
         (directory / "tensor-cache-b16.json").unlink(missing_ok=True)
 
     def build_library(self, emitted: Path, directory: Path, target: BuildTarget, model_lib: str, path: Path) -> None:
-        """Runs MLC's ``compile`` on the `directory` of `write_model`, and writes the library `model_lib` to `path`.
-
-        Raises:
-            EdgeTransactError: MLC failed, or its library doesn't pass `archive.check_library`.
-        """
+        """Runs MLC's ``compile`` on `write_model`'s directory; the library has to pass `archive.check_library`."""
         prefix = system_lib_prefix(model_lib) if target.is_system_lib else ""
         options = (f"--device={DEVICES[target.name]}", f"--system-lib-prefix={prefix}", f"--output={path}")
         self._run(emitted, "compile", str(directory), *options)

@@ -25,9 +25,6 @@ def generate(
 
     Yields:
         Each prompt's index and the tokens after it, in the order in which they end.
-
-    Raises:
-        EdgeTransactError: A prompt doesn't fit into the context window.
     """
     size = min(model.max_batch_size, len(prompts))
     batch = Batch(model, size, max(map(len, prompts)) + max_tokens)

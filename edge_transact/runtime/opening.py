@@ -20,10 +20,7 @@ class Opening:
     """A DIST that is being read. Leaving the ``with`` statement waits until library and weights have been verified.
 
     Configurations aren't verified: people may edit them. With `text`, the tokenizer is read, too. The `library` is to
-    be loaded after the ``with`` statement.
-
-    Raises:
-        EdgeTransactError: It is not a DIST, or has no host library; at the end, a file of it is missing or changed.
+    be loaded afterwards. An `EdgeTransactError` if it has no host library, or a file is missing or changed.
     """
 
     def __init__(self, dist: Path, *, text: bool = False) -> None:

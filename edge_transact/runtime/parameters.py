@@ -23,15 +23,11 @@ MOST_READ_BYTES = 1 << 30
 
 
 def load_parameters(weights: Path, expected: list[dict[str, Any]], verified: bool) -> tvm_ffi.Array:
-    """The parameters as a TVM array, which calls take without a conversion.
+    """The library's parameters, `expected` by its metadata, as a TVM array, which calls take without a conversion.
 
     They are read into one block of memory with huge pages, in which a token is faster than in the small pages of mapped
     files. Without huge pages, or above `MOST_READ_BYTES`, parameters that are stored as kernels read them are mapped.
-
-    `expected` are the library's parameters, from its metadata; `verified` shards needn't be checked by md5.
-
-    Raises:
-        EdgeTransactError: A parameter is missing or of another dtype or shape, or a shard is missing or damaged.
+    An `EdgeTransactError` if one is missing or of another dtype or shape, or a shard is damaged and not `verified`.
     """
     import tvm_ffi
 

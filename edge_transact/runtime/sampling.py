@@ -66,10 +66,7 @@ class Sampler:
 
 
 def within_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
-    """Keep the logits (float32 ``[vocab_size]``) of the fewest tokens that reach probability `top_p`; others are -inf.
-
-    At 0, only the likeliest token is left; at 1, all are.
-    """
+    """Keep the logits (float32 ``[vocab_size]``) of the fewest, at least one, that reach `top_p`; others are -inf."""
     if top_p >= 1:
         return logits
     weights = np.exp(logits - logits.max(), dtype=np.float64)

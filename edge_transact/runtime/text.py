@@ -26,13 +26,10 @@ TOKENIZER, SENTENCEPIECE, CONFIG = "tokenizer.json", "tokenizer.model", "tokeniz
 
 
 class TextCodec:
-    """The tokenizer and chat template of a checkpoint or a DIST.
+    """The tokenizer and chat template of a checkpoint or a DIST; an `EdgeTransactError` if it has none that loads.
 
     Uses tokenizers and jinja2 alone wherever they give the same as transformers, whose import takes seconds. `read` is
     the ``tokenizer.json``, if that has been read before.
-
-    Raises:
-        EdgeTransactError: The directory has no tokenizer, or its tokenizer needs a missing package.
     """
 
     def __init__(self, directory: Path, read: tokenizers.Tokenizer | None = None) -> None:

@@ -31,10 +31,7 @@ def has_huge_pages() -> bool:
 
 
 def trim() -> None:
-    """Gives memory that was freed back to the system, where the C library can: glibc keeps what is in small pieces.
-
-    After a text of five million characters was tokenized, that is 0.3 GiB for the rest of the run.
-    """
+    """Gives freed memory back, which glibc keeps in small pieces: 0.3 GiB after a text of five million characters."""
     if sys.platform == "linux" and (of_libc := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         of_libc(0)
 

@@ -85,10 +85,7 @@ class TensorCache(BaseModel):
 
 
 class ShardWriter:
-    """Writes tensors into shards in an existing directory, one tensor at a time.
-
-    One thread hashes a block and another writes it while the caller makes the next one.
-    """
+    """Writes tensors into shards, one at a time; a thread hashes a block and another writes it meanwhile."""
 
     def __init__(self, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self._directory = directory
@@ -105,10 +102,7 @@ class ShardWriter:
         self.add_blocks(name, array.shape, array.dtype, [array])
 
     def add_blocks(self, name: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
-        """Append a tensor that comes in blocks of rows, which the caller must not change later.
-
-        `dtype` is that at run time; float32 is stored as bf16.
-        """
+        """Append a tensor, of this dtype at run time, in blocks of rows, which the caller must not change later."""
         if name in self._names:
             raise ValueError(f"{name} was already added")
         self._names.add(name)
@@ -188,10 +182,9 @@ def _stored_bytes(array: np.ndarray) -> memoryview:
 
 
 class ShardReader:
-    """Reads parameters from a directory of shards, and checks their md5 at the first read, unless they are `verified`.
+    """Reads parameters from a directory of shards, whose md5 is checked at the first read unless they are `verified`.
 
-    Raises:
-        EdgeTransactError: The index is missing or invalid, or a shard is missing or has the wrong size.
+    An `EdgeTransactError` if the index is missing or invalid, or a shard is missing or has the wrong size.
     """
 
     def __init__(self, directory: Path, *, verified: bool = False) -> None:
@@ -252,10 +245,7 @@ class ShardReader:
             data = data[count:]
 
     def mapped(self, name: str, alignment: int) -> np.ndarray | None:
-        """A parameter mapped into memory from its shard, without a copy; don't write to it.
-
-        `None` if it has to be read: it is stored as bf16, or isn't aligned to `alignment` bytes.
-        """
+        """A parameter mapped from its shard, not to be written to; `None` if it is bf16, or not so aligned in bytes."""
         shard, record = self._record(name)
         if record.is_bf16 or record.byteOffset % alignment or not record.nbytes:
             return None

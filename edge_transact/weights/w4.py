@@ -30,10 +30,7 @@ _CHUNK_WEIGHTS = 1 << 18
 
 
 class Packer:
-    """Packs a weight ``[out, in]`` that comes in blocks of rows and is never in memory as a whole.
-
-    `rounding` is `nearest` by default.
-    """
+    """Packs a weight ``[out, in]`` in blocks of rows, never in memory as a whole, rounded to `nearest` by default."""
 
     def __init__(
         self,

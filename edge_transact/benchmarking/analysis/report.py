@@ -38,8 +38,7 @@ def write_report(
 ) -> list[str]:
     """Write ``index.html``, ``results.json`` and the charts as SVG files. Returns the charts' file names.
 
-    `command` is the line that measures it again, `baseline` is as in `make_results`, and `perplexities` are by model.
-    `tuning` is shown first.
+    `command` is the line that measures it again, `baseline` is as in `make_results`, and `tuning` is shown first.
     """
     records = named_apart(records)
     results = make_results(records, baseline)

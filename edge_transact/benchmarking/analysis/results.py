@@ -1,10 +1,7 @@
 """The results of a bench, as tables and ``--json`` show them, made from a log's records.
 
-A result summarizes the repetitions of one model build on one device, with one target, at one pair of lengths.
-Durations are medians of its repetitions, in seconds; ``*_std`` is the sample standard deviation, None for a single
-repetition. ``*_low`` and ``*_high`` are the ends of 95 % confidence intervals, None for a single round. ``*_speedup``
-is how many times as fast as the baseline. Speeds count the tokens of all sequences of a batch; a step decodes one token
-of each. What a device doesn't report is None.
+``docs/bench-reference.md`` explains the fields. Durations are medians in seconds; ``*_std`` is None for one repetition,
+``*_low`` and ``*_high`` for one round, and anything else for a device that doesn't report it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """The JSON that asks for a run, and the lines that it prints, read defensively: a device may print anything.
 
-A line is a JSON object with ``kind`` and with ``run``, the name that the run was started with. The runner in
-``android_bench/``, the app's benchmark activity and `edge_transact.benchmarking.drivers.host_runner` write them:
-``start``, ``load``, ``check`` if the build has a parity record, ``warmup`` and ``repetition`` lines, and ``final`` or
-``error`` at the end. The classes name the fields that a bench uses; a line may hold more.
-
-A repetition that makes no sense is a `MalformedLine`. Any other field that makes no sense is None: the C++ runner
-writes -1 or null for what it could not find out.
+The runner in ``android_bench/``, the app's benchmark activity and `drivers.host_runner` write them: JSON objects with
+``kind``, the name of the ``run``, and the fields of a class, which may not be all. A repetition that makes no sense is
+a `MalformedLine`; any other such field is None: the C++ runner writes -1 or null for what it could not find out.
 """
 
 from __future__ import annotations

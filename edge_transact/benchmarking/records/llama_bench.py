@@ -1,8 +1,7 @@
 """What llama.cpp's ``llama-bench -o jsonl`` measured, as the lines of a bench.
 
 It measures a prompt of n tokens (``pp``) and, after a context of d tokens, n decoded ones (``tg``) each for itself. A
-repetition of a bench is both: a prompt, of which the first token is chosen, and the tokens after it in the context of
-the prompt.
+repetition of a bench is both: a prompt, which gives the first token, and the tokens after it.
 """
 
 from __future__ import annotations
@@ -34,12 +33,7 @@ class Test(BaseModel):
 
 
 def lines_of(rows: Sequence[str], run: str) -> list[Line]:
-    """The lines of a run that ``llama-bench -o jsonl`` has made: of a prompt alone, and of an answer after it.
-
-    Raises:
-        EdgeTransactError: A line isn't llama-bench's.
-        ValueError: They aren't the lines of these two tests.
-    """
+    """The lines of a run of a prompt, and of an answer after it; a `ValueError` or `EdgeTransactError` for others."""
     where = "llama-bench's output"
     prompt, answer = checked(list[Test], [parsed(row, where) for row in rows], where)
     if prompt.n_gen or answer.n_prompt or len(prompt.samples_ns) != len(answer.samples_ns):

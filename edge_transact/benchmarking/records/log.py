@@ -60,8 +60,7 @@ class _Contents:
 class Log:
     """An append-only JSONL file that several threads may write. All its repetitions have `conditions` in common.
 
-    What is no record of this version, such as a line that was cut off, moves to ``NAME.aside.jsonl``; a log of another
-    version is kept aside whole.
+    What is no record of this version moves to ``NAME.aside.jsonl``; a log of another version is kept aside whole.
 
     Raises:
         UsageError: There is no log to resume, or it was measured under other conditions.
@@ -90,11 +89,7 @@ class Log:
             raise
 
     def append(self, record: Record) -> None:
-        """Add a record; it is on the disk when this returns. It joins `records` even if the disk is full.
-
-        Raises:
-            EdgeTransactError: The record could not be written completely; nothing of it stays in the file.
-        """
+        """Add a record to `records` and to the disk; an `EdgeTransactError`, and nothing there, if that is full."""
         line = without_home(to_line(record)).encode()
         with self._lock:
             self.records.append(record)
@@ -177,13 +172,7 @@ def to_line(record: Record) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read the records of a log, or of a file of evidence.
-
-    Lines that were cut off, and lines that aren't records, are skipped with a warning.
-
-    Raises:
-        EdgeTransactError: The file isn't a log, or it is one of another version.
-    """
+    """The records of a log or a file of evidence, without others; an `EdgeTransactError` if it is something else."""
     try:
         with opened(path, A_LOG) as file:
             zipped = file.read(4) == b"PK\3\4"

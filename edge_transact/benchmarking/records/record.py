@@ -27,13 +27,10 @@ class VisitContext:
     """What both kinds of records say about their visit.
 
     Attributes:
-        decode_read_bytes: Bytes that a decoded token must read: every weight, and the KV cache at its mean length. The
-            tokens of a batch share the weights.
-        device: Name of the device, which other devices may share.
+        decode_read_bytes: Bytes that a decoded token must read, as `BenchModel.decode_read_bytes` says.
         cpu: The clusters of a phone's cores.
         runner: What ran it on a phone: ``portable``, ``ndk``, ``app`` or ``llama.cpp``.
         fixed_performance: Whether Android's fixed-performance mode was on; None if it was not tried.
-        time: When the record was made, in ISO 8601.
         session: The call of ``bench`` that measured it. Models took turns in a round of one session.
         sustained_s: How long a sustained visit was to take; None for any other.
     """

@@ -91,11 +91,7 @@ def measure(
     text: str,
     journal: Journal,
 ) -> Measurement:
-    """Measures roundings of a model on a text, in fp32.
-
-    Raises:
-        EdgeTransactError: The text is shorter than a window, or the model holds or computes NaN or infinity.
-    """
+    """Measures roundings of a model on a text, in fp32; an `EdgeTransactError` for short texts, and for NaN."""
     window = min(WINDOW, checkpoint.config.get("max_position_embeddings") or WINDOW)
     ids = tokenizer(text, verbose=False)["input_ids"]
     windows = torch.tensor(windows_of(ids, window, WINDOWS))

@@ -43,11 +43,7 @@ def write_report(
     *,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Measures what a DIST's shards hold, next to what other roundings make of the same checkpoint.
-
-    Raises:
-        EdgeTransactError: The model computes NaN or infinity, or `directory` exists.
-    """
+    """Measures what a DIST's shards hold, next to other roundings of the checkpoint; an `EdgeTransactError` for NaN."""
     manifest = Manifest.read(dist)
     with new_directory(directory, force=force) as fresh:
         # On the disk of the report, because a large model's shards and hidden states are gigabytes.

@@ -50,14 +50,10 @@ exit 0
 
 
 def find_devices(selector: str) -> list[AndroidDevice]:
-    """Find the devices that ``--device`` names: a serial, several joined by commas, or ``all``.
+    """The devices that ``--device`` names: a serial, several joined by commas, or ``all``.
 
     An address that adb does not know is connected to. A phone that adb knows by several serials is one of ``all``, over
-    USB where it is plugged in.
-
-    Raises:
-        UsageError: adb does not know a device, or two serials name one phone.
-        EdgeTransactError: There is no device, or one is offline or unauthorized.
+    USB where it is plugged in. An `EdgeTransactError` if there is none, or one is unknown, named twice or offline.
     """
     client = adb_client()
     import adbutils

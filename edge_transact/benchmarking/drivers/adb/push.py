@@ -43,11 +43,8 @@ def sync_files(
 ) -> list[str]:
     """Make sure that a directory on the device holds these files, given by name. Returns the names of those pushed.
 
-    A file whose sha256 is right stays. Any other is pushed under a temporary name, checked on the device, and renamed,
-    so that an interrupted push leaves the old file or none. Other files in the directory stay too.
-
-    Raises:
-        DeviceRefused: Not enough storage, or a file arrived damaged twice.
+    A file whose sha256 is right stays. Any other is pushed under a temporary name, checked on the device, and renamed.
+    `DeviceRefused` if there is no room, or a file arrived damaged twice.
     """
     digests = {name: sha256(path) for name, path in files.items()}
     changed = changed_files(device, directory, files, digests)
