@@ -61,19 +61,6 @@ class Calibration:
     packing: str
     seed: int
 
-    def split(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The windows without some that are evenly spaced, and these: so many tokens, but at most half of all windows.
-
-        Raises:
-            UsageError: There is only one window.
-        """
-        count = min(max(1, tokens // self.windows.shape[1]), len(self.windows) // 2)
-        if not count:
-            raise UsageError("a single window of text can't be split", fix="Give more --calibration-tokens.")
-        held_out = torch.zeros(len(self.windows), dtype=torch.bool)
-        held_out[(2 * torch.arange(count) + 1) * len(self.windows) // (2 * count)] = True
-        return self.windows[~held_out], self.windows[held_out]
-
     def to_dict(self) -> dict[str, Any]:
         """Everything except the windows' tokens, of which it gives the number per window and in total."""
         return {
@@ -83,6 +70,22 @@ class Calibration:
             "packing": self.packing,
             "seed": self.seed,
         }
+
+
+def split(windows: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows without some that are evenly spaced, and these: so many tokens, but at most half of all windows.
+
+    Raises:
+        UsageError: There is only one window.
+    """
+    count = min(max(1, tokens // windows.shape[1]), len(windows) // 2)
+    if not count:
+        raise UsageError(
+            "a single window of text can't be split", fix="Give more --calibration-tokens or --search-tokens."
+        )
+    held_out = torch.zeros(len(windows), dtype=torch.bool)
+    held_out[(2 * torch.arange(count) + 1) * len(windows) // (2 * count)] = True
+    return windows[~held_out], windows[held_out]
 
 
 def texts_of(calibration: str | Sequence[str]) -> list[str]:

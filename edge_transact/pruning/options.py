@@ -152,7 +152,9 @@ class PruneChoices(CalibrationOptions, Budget):
         bool, Option("Let plans evolve from the allocation's, by their predictions on more calibration text.", SEARCH)
     ] = False
     search_generations: Annotated[Count, Field(le=10_000), Option("Generations of plans.", SEARCH)] = 32
-    search_tokens: Annotated[Count, Option("Tokens on which the best of a generation are compared.", SEARCH)] = 8192
+    search_tokens: Annotated[
+        Count, Option("Tokens on which plans are compared, a quarter of them only at the end.", SEARCH)
+    ] = 8192
     search_on: Annotated[
         Annotated[str, OneOf(EXECUTORS)],
         Option("Where plans are compared: {choices}; ray uses the machines of RAY_ADDRESS.", SEARCH),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -24,7 +25,7 @@ from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.score.passes import Scoring, description
 from edge_transact.pruning.score.sensitivity import measure_sensitivity
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.search.loop import Generation, search
+from edge_transact.pruning.search.loop import Found, search
 from edge_transact.widths import WidthPlan
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,12 @@ class Pruning:
         model: The source, and the calibration windows.
         journal: What is known already, and where new results go. Prunings to several budgets can share one.
         seed: For methods that draw random numbers.
-        held_out: Windows that nothing else reads, on which a search compares plans.
+        compared: The texts on which a search compares plans, as `compared_texts` returns them.
         wants_losses: Whether methods that can predict losses should; `allocate` decides it otherwise.
 
     Attributes:
         sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
-        searched: The generations of the search, if there was one.
+        searched: What the search found, if there was one.
         digest: The sha256 of all scores, fp32, shot by shot.
         last_norm_scale: The factor on the last norm's weight; 1 without compensation.
     """
@@ -57,7 +58,7 @@ class Pruning:
         seed: int,
         *,
         wants_losses: bool = False,
-        held_out: torch.Tensor | None = None,
+        compared: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -70,8 +71,8 @@ class Pruning:
         self.digest = hashlib.sha256()
         self.last_norm_scale = 1.0
         self.wants_losses = wants_losses
-        self.held_out = held_out
-        self.searched: list[Generation] = []
+        self.compared = compared
+        self.searched: Found | None = None
 
     def allocate(self, options: PruneOptions) -> Allocation:
         """The target widths for `resolved` options. Sensitivity curves come from the first shot's scores."""
@@ -92,13 +93,14 @@ class Pruning:
         return target
 
     def _search(self, options: PruneOptions, start: Allocation) -> Allocation:
-        """A better plan than the one of an allocation, within the same limits."""
-        assert self.held_out is not None
+        """A better plan than the one of an allocation, within the same limits, or that allocation."""
+        assert self.compared is not None
         limits, scores = limits_of(options, self.plan), self.first_scores or self.score(1, options.shots)
-        self.searched = search(self.model, scores, start.plan, limits, self.held_out, options, self.journal)
-        plan, before, after = self.searched[-1].plans[0], *(self.searched[at].divergences[0] for at in (0, -1))
-        lower = f"the search lowered the divergence from {before:.3f} to {after:.3f} nats a token"
-        return Allocation(plan, (reached(plan, self.plan, limits), lower))
+        self.searched = search(self.model, scores, start.plan, limits, self.compared, options, self.journal)
+        plan = self.searched.best
+        if plan == start.plan:
+            return replace(start, notes=(*start.notes, self.searched.note()))
+        return Allocation(plan, (reached(plan, self.plan, limits), self.searched.note()))
 
     def shoot(self, target: WidthPlan, shots: int) -> None:
         """Selects what is kept, shot by shot."""

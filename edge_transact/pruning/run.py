@@ -26,7 +26,7 @@ from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.shares import names_of
 from edge_transact.layerwise.model import LayerwiseModel, computation_dtype
-from edge_transact.layerwise.windows import read_calibration
+from edge_transact.layerwise.windows import read_calibration, split
 from edge_transact.progress import working
 from edge_transact.pruning.allocate.allocation import Allocation, check_reachable
 from edge_transact.pruning.allocate.limits import limits_of
@@ -36,7 +36,8 @@ from edge_transact.pruning.methods import find_method
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.search.loop import Generation
+from edge_transact.pruning.search.loop import Found
+from edge_transact.pruning.search.scoring import compared_texts
 from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
 from edge_transact.runtimes import RUNTIMES, gguf_architecture
@@ -67,7 +68,7 @@ class PruneResult(Summarized):
         scores: Scores of each layer in the first shot.
         sensitivity: fp32 as `measure_sensitivity` returns it, where the allocation needs it.
         fits: The least-squares fits of each layer, by name; empty without compensation, and where training followed it.
-        searched: The generations of the search; empty without one.
+        searched: What the search found; `None` without one.
         is_main: Whether this is the process that reports, of those that trained it together.
     """
 
@@ -80,7 +81,7 @@ class PruneResult(Summarized):
     scores: Sequence[LayerScores]
     sensitivity: torch.Tensor | None
     fits: Sequence[dict[str, Fit]]
-    searched: Sequence[Generation]
+    searched: Found | None
     is_main: bool
     seconds: float
 
@@ -175,7 +176,8 @@ def prune(
         searched = options.search_tokens if options.search else 0
         read = options.model_copy(update={"calibration_tokens": options.calibration_tokens + searched})
         text = read_calibration(source, read)
-        windows, held_out = text.split(searched) if searched else (text.windows, None)
+        windows, held_out = split(text.windows, searched) if searched else (text.windows, None)
+        compared = None if held_out is None else compared_texts(held_out)
         provenance = {"source": model} | options.provenance() | {"calibration": text.to_dict()}
         key = ingredients(source, options, trainer) | {"calibration": text.to_dict()}
     begin = processes.journal_of if processes else journal_of
@@ -185,7 +187,7 @@ def prune(
         written = is_main and _WRITTEN in journal and record.is_file() and journal.noted(_WRITTEN) == sha256(record)
         if is_main and not written:
             refuse_existing(output, force, apart_from=inputs)
-        run = Pruning(LayerwiseModel(source, windows), scoring, journal, options.seed, held_out=held_out)
+        run = Pruning(LayerwiseModel(source, windows), scoring, journal, options.seed, compared=compared)
         cut = trainer.cut(run, options, provenance) if trainer else _cut(run, options, provenance)
         if is_main:
             with working(WRITE_STEP):

@@ -15,7 +15,7 @@ from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
-from edge_transact.layerwise.windows import Calibration
+from edge_transact.layerwise.windows import split
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.compensate.regression import Regression
 from edge_transact.pruning.options import PruneOptions
@@ -24,7 +24,7 @@ from edge_transact.pruning.requirements import requirements
 from edge_transact.pruning.run import PruneResult, prune
 from edge_transact.pruning.search import loop, space, supernet
 from edge_transact.pruning.search.executor import scoring_in
-from edge_transact.pruning.search.scoring import Scoring
+from edge_transact.pruning.search.scoring import PIECES, SEARCHED, UNSEEN, Scoring, compared_texts
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.interruption import ended_after, killed_after
@@ -51,14 +51,65 @@ def whole(random_model: Path, tmp_path_factory: pytest.TempPathFactory, searchin
 
 def test_a_search_lowers_the_divergence_within_the_limits(whole) -> None:
     _, result = whole
-    best = [generation.divergences[0] for generation in result.searched]
-    assert [generation.round for generation in result.searched] == [0, 0, 0, 1, 1, 1]
+    best = [generation.ranking[0][1] for generation in result.searched.generations]
+    assert [generation.round for generation in result.searched.generations] == [0, 0, 0, 1, 1, 1]
     assert best == sorted(best, reverse=True) and best[-1] < best[0]
-    assert result.checkpoint.plan == result.searched[-1].plans[0] and result.provenance["search_generations"] == 4
-    assert costs.cut_ratio(result.checkpoint.plan, result.source.plan) >= 0.4
+    assert result.checkpoint.plan == result.searched.best and result.provenance["search_generations"] == 4
+    assert costs.cut_ratio(result.checkpoint.plan, result.source.plan) >= 0.4 and result.searched.note() in result.notes
 
 
-@pytest.mark.parametrize("after", ["supernet-0-1", "search-0-1", "supernet-1-3", "search-1-0"])
+def test_an_overfitted_plan_is_not_taken(random_model, tmp_path, own_cache, searching, monkeypatch) -> None:
+    read = []
+
+    def overfitted(_scoring: Scoring, plans: list[WidthPlan], text: str) -> list[float]:
+        """The narrower the first MLP, the better on all text that generations see, and the worse on the other."""
+        read.extend([text] if text not in read[-1:] else [])
+        sizes = [plan.layers[0].intermediate_size for plan in plans]
+        return [1000.0 - size if text == UNSEEN else size for size in sizes]
+
+    monkeypatch.setattr(Scoring, "divergences", overfitted)
+    result = prune(str(random_model), tmp_path / "out", searching)
+    start, (found, _) = result.searched.start, result.searched.generations[-1].ranking[0]
+    assert found.layers[0].intermediate_size < start.layers[0].intermediate_size
+    assert result.checkpoint.plan == result.searched.best == start
+    assert "kept its first plan" in result.notes[-1] and len(result.notes) > 1
+    assert all(
+        f"{of[start]:.3f} → {of[found]:.3f}" in result.notes[-1]
+        for of in vars(result.searched).values()
+        if isinstance(of, dict)
+    )
+    of_round = [SEARCHED, "piece-1", SEARCHED, "piece-2", SEARCHED, UNSEEN]
+    assert read == of_round * 2, "each generation begins with another piece"
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=2, max_size=7))
+def test_no_plan_wins_that_is_worse_on_unseen_text(losses: list[tuple[float, float]]) -> None:
+    layer = LayerWidths(8, 4, 16, 16, 128)
+    plans = [WidthPlan(64, 128, True, False, False, (replace(layer, intermediate_size=1 + n),)) for n in range(7)]
+    searched, unseen = (dict(zip(plans, of_text, strict=False)) for of_text in zip(*losses, strict=True))
+    start, *others = searched
+    last = loop.Generation(1, sorted(((plan, searched[plan]) for plan in others), key=lambda scored: scored[1]))
+    found = loop.Found([last], start, searched, unseen)
+    wins = [plan for plan in others if unseen[plan] < unseen[start]]
+    assert found.best == start or found.best in wins
+    assert all(searched[found.best] + unseen[found.best] <= searched[plan] + unseen[plan] for plan in [start, *wins])
+
+
+def test_pieces_take_turns_and_some_text_stays_unseen() -> None:
+    held_out = torch.arange(16 * 512).view(16, 512)
+    texts = compared_texts(held_out)
+    searched, unseen, *pieces = texts.values()
+    assert len(searched) == 12 and len(unseen) == 4 and len(pieces) == PIECES
+    assert torch.equal(torch.cat([searched, unseen]).flatten().sort()[0], held_out.flatten())
+    assert torch.equal(torch.cat(pieces).flatten().sort()[0], searched.flatten())
+    assert all(len((piece // 512).unique()) == len(piece) == 6 for piece in pieces), "spread over the text"
+    few = compared_texts(held_out[:2, :64])
+    assert all(torch.equal(few[text], few[SEARCHED]) for text in few if text != UNSEEN)
+
+
+@pytest.mark.parametrize(
+    "after", ["supernet-0-1", "search-0-1", "search-0-unseen", "supernet-1-3", "search-1-0", "search-1-2"]
+)
 def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache, searching, whole, after: str) -> None:
     names, result = whole
     with killed_after(names.index(after) + 1):
@@ -70,7 +121,8 @@ def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache,
 def test_the_page_shows_the_search(whole) -> None:
     _, result = whole
     section = figures.search(result.searched)
-    assert len(section.charts) >= 2 and len(section.rows) == len(result.searched)
+    assert len(section.charts) >= 2 and len(section.rows) == len(result.searched.generations)
+    assert result.searched.note() in section.text
     assert "nats a token" in section.charts[0].svg("search")
 
 
@@ -98,6 +150,14 @@ def test_a_narrowed_regression_is_that_of_the_inputs_alone() -> None:
     assert of_narrowed.damping == fit.damping and of_narrowed.error_after == pytest.approx(fit.error_after, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_several_processes_find_the_same(random_model, tmp_path, own_cache, searching, whole, monkeypatch) -> None:
+    _, result = whole
+    monkeypatch.setattr("edge_transact.pruning.search.executor.workers", lambda: 2)
+    others = prune(str(random_model), tmp_path / "out", searching)
+    assert others.searched == result.searched and others.checkpoint.plan == result.checkpoint.plan
+
+
 @pytest.fixture(scope="module")
 def scoring(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Scoring:
     """On a supernet with every level of the coarse grid around a plan that cuts everything."""
@@ -107,7 +167,7 @@ def scoring(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sco
     scores, grid = scores_of(source, windows, "transact"), space.coarse(source.plan, halved(source.plan), 8)
     supernet.solve(model, scores, grid, journal, "supernet")
     files = [journal.file(supernet.group("supernet", index)) for index in range(len(grid))]
-    return Scoring(random_model, files, scores, held_out)
+    return Scoring(random_model, files, scores, compared_texts(held_out))
 
 
 def halved(plan: WidthPlan) -> WidthPlan:
@@ -121,19 +181,19 @@ def test_a_plan_scores_the_same_alone_and_among_others_and_in_other_processes(sc
     source = Checkpoint.open(scoring.source).plan
     one = source.with_layers([*source.layers[:2], *halved(source).layers[2:]])
     plans = [halved(source), one, source]
-    alone = [score for plan in plans for score in scoring.divergences([plan], 256)]
-    assert scoring.divergences(plans, 256) == alone
+    alone = [score for plan in plans for score in scoring.divergences([plan], SEARCHED)]
+    assert scoring.divergences(plans, SEARCHED) == alone
     assert alone[0] > alone[1] > alone[2] == pytest.approx(0, abs=1e-6)
     monkeypatch.setattr("edge_transact.pruning.search.executor.workers", lambda: 2)
     with scoring_in("processes", scoring) as scored:
-        assert [score for of_job in scored([(plans[:2], 256), (plans[2:], 256)]) for score in of_job] == alone
+        assert [score for of_job in scored([(plans[:2], SEARCHED), (plans[2:], SEARCHED)]) for score in of_job] == alone
 
 
 def test_the_better_of_two_plans_survives(scoring: Scoring) -> None:
     source = Checkpoint.open(scoring.source).plan
     best, worse = source.with_layers([*source.layers[:3], halved(source).layers[3]]), halved(source)
-    evolution = loop._Evolution(None, lambda jobs: (scoring.divergences(*job) for job in jobs), 256)
-    assert [plan for plan, _ in evolution._ranked([worse, best], 256)] == [best, worse]
+    evolution = loop._Evolution(None, lambda jobs: (scoring.divergences(*job) for job in jobs))
+    assert [plan for plan, _ in evolution.ranked([worse, best], SEARCHED)] == [best, worse]
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,11 +218,10 @@ def test_no_plan_exceeds_a_limit_and_nothing_more_would_fit(data: st.DataObject)
 
 
 def test_windows_are_split_evenly() -> None:
-    text = Calibration(torch.arange(12)[:, None].expand(12, 4), (), "joined", 0)
-    kept, held_out = text.split(12)
+    kept, held_out = split(torch.arange(12)[:, None].expand(12, 4), 12)
     assert held_out[:, 0].tolist() == [2, 6, 10] and len(kept) == 9
     with pytest.raises(UsageError, match="a single window"):
-        Calibration(torch.zeros(1, 4), (), "joined", 0).split(4)
+        split(torch.zeros(1, 4), 4)
 
 
 def test_what_a_search_needs(calibration: dict) -> None:

@@ -14,7 +14,7 @@ from edge_transact.pruning.compensate.regression import Fit
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.score.sensitivity import CUT
 from edge_transact.pruning.scores import LayerScores
-from edge_transact.pruning.search.loop import Generation
+from edge_transact.pruning.search.loop import Found
 from edge_transact.pruning.units import QUERIES, UNITS, Unit
 from edge_transact.widths import LayerWidths, WidthPlan
 
@@ -76,13 +76,14 @@ def bars(unit: Unit, scores: LayerScores, widths: LayerWidths) -> tuple[torch.Te
     return rows.flatten(), mask.flatten()
 
 
-def search(generations: Sequence[Generation]) -> Section:
-    """How the search went on, and where the plan that it found differs from the one that it began with."""
-    best = [(float(place), each.divergences[0]) for place, each in enumerate(generations)]
+def search(found: Found) -> Section:
+    """How the search went on, and where the plan that it chose differs from the one that it began with."""
+    generations = found.generations
+    best = [(float(place), each.ranking[0][1]) for place, each in enumerate(generations)]
     low, high = best[-1][1], best[0][1]
     y = Axis(0.98 * low, 1.02 * high, "divergence, nats a token")
     charts = [lines("Best plan", {"": best}, Axis(0, max(1, len(best) - 1), "generation"), y, colours=(PRUNED,))]
-    first, last = generations[0].plans[0].layers, generations[-1].plans[0].layers
+    first, last = found.start.layers, found.best.layers
     for unit in UNITS.values():
         before, after = ([unit.width(layer) for layer in layers] for layers in (first, last))
         if before != after:
@@ -93,8 +94,9 @@ def search(generations: Sequence[Generation]) -> Section:
         "search",
         "Search",
         charts,
-        text="The divergence of the best plan's predictions from the source's on text that nothing was solved on, by "
-        "generation, and the widths of the allocation's plan and of the one that was found.",
+        text="The divergence of the best plan's predictions from the source's on the text that generations are "
+        "compared on, by generation, and the widths of the allocation's plan and of the one that was found. In the "
+        f"end, {found.note()}.",
         legend={"before": SOURCE, "found": PRUNED},
         header=("generation", "round", "divergence, nats a token"),
         rows=[[f"{at:.0f}", str(of.round), number(loss)] for (at, loss), of in zip(best, generations, strict=True)],

@@ -14,8 +14,8 @@ from edge_transact.system.computation import compute_device
 from edge_transact.system.cores import cores
 from edge_transact.widths import WidthPlan
 
-Jobs = Sequence[tuple[Sequence[WidthPlan], int]]
-"""Plans to score together, and on how many tokens."""
+Jobs = Sequence[tuple[Sequence[WidthPlan], str]]
+"""Plans to score together, and the name of the text."""
 
 Scores = Callable[[Jobs], Iterator[list[float]]]
 """Gives the scores of each job, in their order."""
@@ -56,6 +56,6 @@ def _begin(scoring: Scoring) -> None:
     _scoring = scoring
 
 
-def _score(job: tuple[Sequence[WidthPlan], int]) -> list[float]:
+def _score(job: tuple[Sequence[WidthPlan], str]) -> list[float]:
     assert _scoring is not None
     return _scoring.divergences(*job)

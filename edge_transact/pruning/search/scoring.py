@@ -6,7 +6,7 @@ the shape that it has for a plan alone, so that a plan's score doesn't depend on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.layerwise.divergence import divergences, through
 from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.windows import split
 from edge_transact.pruning.cut.selection import select
 from edge_transact.pruning.cut.surgery import LAYERS_PREFIX, pruned_layer
 from edge_transact.pruning.scores import LayerScores
@@ -27,8 +28,32 @@ from edge_transact.pruning.search.supernet import alone, lacks, level
 from edge_transact.pruning.units import CONSUMERS, MODULES, Module
 from edge_transact.widths import LayerWidths, WidthPlan
 
+SEARCHED, UNSEEN = "searched", "unseen"
+"""The names of the text on which generations are compared, and of the text that only the last one is compared on."""
+
+UNSEEN_SHARE = 1 / 4
+"""The share of the held-out text that no generation sees."""
+
 SHORT_WINDOW = 128
 """Tokens of a window where few are used: many short windows cover more of a text than a few long ones."""
+
+PIECES = 8
+"""Texts ``piece-0`` and so on: all plans of a generation are scored on one of them, those of the next on another."""
+
+
+def compared_texts(held_out: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The texts on which plans are compared, by name, from windows that nothing is solved on.
+
+    All are int64 ``[windows, window]``; a piece is spread evenly over the searched text.
+
+    Raises:
+        UsageError: There is only one window.
+    """
+    searched, unseen = split(held_out, round(held_out.numel() * UNSEEN_SHARE))
+    length = min(SHORT_WINDOW, searched.shape[1])
+    short = searched[:, : searched.shape[1] // length * length].reshape(-1, length)
+    pieces = {f"piece-{number}": short[number % len(short) :: PIECES] for number in range(PIECES)}
+    return {SEARCHED: searched, UNSEEN: unseen, **pieces}
 
 
 @dataclass
@@ -38,28 +63,28 @@ class Scoring:
     Attributes:
         source: The checkpoint's directory.
         supernet: The files of the layers of the supernet.
-        windows: Text that nothing was solved on, int64 ``[windows, window]``.
+        texts: The windows of each text by name, int64 ``[windows, window]``.
     """
 
     source: Path
     supernet: Sequence[Path]
     scores: Sequence[LayerScores]
-    windows: torch.Tensor
+    texts: Mapping[str, torch.Tensor]
 
     @torch.no_grad()
-    def divergences(self, plans: Sequence[WidthPlan], tokens: int) -> list[float]:
-        """The mean divergence of each plan's predictions on so many tokens, nats a token."""
+    def divergences(self, plans: Sequence[WidthPlan], text: str) -> list[float]:
+        """The mean divergence of each plan's predictions on a text, nats a token."""
         with one_thread():
-            if tokens not in self._known:
-                window = SHORT_WINDOW if tokens < self.windows.numel() else None
-                model = LayerwiseModel(Checkpoint.open(self.source), self.windows).sample(tokens, window)
-                self._known[tokens] = model, self._run(model, [model.checkpoint.plan])[0]
-            model, whole = self._known[tokens]
-            return divergences(model, whole, [(model, hidden) for hidden in self._run(model, plans)]).tolist()
+            if text not in self._known:
+                model = LayerwiseModel(Checkpoint.open(self.source), self.texts[text])
+                self._known[text] = model, self._run(model, [model.checkpoint.plan])[0]
+            model, whole = self._known[text]
+            head, _ = next(iter(self._known.values()))  # `lm_head` is in memory once for all texts
+            return divergences(head, whole, [(head, hidden) for hidden in self._run(model, plans)]).tolist()
 
     @cached_property
-    def _known(self) -> dict[int, tuple[LayerwiseModel, torch.Tensor]]:
-        """The source, and its last layer's output, by numbers of tokens."""
+    def _known(self) -> dict[str, tuple[LayerwiseModel, torch.Tensor]]:
+        """The source, and its last layer's output, by text."""
         return {}
 
     def _run(self, model: LayerwiseModel, plans: Sequence[WidthPlan]) -> list[torch.Tensor]:
