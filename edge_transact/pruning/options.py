@@ -154,7 +154,7 @@ class PruneChoices(CalibrationOptions, Budget):
     search_generations: Annotated[Count, Field(le=10_000), Option("Generations of plans.", SEARCH)] = 32
     search_tokens: Annotated[
         Count, Option("Tokens on which plans are compared, a quarter of them only at the end.", SEARCH)
-    ] = 8192
+    ] = 16384
     search_on: Annotated[
         Annotated[str, OneOf(EXECUTORS)],
         Option("Where plans are compared: {choices}; ray uses the machines of RAY_ADDRESS.", SEARCH),
