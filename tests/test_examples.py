@@ -45,6 +45,7 @@ ELSEWHERE = [
     ".apk",
     "--max-decode 4.5ms",  # the examples' model takes less; tests of profiles prune to times
     "explain fast",
+    "--profile phone.json",  # a phone's; tests of explain have one of the host
 ]
 if "MLC_LLM_SOURCE_DIR" not in os.environ:
     ELSEWHERE.append("--engine mlc")

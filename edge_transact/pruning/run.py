@@ -223,8 +223,7 @@ def prune(
 def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
     """All shots, without training."""
     target = run.allocate(options)
-    if limits := limits_of(options, run.model.checkpoint.plan):
-        provenance = provenance | {"limits": target.record(limits), "losses": list(target.losses)}
+    provenance = provenance | target.provenance(limits_of(options, run.plan))
     run.shoot(target.plan, options.shots)
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []

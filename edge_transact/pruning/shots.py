@@ -23,6 +23,7 @@ from edge_transact.healing.processes import Processes
 from edge_transact.healing.run import heal, text_of
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
+from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.allocate.schedule import shot_plans
 from edge_transact.pruning.cut.surgery import pruned_tensors
 from edge_transact.pruning.options import PruneOptions, ShotTraining
@@ -73,7 +74,7 @@ class ShotTrainer:
     def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
         """All shots, each with a training after it."""
         target = self.processes.tell(run.allocate(options) if self.processes.is_main else None)
-        trainings = self._trainings(options)
+        trainings, provenance = self._trainings(options), provenance | target.provenance(limits_of(options, run.plan))
         last = Shots(run, trainings, bool(options.compensate), provenance, self.processes).run(target.plan)
         if self.processes.is_main and not run.first_scores:  # an earlier run had them
             run.first_scores = run.score(1, options.shots)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.healing import train
@@ -108,6 +109,8 @@ def test_best_is_compensated_trained_and_recorded(random_model: Path, whole: Pat
     assert 1 - sum(layer.intermediate_size for layer in checkpoint.plan.layers) / (4 * 96) > 0.35 or (
         checkpoint.plan.layers != source.plan.layers
     )
+    (limit,), losses = record["limits"], record["losses"]
+    assert limit["measured"] == costs.prunable_parameters(checkpoint.plan) and len(losses) == len(source.plan.layers)
     assert pruned_from(checkpoint).path == random_model
     model = AutoModelForCausalLM.from_pretrained(whole, dtype="auto")
     written = load_file(whole / "model.safetensors")

@@ -58,7 +58,7 @@ def test_a_plan_meets_its_times_and_is_not_needlessly_small(profile: Path, share
     used = max(known.decode_s(plan, 2048) / decode, known.prefill_s(plan, 256) / prefill) / share
     assert 0.9 < used <= 1
     assert " is predicted" in allocation.notes[0] and " binds" in allocation.notes[0]
-    record = allocation.record(limits_of(options, PLAN))
+    record = allocation.provenance(limits_of(options, PLAN))["limits"]
     assert [row["limit"] for row in record] == ["--max-decode", "--max-prefill"]
     assert record[0]["measured"] == known.decode_s(plan, 2048) <= record[0]["allowed"]
 

@@ -49,13 +49,19 @@ class Allocation:
     notes: tuple[str, ...] = ()
     losses: tuple[dict[Module, float], ...] = ()
 
-    def record(self, limits: Sequence[Limit]) -> list[dict[str, Any]]:
-        """The limits as ``edge_transact.json`` records them: what is allowed, and what the plan measures."""
-        return [
+    def provenance(self, limits: Sequence[Limit]) -> dict[str, Any]:
+        """What ``edge_transact.json`` records: of each limit what is allowed and what the plan measures; and `losses`.
+
+        Nothing where the widths were named.
+        """
+        if not limits:
+            return {}
+        measured = [
             {"limit": limit.asked, "allowed": limit.bound, "measured": limit.measure(self.plan), "unit": limit.unit}
             | ({"unit": f"s {limit.unit}"} if limit.is_time else {})
             for limit in limits
         ]
+        return {"limits": measured, "losses": list(self.losses)}
 
 
 def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] = ()) -> Allocation:

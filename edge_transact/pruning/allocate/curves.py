@@ -35,7 +35,8 @@ def sensitivity_curves(
         measured = dict(zip(MODULES, row, strict=False))
         curves.append(_scaled(of_layer.losses, measured) if of_layer.losses else _grown(layer, measured))
         for unit, loss in zip((GROUPS, MLP), row[len(MODULES) :], strict=False):
-            curves[-1][unit.name][0] = loss
+            if unit.count(layer):
+                curves[-1][unit.name][0] = loss
         # What the layer lacks costs nothing.
         curves[-1] |= {name: torch.zeros(1) for name, unit in UNITS.items() if not unit.count(layer)}
     return curves

@@ -88,8 +88,11 @@ def gguf_file(data: bytes) -> None:
 def widths(data: bytes) -> None:
     """A file of widths gives a plan within its source's, and the plan's own list gives the same plan."""
     plan = read_widths(file_of(data, "widths.json"), SOURCE)
-    assert all(0 < value <= most for own, all_of in zip(plan.layers, SOURCE.layers, strict=True)
-               for value, most in zip(asdict(own).values(), asdict(all_of).values(), strict=True))  # fmt: skip
+    for own, whole in zip(plan.layers, SOURCE.layers, strict=True):
+        values, most = list(asdict(own).values()), list(asdict(whole).values())
+        assert all(0 <= value <= bound for value, bound in zip(values, most, strict=True))
+        # A layer has attention, with all that it takes, or nothing of it.
+        assert own.has_attention == all(values[:-1]) == any(values[:-1])
     assert read_widths(file_of(json.dumps(plan.to_list()).encode(), "widths.json"), SOURCE) == plan
 
 
