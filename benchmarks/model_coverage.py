@@ -88,7 +88,7 @@ def write_random(config: dict[str, Any], directory: Path) -> None:
 
     from edge_transact.artifacts.dist_files import TOKENIZER_FILES
     from edge_transact.checkpoint.layout import tensor_shapes
-    from edge_transact.checkpoint.shards import write_shards
+    from edge_transact.checkpoint.writer import write_shards
     from edge_transact.inputs import resolve_model
     from edge_transact.widths import LayerWidths, WidthPlan
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import page
-from edge_transact.pruning.allocate.curves import sensitivity_curves
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
+from edge_transact.pruning.score.sensitivity import sensitivity_curves
 
 RESULTS = page.RESULTS / "sensitivity-curves.json"
 STEPS = {"mlp": 32, "groups": 1, "values": 8, "queries-keys": 4}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edge_transact.checkpoint import Checkpoint as Checkpoint
     from edge_transact.errors import EdgeTransactError as EdgeTransactError
     from edge_transact.errors import UsageError as UsageError
-    from edge_transact.evaluation.tables import Evaluations as Evaluations
+    from edge_transact.evaluation.report import Evaluations as Evaluations
     from edge_transact.exporting.gguf import Export as Export
     from edge_transact.healing.run import HealResult as HealResult
     from edge_transact.inspection import Inspection as Inspection
@@ -58,7 +58,7 @@ _MODULES = {
     "bundling.project": ("Project",),
     "checkpoint": ("Checkpoint",),
     "errors": ("EdgeTransactError", "UsageError"),
-    "evaluation.tables": ("Evaluations",),
+    "evaluation.report": ("Evaluations",),
     "exporting.gguf": ("Export",),
     "healing.run": ("HealResult",),
     "inspection": ("Inspection",),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edge_transact.building.dist import Build
     from edge_transact.bundling.project import Project
     from edge_transact.checkpoint import Checkpoint
-    from edge_transact.evaluation.tables import Evaluations
+    from edge_transact.evaluation.report import Evaluations
     from edge_transact.exporting.gguf import Export
     from edge_transact.healing.run import HealResult
     from edge_transact.inspection import Inspection
@@ -135,7 +135,7 @@ def heal(model: str | Path, output: str | Path, options: _Heal) -> HealResult:
         UsageError: There is no teacher, or options contradict the model.
         EdgeTransactError: The model or the text can't be read or used, the loss became NaN, or `output` exists.
     """
-    from edge_transact.evaluation.report_text import prepare_report
+    from edge_transact.evaluation.models import prepare_report
     from edge_transact.healing.report import write_report
     from edge_transact.healing.run import heal
 
@@ -236,7 +236,7 @@ def evaluate(*models: str | Path, options: _Evaluate) -> Evaluations:
         EdgeTransactError: A model, the text or a task can't be read, or the text is shorter than a window.
     """
     from edge_transact.evaluation.models import evaluate_models, window_of
-    from edge_transact.evaluation.tables import Evaluations
+    from edge_transact.evaluation.report import Evaluations
 
     names = [str(model) for model in models]
     window = window_of([*names, *filter(None, [options.reference])], options.window)

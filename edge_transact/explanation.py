@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from edge_transact import costs
-from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.writer import provenance_of
-from edge_transact.costs.profile import Part, Phase, Profile, parts_of, read_profile
+from edge_transact.costs.profile import Part, Profile, parts_of, parts_of_layer, read_profile
 from edge_transact.inputs.models import resolve_model
-from edge_transact.inspection import drawn
+from edge_transact.inspection import plotted
 from edge_transact.options import Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, default_quantization, get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
@@ -93,14 +92,9 @@ def blocks_of(
         return costs.parameters(both) - costs.parameters(one), weights
 
     def times(parts: Sequence[Part]) -> tuple[float | None, float | None]:
-        def of(phase: Phase, tokens: int, past: int) -> float:
-            return sum(profile.pass_s(part, phase, tokens, past) for part in parts) if profile else 0.0
-
         if profile is None:
             return None, None
-        chunk, tokens = profile.prefill_chunk, options.prefill
-        prefill = sum(of("prefill", min(chunk, tokens - start), start) for start in range(0, tokens, chunk))
-        return of("decode", 1, options.context), prefill
+        return profile.decode_s(parts, options.context), profile.prefill_s(parts, options.prefill)
 
     blocks = []
     for index, (layer, calls) in enumerate(zip(plan.layers, plan.virtual_layers, strict=True)):
@@ -109,45 +103,28 @@ def blocks_of(
             ("attention", replace(layer, intermediate_size=0)),
             ("mlp", LayerWidths(0, 0, 0, 0, layer.intermediate_size)),
         ):
-            own = _parts(plan, block, calls)
             per_token = 2 * block.num_key_value_heads * plan.cache_head_dim * quantization.model_dtype_bytes
-            (parameters, weights), (decode_s, prefill_s) = sizes(block), times(own)
+            (parameters, weights), (decode_s, prefill_s) = sizes(block), times(parts_of_layer(plan, block, calls))
             kv_bytes = per_token * options.context
             blocks.append(Block(index, name, parameters, weights, kv_bytes, decode_s, prefill_s, loss.get(name)))
-    rest = [
-        total(plan) - sum(getattr(block, name) for block in blocks)
-        for name, total in (
-            ("parameters", costs.parameters),
-            ("weight_bytes", lambda plan: costs.weight_bytes(plan, quantization)),
-        )
-    ]
+    parameters = costs.parameters(plan) - sum(block.parameters for block in blocks)
+    weights = costs.weight_bytes(plan, quantization) - sum(block.weight_bytes for block in blocks)
     decode_s, prefill_s = times([part for part in parts_of(plan) if part.module == "model"])
-    return [*blocks, Block(None, "embeddings, head and what is fixed", rest[0], rest[1], 0, decode_s, prefill_s)]
-
-
-def _parts(plan: WidthPlan, block: LayerWidths, calls: int) -> list[Part]:
-    """What a pass takes of an attention, which is called so often, or of an MLP."""
-    if not block.has_attention:
-        return [Part("mlp", block.intermediate_size, count=1)] if block.has_mlp else []
-    parts = [
-        Part("qkv_proj", sum(matrix.shape(plan, block)[0] for matrix in ATTENTION_INPUTS), count=1),
-        Part("o_proj", OUTPUT.shape(plan, block)[1], count=1),
-        Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim, calls),
-    ]
-    return [*parts, *([Part("rotation", block.num_key_value_heads, count=1)] if plan.rotates_in_model else [])]
+    return [*blocks, Block(None, "embeddings, head and what is fixed", parameters, weights, 0, decode_s, prefill_s)]
 
 
 def plot_blocks(explained: dict[str, Any], path: Path, *, force: bool = False) -> None:
-    """Draws every quantity of the blocks as bars over the layers. Raises as `inspection.drawn` does."""
+    """Draws every quantity of the blocks as bars over the layers. Raises the errors of `plotted`."""
     blocks = [block for block in explained["blocks"] if block["layer"] is not None]
-    titles = {"weight_bytes": ("weights, MB", 1e-6), "kv_bytes": ("KV cache, MB", 1e-6)}
-    titles |= {
+    titles = {
+        "weight_bytes": ("weights, MB", 1e-6),
+        "kv_bytes": ("KV cache, MB", 1e-6),
         "decode_s": ("decode, ms", 1e3),
         "prefill_s": ("prefill, ms", 1e3),
         "loss": ("predicted loss, nats", 1.0),
     }
     shown = [name for name in titles if blocks[0][name] is not None]
-    with drawn(path, 2 * len(shown), force) as figure:
+    with plotted(path, (9, 2 * len(shown)), force=force) as figure:
         for axes, name in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
             title, factor = titles[name]
             attention, mlp = (

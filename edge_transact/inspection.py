@@ -115,7 +115,7 @@ class Inspection(Summarized):
 
 
 def inspect_model(model: str, options: InspectOptions) -> Inspection:
-    """The costs of a MODEL or a DIST, by default in the DIST's context, or in 2048 tokens or the model's maximum.
+    """The costs of a MODEL or a DIST. By default, the context is the DIST's, or 2048 or what the model allows.
 
     Raises:
         UsageError: The quantization isn't that of the DIST.
@@ -156,8 +156,8 @@ def picture_begins(path: Path) -> bytes:
 
 
 @contextmanager
-def drawn(path: Path, height: float, force: bool) -> Iterator[Figure]:
-    """A figure, 9 inches wide, that is written to `path` when the body has drawn on it.
+def plotted(path: Path, size: tuple[float, float], *, force: bool) -> Iterator[Figure]:
+    """A figure of so many inches, which is written after the body has drawn on it.
 
     Raises:
         EdgeTransactError: matplotlib isn't installed or doesn't know the suffix, or `path` exists and `force` is off.
@@ -166,7 +166,7 @@ def drawn(path: Path, height: float, force: bool) -> Iterator[Figure]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EdgeTransactError("--plot needs matplotlib", fix="pip install 'edge-transact[plot]'") from error
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     yield figure
     try:
         with new_file(path, picture_begins(path), force=force) as fresh:
@@ -176,11 +176,14 @@ def drawn(path: Path, height: float, force: bool) -> Iterator[Figure]:
 
 
 def plot_flops(inspections: Sequence[Inspection], contexts: Sequence[int], path: Path, *, force: bool = False) -> None:
-    """Plots FLOPs of prefill and of one decoded token over the context, one line per model. Raises as `drawn` does."""
+    """Plots FLOPs of prefill and of one decoded token over the context, one line per model, as in the paper's Figure 3.
+
+    Raises the errors of `plotted`.
+    """
     titles = {"prefill_flops": "prefill", "decode_flops": "one decoded token"}
-    with drawn(path, 3.6, force) as figure:
+    with plotted(path, (9, 3.6), force=force) as figure:
         for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-            for inspection in inspections:
-                axes.plot(contexts, [inspection.at(n)[key] / 1e9 for n in contexts], marker="o", label=inspection.model)
+            for each in inspections:
+                axes.plot(contexts, [each.at(n)[key] / 1e9 for n in contexts], marker="o", label=each.model)
             axes.set(title=title, xlabel="context, tokens", ylabel="GFLOPs", ylim=(0, None))
             axes.legend()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edge_transact.building.dist import Build
-    from edge_transact.evaluation.answers.basics import Reply
+    from edge_transact.evaluation.answers.basics import AnswerRow
 
 MODEL = "demo:smollm2"
 TEXT = "demo:sotu"
@@ -60,7 +60,7 @@ class Row:
     name: str
     weights_bytes: int
     perplexity: float
-    replies: Sequence[Reply] | None = None
+    replies: Sequence[AnswerRow] | None = None
     speeds: Sequence[float] | None = None
 
 
@@ -117,10 +117,10 @@ def _row(name: str, weights_bytes: int, model: Path) -> Row:
     from edge_transact.inputs import read_text
 
     found = evaluate_model(str(model), read_text(TEXT, "evaluation"), max_windows=WINDOWS)
-    return Row(name, weights_bytes, found.perplexity)
+    return Row(name, weights_bytes, found["perplexity"])
 
 
-def _ask(model: Path) -> list[Reply]:
+def _ask(model: Path) -> list[AnswerRow]:
     from edge_transact.evaluation.answers.basics import ask
     from edge_transact.evaluation.answers.questions import quick_questions
     from edge_transact.evaluation.models import load
@@ -175,7 +175,7 @@ def _comparison(rows: Sequence[Row]) -> Table:
     figures = (Column(name, justify="right", no_wrap=True) for name in ("weights", "perplexity", "right", "tok/s"))
     table = Table(Column(no_wrap=True), *figures, title=title)
     for row in rows:
-        right = f"{sum(reply.right for reply in row.replies)} of {len(row.replies)}" if row.replies else ""
+        right = f"{sum(reply['right'] for reply in row.replies)} of {len(row.replies)}" if row.replies else ""
         speed = f"{statistics.median(row.speeds):.1f}" if row.speeds else ""
         table.add_row(row.name, megabytes(row.weights_bytes), f"{row.perplexity:.2f}", right, speed)
     before, after = (row.speeds for row in rows if row.speeds)
@@ -191,8 +191,8 @@ def _answers(dense: Row, healed: Row) -> Table:
     table = Table("", dense.name, healed.name, show_lines=True)
     assert dense.replies and healed.replies
     for replies in zip(dense.replies, healed.replies, strict=True):
-        cells = [Text(f"{'right' if reply.right else 'wrong'}: {reply.answer.text.strip()}") for reply in replies]
-        table.add_row(replies[0].question.text, *cells)
+        cells = [Text(f"{'right' if reply['right'] else 'wrong'}: {reply['answer']}") for reply in replies]
+        table.add_row(replies[0]["question"], *cells)
     return table
 
 

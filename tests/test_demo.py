@@ -2,8 +2,7 @@
 
 from rich.console import Console
 
-from edge_transact.evaluation.answers.answering import Answered
-from edge_transact.evaluation.answers.basics import Reply
+from edge_transact.evaluation.answers.basics import Answered, row_of
 from edge_transact.evaluation.answers.questions import quick_questions
 from examples import demo
 
@@ -40,7 +39,7 @@ def test_a_step_is_announced_and_timed(capsys) -> None:
 def test_models_and_their_answers_stand_beside_each_other() -> None:
     def row(name: str, text: str, speed: float) -> demo.Row:
         answer = Answered(prompt="", text=text, tokens=4, ended=True, degenerate=None)
-        replies = [Reply(question, answer) for question in quick_questions()]
+        replies = [row_of(question, answer) for question in quick_questions()]
         return demo.Row(name, 75_715_200, 25.66, replies, [speed, speed])
 
     rows = [

@@ -11,8 +11,7 @@ from edge_transact import costs
 from edge_transact.building.options import BuildOptions
 from edge_transact.cli.build import _project
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.project import Project, json_schema, read_project
-from edge_transact.project.schema import Build, Heal, Prune
+from edge_transact.project import Build, Heal, Project, Prune, json_schema, read_project
 from edge_transact.pruning.options import BUDGET_KEYS, PruneChoices
 from tests.support.command import run
 

@@ -41,7 +41,7 @@ PARSED = {
     "doctor/system.py": "the answer of our own process",
     "exporting/tokenizer.py": "text that the package tokenizers made",
     "inputs/glassllm.py": "files of a package from PyPI",
-    "project/schema.py": "TOML of what read_text read",
+    "project.py": "TOML of what read_text read",
     "reading.py": "the door",
     "runtime/chat_template.py": "the answer of our own process",
     "runtime/host.py": "what a library says of itself",

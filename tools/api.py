@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import edge_transact
+from edge_transact.options import text_of
 from edge_transact.options.keywords import signature_of
-from edge_transact.options.model import text_of
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INDENTED = re.compile(r"^(\w+): ", re.MULTILINE)

@@ -27,9 +27,8 @@ from edge_transact.inputs.models import resolve_model
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.pruning.cut.surgery import pruned_tensors
-from edge_transact.pruning.methods import find_method
-from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.cut import pruned_tensors
+from edge_transact.pruning.options import PruneOptions, find_method
 from edge_transact.pruning.pruning import Pruning
 
 logger = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ class Study:
         model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
         figures = {
-            name: perplexity(model, tokenizer, text, max_windows=self.windows).perplexity
+            name: perplexity(model, tokenizer, text, max_windows=self.windows)["perplexity"]
             for name, text in self._texts.items()
         }
         mean = sum(math.log(figure) for figure in figures.values()) / len(figures)

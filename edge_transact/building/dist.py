@@ -32,7 +32,7 @@ from edge_transact.compiler.library import require_c_compiler
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
 from edge_transact.definition import MODEL_TYPE, Definition, load, render
 from edge_transact.errors import UsageError
-from edge_transact.evaluation.report_text import prepare_report
+from edge_transact.evaluation.models import prepare_report
 from edge_transact.formatting import megabytes
 from edge_transact.healing.options import HealOptions
 from edge_transact.inputs.models import resolve_model

@@ -19,7 +19,7 @@ from edge_transact.pruning.options import PruneChoices
 from edge_transact.pruning.requirements import requirements as requirements_of_pruning
 from edge_transact.pruning.run import TEXT_STEP
 from edge_transact.quantization import default_quantization, get_quantization
-from edge_transact.rounding.best import CODES_TOKENS, SCALES_TOKENS
+from edge_transact.rounding.calibrated import CODES_TOKENS, SCALES_TOKENS
 from edge_transact.rounding.calibrated import STEP as ROUND_STEP
 from edge_transact.rounding.gptq import CHUNK_ROWS
 from edge_transact.system.computation import compute_device

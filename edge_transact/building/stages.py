@@ -21,17 +21,17 @@ from edge_transact.compiler.targets import BuildTarget
 from edge_transact.definition import Definition
 from edge_transact.healing import run as training
 from edge_transact.healing.options import HealOptions
+from edge_transact.inputs.shares import names_of
 from edge_transact.inputs.texts import files_of, read_text
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CALIBRATION_KEYS, CalibrationOptions
-from edge_transact.layerwise.windows import read_calibration, texts_of
+from edge_transact.layerwise.windows import read_calibration
 from edge_transact.progress import working
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import TEXT_STEP, computation, for_model, ingredients, prune
 from edge_transact.quantization import Quantization
 from edge_transact.reading import read_json
-from edge_transact.rounding.best import round_best
-from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.calibrated import round_best, round_model
 from edge_transact.rounding.choice import rounding_named
 from edge_transact.rounding.store import keep_rounded, resumable
 from edge_transact.selftext.texts import SELF, self_identity
@@ -177,7 +177,7 @@ def _text_digests(checkpoint: Checkpoint, choices: CalibrationOptions) -> list[s
         else text_digest(read_text(text, "calibration"))
         if text.startswith("demo:")
         else files_digest(files_of(text, "calibration"))
-        for text in texts_of(choices.calibration)
+        for text in names_of(choices.calibration)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +16,10 @@ from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaRotaryEmbedding, decoder_layer
 from edge_transact.checkpoint.reader import Checkpoint
 from edge_transact.checkpoint.writer import model_config
+from edge_transact.errors import EdgeTransactError
 from edge_transact.widths import LayerWidths
+
+REPAIR = "Its weights are damaged, or overflow: convert them to float32 or download them again."
 
 
 def layer_config(checkpoint: Checkpoint, widths: LayerWidths, index: int) -> EdgeLlamaConfig:
@@ -43,7 +47,6 @@ def load_layer(
 
 
 def linear(layer: nn.Module, matrix: Matrix) -> nn.Linear:
-    """A matrix of a layer as a module."""
     found = find_linear(layer, matrix)
     assert found is not None, f"the layer has no {matrix.name}"
     return found
@@ -67,3 +70,18 @@ def final_norm(checkpoint: Checkpoint, weight: torch.Tensor) -> nn.Module:
     norm = LlamaRMSNorm(checkpoint.plan.hidden_size, eps=checkpoint.config.get("rms_norm_eps", 1e-6))
     norm.weight = nn.Parameter(weight)
     return norm.requires_grad_(False)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor of any shape and dtype has neither NaN nor infinite values."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    # One pass and no copy: minimum and maximum are NaN if any value is.
+    return all(map(math.isfinite, tensor.aminmax()))
+
+
+def checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor; raises `EdgeTransactError` with its name if it holds NaN or infinity."""
+    if not is_finite(tensor):
+        raise EdgeTransactError(f"{name} holds NaN or infinity", fix=REPAIR)
+    return tensor

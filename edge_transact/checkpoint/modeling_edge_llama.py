@@ -136,7 +136,6 @@ class EdgeLlamaAttention(LlamaAttention):
 
 
 def has_rope(config: Any, index: int) -> bool:
-    """Whether a layer has RoPE."""
     return config.no_rope_layers is None or bool(config.no_rope_layers[index])
 
 
@@ -155,7 +154,6 @@ class EdgeLlamaDecoderLayer(LlamaDecoderLayer):
             self.mlp = LlamaMLP(config)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Like `LlamaDecoderLayer.forward`."""
         if hasattr(self, "self_attn"):
             normed = self.input_layernorm(hidden_states)
             hidden_states = hidden_states + self.self_attn(normed, *args, **kwargs)[0]

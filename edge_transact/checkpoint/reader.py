@@ -164,11 +164,7 @@ class Checkpoint(Summarized):
             return torch.cat(parts)
 
     def rope_pairs(self, index: int) -> torch.Tensor:
-        """The RoPE pairs of a layer's KV heads in stored order, all or those of `layout.ROPE_PAIRS`.
-
-        Returns:
-            int32, ``[num_key_value_heads, qk_head_dim / 2]``.
-        """
+        """All RoPE pairs of a layer's KV heads, or those of `ROPE_PAIRS`: int32 ``[KV heads, qk_head_dim / 2]``."""
         import torch
 
         layer = self.plan.layers[index]

@@ -55,7 +55,6 @@ OTHERS = ("verify", "init", "doctor", "cache", "push")
 
 
 def load_command(name: str) -> Any:
-    """The click command of a name of `COMMANDS`, with its options."""
     function = getattr(import_module(f"edge_transact.cli.{name}"), {"eval": "evaluate"}.get(name, name))
     single = typer.Typer(rich_markup_mode=MARKUP, pretty_exceptions_enable=False, add_completion=False)
     single.command(name, cls=Command, context_settings=CONTEXT)(function)
@@ -157,7 +156,6 @@ for _name, _sentence in COMMANDS.items():
 
 
 def main() -> None:
-    """The console script."""
     gc.set_threshold(COLLECTED_OBJECTS)
     # torch's threads would wait for each other by spinning: on CPUs that others use, that takes most of the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -77,7 +77,7 @@ def build(
             from edge_transact.building.dist import build as build_dist
             from edge_transact.building.requirements import has_library, requirements
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluation.gate import gate, with_gate
+            from edge_transact.evaluation.requirements import gate, with_gate
             from edge_transact.inputs.models import resolve_model
             from edge_transact.system.clock import process_s
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
@@ -118,7 +120,7 @@ def bundle(
 
 def _engine(output: Path, as_json: bool) -> None:
     from edge_transact.bundling.engine import bundle_engine
-    from edge_transact.doctor.screen import print_checks
+    from edge_transact.cli.doctor import print_checks
 
     result: dict[str, object] = {"project": str(output), "package_config": None, "models": []}
     if lacking := _lacking():
@@ -135,31 +137,25 @@ def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> No
     made = bundle_modules(dists, output, weights)
 
     def text() -> None:
-        from rich.console import Console
-
-        console = Console(highlight=False, markup=False)
         for model, name in zip(made.models, made.coordinates, strict=True):
-            console.print(f'{model.id}, {model.bytes / 1e6:,.1f} MB: implementation("{name}")', soft_wrap=True)
+            print(f'{model.id}, {model.bytes / 1e6:,.1f} MB: implementation("{name}")')
         for model, dist in zip(made.models, dists, strict=True):
             if model.weights == "install":
-                console.print(f"Not in the library: edge-transact install {dist} --application-id ID", soft_wrap=True)
+                print(f"Not in the library: edge-transact install {dist} --application-id ID")
             if model.url:
-                console.print(f"Not in the library: upload {dist} to {model.url}", soft_wrap=True)
-        console.print(f"Next: the steps of {output / 'edgetransact/README.md'}", soft_wrap=True)
+                print(f"Not in the library: upload {dist} to {model.url}")
+        print(f"Next: the steps of {output / 'edgetransact/README.md'}")
 
     show(made.to_dict(), as_json, text)
 
 
 def _lacking() -> list[Check]:
-    """What `--build` needs and this machine lacks."""
     from edge_transact.doctor import APP_EXAMINERS, JOBS, examine
 
     return [check for check in examine(APP_EXAMINERS) if check.name in JOBS["app"].needs and not check.ok]
 
 
 def _build(project: Project, release: bool, result: dict[str, Any]) -> list[Check]:
-    from dataclasses import asdict
-
     from edge_transact.bundling.apk import examine_apk
     from edge_transact.bundling.steps import OUTPUTS, build_app
 
@@ -172,16 +168,14 @@ def _build(project: Project, release: bool, result: dict[str, Any]) -> list[Chec
 
 
 def _print(project: Project, result: dict[str, Any], lacking: list[Check], checks: list[Check]) -> None:
-    from rich.console import Console
-
     from edge_transact.bundling.project import warnings
     from edge_transact.bundling.sources import ASSETS_BYTES, PLAY_LIMIT_BYTES
-    from edge_transact.doctor.screen import print_checks
+    from edge_transact.cli.doctor import print_checks
     from edge_transact.formatting import megabytes
 
     console = Console(highlight=False, markup=False)
     for model in project.models:
-        console.print(f"{model.id}: {model.bytes / 1e6:,.1f} MB, library for {' and '.join(model.libraries)}")
+        print(f"{model.id}: {model.bytes / 1e6:,.1f} MB, library for {' and '.join(model.libraries)}")
     for warning in warnings(project.models):
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     inside = sum(model.bytes for model in project.models if model.weights == "assets")
@@ -190,22 +184,22 @@ def _print(project: Project, result: dict[str, Any], lacking: list[Check], check
         console.print(f"warning: {what}", style="yellow", soft_wrap=True)
     for how, words in _NOT_INSIDE.items():
         if ids := [model.id for model in project.models if model.weights == how]:
-            console.print(f"{words}: {', '.join(ids)}", soft_wrap=True)
+            print(f"{words}: {', '.join(ids)}")
     if any(model.weights in ("pack", "fast-follow", "install") for model in project.models):
-        console.print(f"Once an APK is on a phone: edge-transact install {project.directory}", soft_wrap=True)
+        print(f"Once an APK is on a phone: edge-transact install {project.directory}")
     for model in project.models:
         if model.url:
-            console.print(f"Upload {project.directory / model.directory} to {model.url}", soft_wrap=True)
+            print(f"Upload {project.directory / model.directory} to {model.url}")
     if lacking:
-        console.print(f"{project.directory} is complete, but --build needs what is missing here:")
+        print(f"{project.directory} is complete, but --build needs what is missing here:")
         print_checks(lacking)
         return
     print_checks(checks)
     if "bundle" in result:
-        console.print(f"For Google Play: {result['bundle']}", soft_wrap=True)
+        print(f"For Google Play: {result['bundle']}")
     if "installed" in result:
-        console.print(f"{project.application_id} is on {result['installed']['device']}.")
+        print(f"{project.application_id} is on {result['installed']['device']}.")
     elif "apk" in result:
-        console.print(f"Next: adb install -r {result['apk']}", soft_wrap=True)
+        print(f"Next: adb install -r {result['apk']}")
     else:
-        console.print(f"Next: the steps of {project.directory / 'README.md'}", soft_wrap=True)
+        print(f"Next: the steps of {project.directory / 'README.md'}")

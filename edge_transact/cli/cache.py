@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from edge_transact import cache as store
 from edge_transact.cache import KINDS
 from edge_transact.cli.common import JsonOption, guarded, show
+from edge_transact.errors import UsageError, did_you_mean
 from edge_transact.formatting import megabytes
 from edge_transact.options.command_line import completion
 
@@ -38,14 +44,9 @@ def cache(
 
     `edge-transact cache --clear --kind unfinished`
     """
-    from dataclasses import asdict
-
-    from edge_transact import cache as store
-    from edge_transact.errors import UsageError, did_you_mean
-
-    if kind is not None and kind not in store.KINDS:
-        raise UsageError(f"unknown kind {kind!r}", fix=did_you_mean(kind, store.KINDS))
-    kinds = [kind] if kind else list(store.KINDS)
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"unknown kind {kind!r}", fix=did_you_mean(kind, KINDS))
+    kinds = [kind] if kind else list(KINDS)
     entries = store.clear(kinds) if clear else [entry for entry in store.entries() if entry.kind in kinds]
     total = sum(entry.size_bytes for entry in entries)
     result = {
@@ -56,11 +57,6 @@ def cache(
     }
 
     def text() -> None:
-        from datetime import datetime
-
-        from rich.console import Console
-        from rich.table import Table
-
         console = Console(highlight=False)
         if clear:
             console.print(f"deleted {len(entries)} entries, {megabytes(total)}")

@@ -60,7 +60,6 @@ def valid(text: str) -> str:
 
 
 def announce(dist: Path) -> None:
-    """Says that a DIST's model is being loaded."""
     from edge_transact.artifacts.manifest import Manifest
 
     name = Path(Manifest.read(dist).source).name
@@ -201,7 +200,6 @@ class Chat:
 
 
 def _is_closed() -> bool:
-    """Whether the terminal was closed."""
     return not sys.stdin.isatty()
 
 

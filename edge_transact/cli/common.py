@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial, wraps
@@ -26,6 +26,9 @@ from edge_transact.options import MOST_CPUS
 from edge_transact.options.command_line import expand
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from edge_transact.cli.history import History
     from edge_transact.costs import Requirements
     from edge_transact.healing.run import HealResult
@@ -61,6 +64,16 @@ def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> 
         sys.stdout.flush()
     else:
         text()
+
+
+def print_table(console: Console, table: Table, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Fills and prints a table; in a pipe, lines with a tab between two columns."""
+    if not console.is_terminal:
+        print(*map("\t".join, [header, *rows]), sep="\n")
+        return
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def show_written(

@@ -107,7 +107,7 @@ def _print(results: Sequence[Evaluation]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edge_transact.evaluation.tables import names, rows
+    from edge_transact.evaluation.report import names, rows
     from edge_transact.system.clock import process_s
 
     table = Table("", *names(results))

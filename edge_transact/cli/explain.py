@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.cli.common import ForceOption, JsonOption, guarded, print_table, show
 from edge_transact.explanation import ExplainOptions, explain_model, plot_blocks
 from edge_transact.formatting import megabytes, milliseconds
 from edge_transact.inspection import picture_begins
@@ -33,8 +36,6 @@ def explain(
 
     `edge-transact explain demo:smollm2 --widths widths.json --json | jq .total`
     """
-    from edge_transact.artifacts.outputs import refuse_existing
-
     if plot:
         refuse_existing(plot, force, apart_from=[model], begins=picture_begins(plot))
     explained = explain_model(model, options)
@@ -44,20 +45,11 @@ def explain(
 
 
 def _print(explained: dict[str, Any], plot: Path | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     header = ["layer", "block", "parameters", "weights", "KV cache", "decode", "prefill", "predicted loss"]
     rows = [_row(block) for block in (*explained["blocks"], {"layer": None, "block": "all", **explained["total"]})]
     used = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    console = Console()
-    table = Table(*(header[index] for index in used), title=explained["model"], title_justify="left")
-    for row in rows:
-        table.add_row(*(row[index] for index in used))
-    if console.is_terminal:
-        console.print(table)
-    else:
-        print(*("\t".join(row[index] for index in used) for row in (header, *rows)), sep="\n")
+    header, *rows = ([row[index] for index in used] for row in (header, *rows))
+    print_table(Console(), Table(*header, title=explained["model"], title_justify="left"), header, rows)
     for limit in explained["limits"]:
         binds = ", which binds" if limit["limit"] == explained["binds"] else ""
         print(f"{limit['limit']}: {limit['measured']:,.6g} of {limit['allowed']:,.6g} {limit['unit']}{binds}")

@@ -55,8 +55,8 @@ def heal(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluation.gate import gate, with_gate
-            from edge_transact.evaluation.report_text import prepare_report
+            from edge_transact.evaluation.models import prepare_report
+            from edge_transact.evaluation.requirements import gate, with_gate
             from edge_transact.healing.report import write_report
             from edge_transact.healing.requirements import requirements
             from edge_transact.healing.run import heal as heal_model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,10 +38,7 @@ def init(
 
     `edge-transact init --json-schema > edge-transact.schema.json`
     """
-    import json
-    from pathlib import Path
-
-    from edge_transact.project.edit import write_project
+    from edge_transact.project import write_project
 
     if print_schema:
         typer.echo(json.dumps(json_schema(), indent=2))

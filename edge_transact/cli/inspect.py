@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
-from edge_transact.cli.common import ForceOption, JsonOption, guarded, show
+from edge_transact.artifacts.outputs import refuse_existing
+from edge_transact.cli.common import ForceOption, JsonOption, guarded, print_table, show
 from edge_transact.formatting import megabytes
 from edge_transact.inspection import InspectOptions, inspect_model, picture_begins, plot_flops
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from edge_transact.widths import WidthPlan
+from edge_transact.widths import WidthPlan, describe
 
 PLOT_CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -44,8 +42,6 @@ def inspect(
 
     `edge-transact inspect dist --json | jq .memory_bytes`
     """
-    from edge_transact.artifacts.outputs import refuse_existing
-
     if plot:
         refuse_existing(plot, force, apart_from=models, begins=picture_begins(plot))
     inspections = [inspect_model(model, options) for model in models]
@@ -54,8 +50,6 @@ def inspect(
         plot_flops(inspections, sorted(set(options.contexts)) or PLOT_CONTEXTS, plot, force=force)
 
     def text() -> None:
-        from rich.console import Console
-
         console = Console()
         _print_costs(console, [inspection.plan for inspection in inspections], results)
         for result in results:
@@ -69,8 +63,6 @@ def inspect(
 
 def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence[Mapping[str, Any]]) -> None:
     """A column for each model; those after the first say how far they are from it."""
-    from rich.table import Column, Table
-
     columns = [_costs(plan, result, results[0]) for plan, result in zip(plans, results, strict=True)]
     names = dict.fromkeys(name for column in columns for name in column)
     header = ["", *(result["model"] for result in results)]
@@ -80,12 +72,10 @@ def _print_costs(console: Console, plans: Sequence[WidthPlan], results: Sequence
     table = Table(first, *(Column(name, overflow="fold") for name in header[1:]))
     if len(results) == 1:
         table.title, table.title_justify, table.show_header = header[1], "left", False
-    _print_table(console, table, header, rows)
+    print_table(console, table, header, rows)
 
 
 def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
-    from edge_transact.widths import describe
-
     def change(name: str, *, in_context: bool = False) -> str:
         if result is first or not first[name] or (in_context and result["context"] != first["context"]):
             return ""
@@ -121,8 +111,6 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
 
 
 def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
-    from rich.table import Table
-
     names = ("context", "prefill GFLOPs", "decode GFLOPs a token", "KV cache", "memory")
     rows = [
         (
@@ -134,14 +122,4 @@ def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:
         )
         for at in result["contexts"]
     ]
-    _print_table(console, Table(*names, title=result["model"], title_justify="left"), names, rows)
-
-
-def _print_table(console: Console, table: Table, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Fills and prints a table; in a pipe, lines with a tab between two columns."""
-    if not console.is_terminal:
-        print(*map("\t".join, [header, *rows]), sep="\n")
-        return
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(console, Table(*names, title=result["model"], title_justify="left"), names, rows)

@@ -64,10 +64,10 @@ def prune(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluation.gate import gate, with_gate
-            from edge_transact.evaluation.report_text import prepare_report
+            from edge_transact.evaluation.models import prepare_report
+            from edge_transact.evaluation.requirements import gate, with_gate
             from edge_transact.inputs.models import resolve_model
-            from edge_transact.pruning.report.page import write_report
+            from edge_transact.pruning.report import write_report
             from edge_transact.pruning.requirements import pruned_plan, requirements
             from edge_transact.pruning.run import prune as prune_model
             from edge_transact.pruning.shots import ShotTrainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,6 @@ def push(
 
     `edge-transact push smollm2-30 me/SmolLM2-94M-pruned@ratio-30 --private`
     """
-    from dataclasses import asdict
-
     from edge_transact.hub.publish import push_checkpoint
 
     published = push_checkpoint(checkpoint, repository, private=private)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,6 @@ def verify(
 
     `edge-transact verify dist --json | jq '.checks[].found'`
     """
-    from dataclasses import asdict
-
     from edge_transact import verification
 
     checks = verification.verify(*paths, tokens=tokens)

@@ -227,7 +227,6 @@ class Requirements:
     disk_bytes: int
 
     def then(self, *others: Requirements) -> Requirements:
-        """This one's, and then the others'."""
         each = (self, *others)
         return Requirements(
             [step for one in each for step in one.steps],

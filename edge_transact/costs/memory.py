@@ -6,7 +6,6 @@ Everywhere, `itemsize` is the bytes of a number in products.
 from __future__ import annotations
 
 from edge_transact import costs
-from edge_transact.architecture.matrices import matrices_of
 from edge_transact.quantization import Quantization
 from edge_transact.widths import WidthPlan
 
@@ -21,7 +20,6 @@ FP32 = 4
 
 
 def model_bytes(plan: WidthPlan) -> int:
-    """A model's weights in fp32."""
     return FP32 * costs.parameters(plan)
 
 
@@ -88,20 +86,6 @@ def scales_bytes(
     return embeddings + teachers * head * itemsize + scales + states + _layer(plan) * (itemsize + 1) + layer
 
 
-def trained_parameters(plan: WidthPlan, lora: int | None, *, freezes_embedding: bool = False) -> int:
-    """Parameters that are trained: with LoRA, those of adapters of this rank on all projections."""
-    if lora:
-        shapes = (matrix.shape(plan, layer) for layer in plan.layers for matrix in matrices_of(plan, layer))
-        return lora * sum(map(sum, shapes))
-    return costs.parameters(plan) - (plan.vocab_size * plan.hidden_size if freezes_embedding else 0)
-
-
-def weights_in_training_bytes(plan: WidthPlan, trained: int, itemsize: int, *, is_rounded: bool) -> int:
-    """Weights, gradients and AdamW's two means; through a grid, exact weights beside the rounded ones."""
-    copies = itemsize if itemsize < FP32 else 0
-    return (FP32 + copies) * costs.parameters(plan) + (16 if is_rounded else 12) * trained
-
-
 def activations_in_training_bytes(
     plan: WidthPlan, tokens: int, itemsize: int, block: int, chunk: int, *, recomputes: bool
 ) -> int:
@@ -118,5 +102,4 @@ def activations_in_training_bytes(
 
 
 def _layer(plan: WidthPlan) -> int:
-    """Parameters of the largest layer."""
     return max(costs.layer_parameters(plan, layer) for layer in plan.layers)

@@ -8,10 +8,10 @@ these on a device; `roofline` computes them from a device's bandwidth and arithm
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edge_transact.architecture.matrices import ATTENTION_INPUTS, OUTPUT
 from edge_transact.errors import UsageError
+from edge_transact.quantization import Quantization
 from edge_transact.reading import read_model
-from edge_transact.widths import WidthPlan
-
-VERSION = 1
+from edge_transact.widths import LayerWidths, WidthPlan
 
 Module = Literal["model", "mlp", "qkv_proj", "o_proj", "rotation", "attention"]
 Phase = Literal["decode", "prefill"]
@@ -33,12 +32,16 @@ NOISY = 0.05
 MEASURE_AGAIN = "Measure it on this device: edge-transact profile MODEL --device ... -o PROFILE"
 
 
+Size = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+Seconds = Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)]
+
+LAUNCHES: dict[Module, int] = {"model": 4, "mlp": 3, "qkv_proj": 2, "o_proj": 1, "rotation": 2, "attention": 2}
+"""Kernels of a module: a norm before the projections, and appending to the cache beside attention itself."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Size = Annotated[int, Field(ge=0, lt=1 << 31)]
-Seconds = Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)]
 
 
 class Kernel(_Record):
@@ -67,7 +70,6 @@ class Kernel(_Record):
 
     @property
     def at(self) -> tuple[int, ...]:
-        """Where it lies between the others of its module and phase."""
         return self.width, self.head_dim, self.tokens, self.context
 
 
@@ -85,15 +87,21 @@ def parts_of(plan: WidthPlan) -> list[Part]:
     """What a pass of a plan consists of; the same parts of several layers are one."""
     counts = Counter({Part("model", 0): 1})
     for layer, calls in zip(plan.layers, plan.virtual_layers, strict=True):
-        if layer.has_mlp:
-            counts[Part("mlp", layer.intermediate_size)] += 1
-        if layer.has_attention:
-            counts[Part("qkv_proj", sum(matrix.shape(plan, layer)[0] for matrix in ATTENTION_INPUTS))] += 1
-            counts[Part("o_proj", OUTPUT.shape(plan, layer)[1])] += 1
-            counts[Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim)] += calls
-            if plan.rotates_in_model:
-                counts[Part("rotation", layer.num_key_value_heads)] += 1
+        for part in parts_of_layer(plan, layer, calls):
+            counts[replace(part, count=0)] += part.count
     return [replace(part, count=count) for part, count in counts.items()]
+
+
+def parts_of_layer(plan: WidthPlan, layer: LayerWidths, calls: int) -> list[Part]:
+    """What a pass takes of one layer, whose attention is called so often."""
+    parts = [Part("mlp", layer.intermediate_size, count=1)] if layer.has_mlp else []
+    if layer.has_attention:
+        rows = sum(matrix.shape(plan, layer)[0] for matrix in ATTENTION_INPUTS)
+        parts += [Part("qkv_proj", rows, count=1), Part("o_proj", OUTPUT.shape(plan, layer)[1], count=1)]
+        parts.append(Part("attention", plan.virtual_num_key_value_heads, plan.cache_head_dim, calls))
+        if plan.rotates_in_model:
+            parts.append(Part("rotation", layer.num_key_value_heads, count=1))
+    return parts
 
 
 def shape_of(plan: WidthPlan) -> dict[str, Any]:
@@ -129,22 +137,19 @@ class Profile(_Record):
     widest: dict[str, Size]
     kernels: Annotated[list[Kernel], Field(min_length=1)]
 
-    def decode_s(self, plan: WidthPlan, context: float) -> float:
-        """Predicted seconds of one decoded token with `context` tokens in the cache."""
-        return sum(self.pass_s(part, "decode", 1, context) for part in parts_of(plan))
+    def decode_s(self, plan: WidthPlan | Sequence[Part], context: float) -> float:
+        """Predicted seconds of one decoded token with `context` tokens in the cache, of a plan or of some parts."""
+        return self._pass_s(plan, "decode", 1, context)
 
-    def prefill_s(self, plan: WidthPlan, tokens: int, past: int = 0) -> float:
+    def prefill_s(self, plan: WidthPlan | Sequence[Part], tokens: int, past: int = 0) -> float:
         """Predicted seconds of the prefill of a prompt, in chunks, with `past` tokens in the cache."""
-        starts = range(0, tokens, self.prefill_chunk)
-        return sum(
-            self.pass_s(part, "prefill", min(self.prefill_chunk, tokens - start), past + start)
-            for start in starts
-            for part in parts_of(plan)
-        )
+        chunk = self.prefill_chunk
+        starts = range(0, tokens, chunk)
+        return sum(self._pass_s(plan, "prefill", min(chunk, tokens - start), past + start) for start in starts)
 
-    def pass_s(self, part: Part, phase: Phase, tokens: int, context: float) -> float:
-        """Predicted seconds of a part of a plan in a pass."""
-        return part.count * self._value(part, phase, tokens, context, "seconds")
+    def _pass_s(self, plan: WidthPlan | Sequence[Part], phase: Phase, tokens: int, context: float) -> float:
+        parts = parts_of(plan) if isinstance(plan, WidthPlan) else plan
+        return sum(part.count * self._value(part, phase, tokens, context, "seconds") for part in parts)
 
     def check(self, plan: WidthPlan, quantization: str, contexts: Iterable[int]) -> None:
         """Refuses what the profile can't price. Whether it is of this version and this host, `require_current` tells.
@@ -239,3 +244,73 @@ def read_profile(path: Path) -> Profile:
         return read_model(Profile, path, MEASURE_AGAIN, "a profile of this version")
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", fix=MEASURE_AGAIN) from error
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A device as a roofline sees it."""
+
+    bandwidth_bytes_per_s: float
+    flops_per_s: float
+    launch_s: float
+
+
+def roofline(
+    plan: WidthPlan,
+    quantization: Quantization,
+    rates: Rates,
+    *,
+    target: str,
+    contexts: Sequence[int],
+    prefill_chunk: int,
+) -> Profile:
+    """What a device of such rates takes at least: the slower of its memory and its arithmetic, for each kernel.
+
+    Weights count once in a pass, the cache of all tokens before, and activations not at all.
+    """
+    scaled = quantization.bits and quantization.bits / 8 + quantization.model_dtype_bytes / quantization.group_size
+    weight_bytes = scaled or quantization.model_dtype_bytes
+    # Where arithmetic starts to take longer than memory, a line between other points would be too low.
+    bend = round(rates.flops_per_s * weight_bytes / 2 / rates.bandwidth_bytes_per_s)
+    chunks = sorted({1, min(max(bend, 1), prefill_chunk), prefill_chunk})
+    passes: list[tuple[Phase, int]] = [("decode", 1), *(("prefill", chunk) for chunk in chunks)]
+    kernels = []
+    for phase, tokens in passes:
+        for module, width, head_dim, context, weights, cached in _modules(plan, tokens, contexts):
+            # The last norm and `lm_head` are for one token.
+            flops = 2 * (tokens if module != "model" else 1) * weights
+            nbytes = weights * weight_bytes + cached * quantization.model_dtype_bytes
+            if module == "attention":
+                pairs = tokens * context + tokens * (tokens + 1) // 2
+                flops = 4 * pairs * width * plan.q_per_kv * head_dim
+            busy_s = max(nbytes / rates.bandwidth_bytes_per_s, flops / rates.flops_per_s)
+            at = {"width": width, "head_dim": head_dim, "tokens": tokens, "context": context}
+            seconds = LAUNCHES[module] * rates.launch_s + busy_s
+            kernels.append(Kernel(module=module, phase=phase, **at, seconds=seconds))
+    return Profile(
+        device={"name": "roofline", **asdict(rates)},
+        target=target,
+        quantization=quantization.name,
+        library={},
+        is_measured=False,
+        prefill_chunk=prefill_chunk,
+        contexts=sorted(contexts),
+        model=shape_of(plan),
+        widest=asdict(plan.widest),
+        kernels=kernels,
+    )
+
+
+def _modules(plan: WidthPlan, tokens: int, contexts: Sequence[int]) -> Iterator[tuple[Module, int, int, int, int, int]]:
+    """Module, width, head dim, context, weights and cached values, at both ends of lines."""
+    widest, hidden = plan.widest, plan.hidden_size
+    yield "model", 0, 0, 0, hidden * plan.vocab_size, 0
+    for size in (0, widest.intermediate_size):
+        yield "mlp", size, 0, 0, 3 * hidden * size, 0
+    for heads in (0, widest.num_key_value_heads):
+        columns, values = heads * plan.q_per_kv * plan.head_dim, heads * plan.head_dim
+        yield "qkv_proj", columns + 2 * values, 0, 0, (columns + 2 * values) * hidden, 0
+        yield "o_proj", columns, 0, 0, columns * hidden, 0
+        yield "rotation", heads, 0, 0, 0, 0
+        for dim, context in product((0, plan.cache_head_dim), sorted({0, *contexts})):
+            yield "attention", heads, dim, context, 0, 2 * heads * dim * (context + tokens)

@@ -31,7 +31,6 @@ PINNED_TVM = "837cb9de"
 
 
 def adb() -> list[Check]:
-    """adb, and its devices with their states."""
     version = output_of("adb", "version")
     if version is None:
         fixes = {"adb": install_command("adb"), "device": "install adb first"}
@@ -69,7 +68,6 @@ def _sdk_directories() -> list[Path]:
 
 
 def sdk() -> list[Check]:
-    """The Android SDK, with which Gradle builds the app."""
     for directory in _sdk_directories():
         if platforms := sorted(path.name for path in directory.glob("platforms/android-*")):
             return [Check("sdk", True, f"{platforms[-1]} at {directory}")]
@@ -188,7 +186,6 @@ def mlc() -> list[Check]:
 
 
 def _mlc_tvm(source: Path) -> Check:
-    """The TVM of an MLC-LLM checkout."""
     tvm = source / "3rdparty" / "tvm"
     update = f"git -C {source} submodule update --init --recursive"
     if not (tvm / "include" / "tvm").is_dir():

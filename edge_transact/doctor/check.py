@@ -66,5 +66,4 @@ JOBS: dict[str, Job] = {
 
 
 def needed_for(check: str) -> list[str]:
-    """The names of the jobs that need a check."""
     return [name for name, job in JOBS.items() if check in job.needs]

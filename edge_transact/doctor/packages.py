@@ -70,12 +70,10 @@ def _installs(extra: str) -> str:
 
 
 def packages() -> list[Check]:
-    """The packages that every job needs."""
     fix = f"python -m pip install --upgrade {DISTRIBUTION}"
     return [verdict("packages", *_state(_requirements()[0]), fix)]
 
 
 def extras() -> list[Check]:
-    """The packages of each extra that a job needs."""
     found = _requirements()[1]
     return [verdict(name, *_state(_expanded(found, name)), _installs(name)) for name in found if needed_for(name)]

@@ -36,7 +36,6 @@ print(json.dumps({
 
 
 def python() -> list[Check]:
-    """The running interpreter."""
     found = f"{platform.python_version()} at {sys.executable}"
     fix = f"install Python {'.'.join(map(str, PYTHON))} or newer, and make a new venv with it"
     return [verdict("python", sys.version_info >= PYTHON, found, fix)]
@@ -77,7 +76,6 @@ def compiler() -> list[Check]:
 
 
 def resources() -> list[Check]:
-    """Memory of this machine, and free space in the working directory."""
     total = memory.total_bytes()
     free = shutil.disk_usage(Path.cwd()).free
     swap = f"{megabytes(DEMO_MEMORY_BYTES)} are needed: add swap, or use a larger machine"
@@ -105,7 +103,6 @@ def hub() -> list[Check]:
 
 
 def install_command(package: str) -> str:
-    """The command that installs a system package here."""
     for command in ("sudo apt-get install", "sudo dnf install", "sudo pacman -S", "brew install"):
         if shutil.which(command.removeprefix("sudo ").split()[0]):
             return f"{command} {package}"

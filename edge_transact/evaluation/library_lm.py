@@ -40,7 +40,6 @@ class LibraryLM(HFLM):
         self._library = library
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answer to each request."""
         if self._library.max_batch_size > 1:
             self.batch_size_per_gpu = PROMPTS_PER_SEQUENCE * self._library.max_batch_size
         try:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired
 
 from edge_transact import costs
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.cache.keys import code_of
 from edge_transact.cache.resume import Start, journal_of
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -21,7 +21,7 @@ from edge_transact.evaluation.answers.basics import scores as basics_scores
 from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of, step_name
 from edge_transact.evaluation.answers.questions import QUESTIONS, quick_questions
 from edge_transact.evaluation.options import BASICS, EvalOptions
-from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, perplexity_step
+from edge_transact.evaluation.perplexity import LogitsFunction, Perplexity, perplexity, perplexity_step
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.reading import read_object
@@ -43,37 +43,29 @@ logger = logging.getLogger(__name__)
 WINDOW = 512
 """Tokens of a window, unless a model's context is shorter."""
 
+REPORT_TEXT, REPORT_WINDOWS = "demo:sotu", 6
+"""The text of whose evaluation part reports measure so many windows. Calibration doesn't read that part."""
+
 TEXT_STEP = "read the text and the models' files"
 
 
 def load_step(model: str) -> str:
-    """The description of the bar while a model is loaded."""
     return f"load {Path(model).name}"
 
 
-class Evaluation(TypedDict):
-    """The object that ``eval --json`` prints for a model: its `PerplexityResult`, and its scores by task.
+class Evaluation(Perplexity):
+    """The object that ``eval --json`` prints for a model: its perplexity, and its scores by task.
 
     `threads` are those that the model was computed on. `weights_bytes` are a DIST's shards, or a checkpoint in 16 bits.
-    With a reference, its name and the figures of `Divergence` are included. ``degenerate`` is there if the model has a
-    chat template that takes the questions, and ``answers`` if the task ``basics`` was asked for.
+    ``degenerate`` is there if the model has a chat template that takes the questions, and ``answers`` if the task
+    ``basics`` was asked for.
     """
 
     model: str
     text: str
-    perplexity: float
-    tokens: int
-    windows: int
-    window: int
-    text_tokens: int
-    text_sha256: str
     threads: int
     weights_bytes: NotRequired[int]
     reference: NotRequired[str]
-    kl_mean: NotRequired[float]
-    kl_median: NotRequired[float]
-    kl_p99: NotRequired[float]
-    same_top: NotRequired[float]
     tasks: Scores
     degenerate: NotRequired[CollapseFigures]
     answers: NotRequired[list[AnswerRow]]
@@ -98,12 +90,10 @@ def window_of(models: Sequence[str], window: int | None) -> int:
 
 
 def is_dist(name: str) -> bool:
-    """Whether a MODEL or DIST is a DIST."""
     return (Path(name) / MANIFEST).is_file()
 
 
 def checkpoint_of(name: str) -> Checkpoint:
-    """The checkpoint of a MODEL."""
     from edge_transact.checkpoint import Checkpoint
     from edge_transact.inputs import resolve_model
 
@@ -183,17 +173,21 @@ def evaluate_models(
             rows = _answers(name, model, codec, options.basics, journal, group)
             if options.basics:
                 scores = {BASICS: basics_scores(rows)} | scores
-            figures = asdict(result)
-            divergence = figures.pop("divergence")
-            threads_used = getattr(model, "threads", torch.get_num_threads())
-            figures |= {"threads": threads_used, "weights_bytes": _weights_bytes(name), "tasks": scores}
+            evaluation = Evaluation(
+                model=name,
+                text=options.text,
+                **result,
+                threads=getattr(model, "threads", torch.get_num_threads()),
+                weights_bytes=_weights_bytes(name),
+                tasks=scores,
+            )
             if reference:
-                figures |= {"reference": reference, **divergence}
+                evaluation["reference"] = reference
             if rows and codec.has_chat_template:
-                figures["degenerate"] = figures_of(rows)
+                evaluation["degenerate"] = figures_of(rows)
             if options.basics:
-                figures["answers"] = rows
-            results.append(cast("Evaluation", {"model": name, "text": options.text, **figures}))
+                evaluation["answers"] = rows
+            results.append(evaluation)
             del model  # the next one needs the memory
             trim()
     if len({result["text_tokens"] for result in results}) > 1:
@@ -202,11 +196,24 @@ def evaluate_models(
     return results
 
 
-def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> PerplexityResult:
+def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> Perplexity:
     """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library."""
     network, codec = load(model)
     step = perplexity_step(model)
     return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)
+
+
+def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path | None]) -> str:
+    """Checks before the work that a report can be written. Returns the text to measure on.
+
+    Raises:
+        UsageError: The report would replace one of `apart_from`, the work's own inputs and outputs.
+        EdgeTransactError: `directory` exists, or the text can't be read.
+    """
+    from edge_transact.inputs import read_text
+
+    refuse_existing(directory, force, apart_from=apart_from)
+    return read_text(REPORT_TEXT, "evaluation")
 
 
 def _answers(
@@ -218,7 +225,7 @@ def _answers(
     if group not in journal:
         try:
             asked = QUESTIONS if basics else quick_questions()
-            rows = [reply.to_dict() for reply in ask(model, codec, asked, step=step_name(name))]
+            rows = ask(model, codec, asked, step=step_name(name))
         except EdgeTransactError as error:
             if basics:
                 raise

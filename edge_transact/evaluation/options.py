@@ -75,12 +75,10 @@ class EvalOptions(Options):
 
     @property
     def basics(self) -> bool:
-        """Whether the task ``basics`` was asked for."""
         return BASICS in self.tasks
 
     @property
     def lm_eval_tasks(self) -> list[str]:
-        """The names of the other tasks, which are lm-eval's."""
         return [name for name in self.tasks if name not in ("", BASICS)]
 
     def load_tasks(self, *, data: bool = True) -> Tasks | None:

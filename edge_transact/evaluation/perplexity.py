@@ -4,16 +4,15 @@ A text is tokenized once, with the special tokens that the tokenizer adds by def
 length that don't overlap; the remainder is dropped. Every window is one forward pass without previous context. The
 perplexity is the exponential of the mean negative log-likelihood of tokens 2..n of all windows, in fp32.
 
-With a reference model, the predictions of both are compared, too: see `Divergence`.
+With a reference model, the predictions of both are compared, too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from edge_transact.artifacts.digests import text_digest
 from edge_transact.errors import EdgeTransactError
@@ -40,34 +39,15 @@ ROWS = 64
 
 
 def perplexity_step(model: str) -> str:
-    """The description of the bar while a model is measured."""
     return f"perplexity of {Path(model).name}"
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """How far a model's predictions of tokens 2..n of all windows are from a reference's.
+class Perplexity(TypedDict):
+    """The result of one model on one text: the exponential of the mean negative log-likelihood of `tokens` predictions.
 
-    Attributes:
-        kl_mean: The mean Kullback-Leibler divergence KL(reference || model) of a prediction, in nats.
-        same_top: The share of predictions whose likeliest token is the reference's.
-    """
-
-    kl_mean: float
-    kl_median: float
-    kl_p99: float
-    same_top: float
-
-
-@dataclass(frozen=True)
-class PerplexityResult:
-    """The result of one model on one text.
-
-    Attributes:
-        perplexity: exp(mean negative log-likelihood, natural logarithm).
-        tokens: Tokens that are predicted: those of all windows but the first of each.
-        text_sha256: sha256 of the text's UTF-8 bytes, so that nobody compares figures on different texts.
-        divergence: From the reference; `None` without one.
+    With a reference, the rest is how far its predictions are from the reference's: KL(reference || model), in nats, and
+    the share of predictions whose likeliest token is the same. ``text_sha256`` is that of the text's UTF-8 bytes, so
+    that nobody compares figures on different texts.
     """
 
     perplexity: float
@@ -76,15 +56,14 @@ class PerplexityResult:
     window: int
     text_tokens: int
     text_sha256: str
-    divergence: Divergence | None = None
+    kl_mean: NotRequired[float]
+    kl_median: NotRequired[float]
+    kl_p99: NotRequired[float]
+    same_top: NotRequired[float]
 
 
 def windows_of(token_ids: Sequence[int], window: int, max_windows: int | None = None) -> list[Sequence[int]]:
-    """Splits `token_ids` into consecutive windows of `window` tokens that don't overlap.
-
-    Raises:
-        EdgeTransactError: The text is shorter than a window.
-    """
+    """Consecutive windows of `window` tokens; an `EdgeTransactError` if the text is shorter than one."""
     count = len(token_ids) // window
     if not count:
         raise EdgeTransactError(
@@ -106,7 +85,7 @@ def perplexity(
     journal: Journal | dict[str, dict[str, torch.Tensor]] | None = None,
     name: str = "window",
     step: str = STEP,
-) -> PerplexityResult:
+) -> Perplexity:
     """The perplexity of a model on a text, as defined in the module's docstring.
 
     Args:
@@ -142,15 +121,21 @@ def perplexity(
         raise EdgeTransactError(
             f"the model's log-likelihood is {mean}", fix="Its logits overflow or its weights are damaged: try float32."
         )
-    return PerplexityResult(
+    result = Perplexity(
         perplexity=math.exp(mean),
         tokens=len(windows) * (window - 1),
         windows=len(windows),
         window=window,
         text_tokens=len(token_ids),
         text_sha256=text_digest(text),
-        divergence=_divergence(comparisons) if comparisons else None,
     )
+    if comparisons:
+        import torch
+
+        divergence, same = torch.cat(comparisons, dim=1).double()
+        result["kl_mean"], result["same_top"] = divergence.mean().item(), same.mean().item()
+        result["kl_median"], result["kl_p99"] = divergence.quantile(0.5).item(), divergence.quantile(0.99).item()
+    return result
 
 
 def _measure(
@@ -211,15 +196,3 @@ def _compare(reference: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
         )
         compared.append(torch.stack([divergence, (expected.argmax(dim=-1) == actual.argmax(dim=-1)).float()]))
     return torch.cat(compared, dim=1).cpu()
-
-
-def _divergence(comparisons: Sequence[torch.Tensor]) -> Divergence:
-    import torch
-
-    divergence, same = torch.cat(list(comparisons), dim=1).double()
-    return Divergence(
-        kl_mean=divergence.mean().item(),
-        kl_median=divergence.quantile(0.5).item(),
-        kl_p99=divergence.quantile(0.99).item(),
-        same_top=same.mean().item(),
-    )

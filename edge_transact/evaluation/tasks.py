@@ -98,7 +98,6 @@ class Tasks:
         return self
 
     def to_dict(self) -> dict[str, object]:
-        """What was asked for, as JSON values."""
         return {**self._asked, "lm-eval": version("lm-eval")}
 
     def scores(self, model: PreTrainedModel | HostModel, tokenizer: PreTrainedTokenizerBase) -> Scores:
@@ -136,7 +135,6 @@ class Tasks:
 
 
 def _loaded(manager: TaskManager, spec: str | dict[str, object]) -> list[Task | Group]:
-    """A task with its data, or the tasks of a group or tag."""
     name = spec if isinstance(spec, str) else spec["task"]
     try:
         loaded = manager.load([spec])

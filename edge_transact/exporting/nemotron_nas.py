@@ -18,8 +18,14 @@ from edge_transact.artifacts.manifest import MANIFEST
 from edge_transact.artifacts.outputs import new_directory, refuse_existing
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.checkpoint.shards import write_shards
-from edge_transact.checkpoint.writer import COPIED_FILES, copy_files, provenance_of, stock_config, write_provenance
+from edge_transact.checkpoint.writer import (
+    COPIED_FILES,
+    copy_files,
+    provenance_of,
+    stock_config,
+    write_provenance,
+    write_shards,
+)
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.runtimes import NEMOTRON_NAS_MULTIPLE, vllm

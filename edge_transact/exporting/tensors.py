@@ -12,7 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import is_finite
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import q4_0

@@ -145,7 +145,6 @@ class Grid:
         yield from (parameter for parameter, _ in self._others.values())
 
     def _scales(self, matrix: _Matrix) -> torch.Tensor:
-        """The scales as they are stored, in fp32."""
         return (matrix.initial * matrix.change.exp()).to(self._stored).float()
 
     def _learn(self, matrix: _Matrix, scales: torch.Tensor, rate: float, number: int) -> None:

@@ -51,7 +51,6 @@ class Measures:
             )
 
     def write(self, directory: Path) -> None:
-        """Writes ``metrics.jsonl``, and TensorBoard's files if it is installed."""
         (directory / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         if find_spec("tensorboard") is None:
             return

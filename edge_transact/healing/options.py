@@ -55,7 +55,6 @@ class TrainOptions(Options):
 
     @property
     def texts(self) -> list[str]:
-        """The TEXTs as a list."""
         return [self.train] if isinstance(self.train, str) else list(self.train or [])
 
 

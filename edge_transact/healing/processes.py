@@ -71,7 +71,6 @@ class Processes:
         return nullcontext() if last else self.accelerator.no_sync(model)
 
     def total(self, *values: float) -> list[float]:
-        """The sums of some figures over all processes."""
         if self.count == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
@@ -79,7 +78,6 @@ class Processes:
             return self.accelerator.reduce(tensor.to(self.device)).tolist()
 
     def wait(self) -> None:
-        """Waits until all processes are here."""
         with self.failing_together():
             self.accelerator.wait_for_everyone()
 

@@ -10,8 +10,7 @@ from edge_transact.artifacts.charts import Axis, Bar, Chart, bars, lines, number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section
 from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.evaluation.models import evaluate_model
-from edge_transact.evaluation.report_text import TEXT, WINDOWS
+from edge_transact.evaluation.models import REPORT_TEXT, REPORT_WINDOWS, evaluate_model
 from edge_transact.healing.run import HealResult, teacher_of
 from edge_transact.options import written
 from edge_transact.reading import read_object
@@ -28,14 +27,13 @@ def write_report(result: HealResult, directory: Path, text: str, *, force: bool 
     """Writes ``report.json``, ``metrics.jsonl``, and ``index.html`` with its charts, which are SVG files too.
 
     Returns the content of ``report.json``. `text` is the result of `prepare_report`.
-
-    Raises:
-        EdgeTransactError: `directory` exists, without `force`.
     """
     output, teacher = result.checkpoint.path, teacher_of(result.source, result.options)[0]
     models = {"teacher": teacher and teacher.path, "before": result.source.path, "after": output}
     evaluated = {
-        name: evaluate_model(str(path), text, max_windows=WINDOWS).perplexity for name, path in models.items() if path
+        name: evaluate_model(str(path), text, max_windows=REPORT_WINDOWS)["perplexity"]
+        for name, path in models.items()
+        if path
     }
     values = result.to_dict() | {"perplexity": evaluated, "source": str(result.source.path)}
     command = written.line(
@@ -66,8 +64,8 @@ def page(
             ["perplexity", *(f"{known[name]:.2f}" for name in columns)],
             ["loss on held-out text, nats a token", *losses, *([""] if teacher else [])],
         ],
-        note=f"Perplexity is measured in fp32 on the first {WINDOWS} windows of the evaluation part of {TEXT}; lower "
-        "is better.",
+        note=f"Perplexity is measured in fp32 on the first {REPORT_WINDOWS} windows of the evaluation part of "
+        f"{REPORT_TEXT}; lower is better.",
     )
     perplexity = bars(
         "Perplexity", [Bar(name, number(known[name]), [(known[name], COLOURS[name])]) for name in columns]
@@ -115,7 +113,6 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, f
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `POINTS` points, each the mean of its neighbours."""
     size = -(-len(points) // POINTS) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

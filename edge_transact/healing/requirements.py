@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_transact import costs
+from edge_transact.architecture.matrices import matrices_of
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.costs import Requirements, memory
@@ -10,9 +11,10 @@ from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.healing.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.run import LOAD_STEP, ROUND_STEP, TEXT_STEP, WRITE_STEP
-from edge_transact.healing.schedule import Schedule, length_of
-from edge_transact.healing.text.stream import MOST_HELD_OUT
+from edge_transact.healing.schedule import Schedule
+from edge_transact.healing.text import MOST_HELD_OUT
 from edge_transact.healing.train import HELD_OUT_STEP, TRAIN_STEP
+from edge_transact.layerwise.windows import window_of
 from edge_transact.system.computation import compute_device, is_bf16_fast
 
 
@@ -20,11 +22,15 @@ def requirements(
     source: Checkpoint, teacher: Checkpoint | None, options: HealOptions, *, report_of: str | None = None
 ) -> Requirements:
     """Of training a checkpoint in one process. `report_of` names the model if a report follows."""
-    plan, length = source.plan, length_of(source.config, options.train_window)
+    plan, length = source.plan, window_of(source, options.train_window, "--train-window")
     schedule = Schedule.of(options, length)
     tokens, together = schedule.steps * schedule.batch_tokens, schedule.together * length
     itemsize = 2 if is_bf16_fast(compute_device()) else 4
-    trained = memory.trained_parameters(plan, options.lora, freezes_embedding=options.freeze_embedding)
+    parameters = costs.parameters(plan)
+    trained = parameters - (plan.vocab_size * plan.hidden_size if options.freeze_embedding else 0)
+    if options.lora:
+        shapes = (matrix.shape(plan, layer) for layer in plan.layers for matrix in matrices_of(plan, layer))
+        trained = options.lora * sum(map(sum, shapes))
     steps = [TEXT_STEP, LOAD_STEP, *([ROUND_STEP] if options.quant else []), HELD_OUT_STEP, TRAIN_STEP, WRITE_STEP]
     # The teacher's predictions of held-out text are kept, as hidden states.
     held_out = schedule.held_out_sequences(MOST_HELD_OUT) * length
@@ -32,11 +38,12 @@ def requirements(
     resident += memory.activations_in_training_bytes(
         plan, together, itemsize, BLOCK_TOKENS, CHUNK_TOKENS["cpu"], recomputes=options.gradient_checkpointing
     )
-    # Under LoRA, weights are mapped files, as the teacher's are, which take no memory that others need.
-    exact = memory.weights_in_training_bytes(plan, trained, itemsize, is_rounded=options.quant is not None)
-    resident += 16 * trained if options.lora else exact
+    # Gradients and AdamW's two means; through a grid, exact weights beside the rounded ones. Under LoRA, weights are
+    # mapped files, as the teacher's are, which take no memory that others need.
+    resident += (16 if options.lora or options.quant else 12) * trained
+    resident += 0 if options.lora else (memory.FP32 + itemsize % memory.FP32) * parameters
     # The checkpoint; weights and AdamW's means of a snapshot, and the best step's weights.
-    disk = costs.parameters(plan) * source.tensor(EMBEDDING).dtype.itemsize
+    disk = parameters * source.tensor(EMBEDDING).dtype.itemsize
     disk += 16 * trained
     if report_of:
         models = [*([teacher] if teacher else []), source]

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.artifacts.summary import Summarized, Summary
 from edge_transact.cache.keys import code_of
@@ -19,21 +21,27 @@ from edge_transact.cache.resume import Start
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE, provenance_of
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.evaluation.answers.answering import stop_ids
-from edge_transact.healing.evaluation import evaluation
+from edge_transact.evaluation.answers.basics import ask, stop_ids
+from edge_transact.evaluation.answers.basics import scores as basics_scores
+from edge_transact.evaluation.models import REPORT_TEXT
+from edge_transact.evaluation.options import BASICS
+from edge_transact.evaluation.perplexity import perplexity
+from edge_transact.evaluation.report import main_metric
+from edge_transact.evaluation.tasks import Scores, Tasks
 from edge_transact.healing.grid import Grid
+from edge_transact.healing.lean import Teacher
 from edge_transact.healing.measures import Measures
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.processes import Processes
-from edge_transact.healing.schedule import length_of
 from edge_transact.healing.snapshots import Snapshots
-from edge_transact.healing.student import Student, load, tensors_of
-from edge_transact.healing.teacher import Teacher
+from edge_transact.healing.student import Student, generating, load, tensors_of
 from edge_transact.healing.text import TrainingText
-from edge_transact.healing.train import NotFiniteError, Trained, Training
+from edge_transact.healing.train import Evaluate, NotFiniteError, Trained, Training
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.shares import names_of
 from edge_transact.inputs.source import pruned_from
+from edge_transact.inputs.texts import read_text
+from edge_transact.layerwise.windows import window_of
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searched_scales
@@ -44,6 +52,10 @@ logger = logging.getLogger(__name__)
 
 ROUND_STEP = "round to 4 bits"
 TEXT_STEP, LOAD_STEP, WRITE_STEP = "training text", "load the model", "write the checkpoint"
+
+WINDOWS, WINDOW = 8, 512
+"""Perplexity is that of this many windows, of so many tokens, of the evaluation part of
+`evaluation.models.REPORT_TEXT`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,9 +224,43 @@ def grid_of(source: Checkpoint, options: HealOptions, processes: Processes) -> G
         return Grid(processes.tell(scales() if processes.is_main else None), quantization)
 
 
+def evaluation(source: Checkpoint, options: HealOptions, processes: Processes) -> Evaluate | None:
+    """A function that measures the student; `None` if the options don't ask for it.
+
+    Its figures are ``perplexity``, by text, and ``tasks``, the main metric by task.
+
+    Raises:
+        EdgeTransactError: Tasks don't exist or have no time, the model can't be asked, or lm-eval isn't installed.
+    """
+    asked = [name.strip() for name in (options.tasks or "").split(",") if name.strip()]
+    others = [name for name in asked if name != BASICS]
+    if not options.eval_every:
+        if asked:
+            raise UsageError("--tasks without --eval-every, which says when", fix="Give --eval-every N, too.")
+        return None
+    document, codec = read_text(REPORT_TEXT, "evaluation"), TextCodec(source.path)
+    tasks = Tasks(others).load() if others else None
+
+    def measure(student: Student) -> dict[str, Any]:
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.dtype == torch.bfloat16):
+            found = perplexity(student.model, codec.tokenizer, document, window=WINDOW, max_windows=WINDOWS)
+            scores: Scores = {}
+            with generating(student.model):
+                if BASICS in asked:
+                    scores[BASICS] = basics_scores(ask(student.model, codec))
+                if tasks:
+                    scores |= tasks.scores(student.model, codec.tokenizer)
+        figures: dict[str, Any] = {"perplexity": {REPORT_TEXT: found["perplexity"]}}
+        if scores:
+            figures["tasks"] = {task: metrics[main_metric(metrics)] for task, metrics in scores.items() if metrics}
+        return figures
+
+    return measure
+
+
 def text_of(source: Checkpoint, options: HealOptions) -> TrainingText:
-    """The training text of these options."""
-    return TrainingText(source, options.texts, length=length_of(source.config, options.train_window), seed=options.seed)
+    length = window_of(source, options.train_window, "--train-window")
+    return TrainingText(source, options.texts, length=length, seed=options.seed)
 
 
 def teacher_of(

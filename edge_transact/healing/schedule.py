@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -28,20 +27,6 @@ TRAINED_BETWEEN = 2
 """Between two measurements, at least so many times the measured sequences are trained on."""
 
 
-def length_of(config: Any, window: int | None) -> int:
-    """Tokens of a sequence, given ``--train-window`` and a checkpoint's ``config.json``.
-
-    Raises:
-        UsageError: It is more than the model's context.
-    """
-    context = config.get("max_position_embeddings")
-    if window is None:
-        return min(512, context or 512)
-    if context and window > context:
-        raise UsageError(f"--train-window {window} is more than the model's context of {context}", fix="Give less.")
-    return window
-
-
 @dataclass(frozen=True)
 class Schedule:
     """The steps of a training.
@@ -59,11 +44,7 @@ class Schedule:
 
     @classmethod
     def of(cls, options: HealOptions, length: int, processes: int = 1) -> Schedule:
-        """The steps of these options.
-
-        Raises:
-            UsageError: A step is less than a sequence for each process.
-        """
+        """The steps of these options; a `UsageError` if a step is less than a sequence for each process."""
         sequences = options.batch_tokens // length
         if sequences < processes or sequences % processes:
             raise UsageError(
@@ -76,12 +57,10 @@ class Schedule:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a step."""
         return self.sequences * self.length
 
     @property
     def warmup(self) -> int:
-        """Steps in which the learning rate rises."""
         return max(1, round(WARMUP * self.steps))
 
     def rate_of(self, step: int) -> float:
@@ -92,11 +71,9 @@ class Schedule:
         return self.rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
 
     def is_evaluated(self, done: int) -> bool:
-        """Whether held-out text is measured after so many steps."""
         return self.evaluations(done) > self.evaluations(done - 1)
 
     def evaluations(self, done: int) -> int:
-        """How often held-out text is measured in so many steps."""
         trained = self.steps * self.sequences
         most = min(MOST_EVALUATIONS, max(1, trained // (TRAINED_BETWEEN * self._wanted_held_out)))
         every = -(-self.steps // most)

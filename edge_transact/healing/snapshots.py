@@ -58,7 +58,6 @@ class Snapshots:
         self._processes.wait()
 
     def latest(self, kind: str) -> int | None:
-        """The step of the snapshot that there is."""
         return max((int(name.rpartition("-")[2]) for name in self._names(kind)), default=None)
 
     @torch.no_grad()

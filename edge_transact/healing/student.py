@@ -16,11 +16,9 @@ from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaDecoderLayer
 from edge_transact.errors import EdgeTransactError
-from edge_transact.healing.frozen import load_frozen, load_whole
-from edge_transact.healing.lean import make_lean
-from edge_transact.healing.losses import Predictions, head_loss
+from edge_transact.healing.lean import load_frozen, load_whole, make_lean
+from edge_transact.healing.losses import Predictions, go_on, head_loss, penalty, repeated
 from edge_transact.healing.options import HealOptions
-from edge_transact.healing.repetition import go_on, penalty, repeated
 
 LORA_ALPHA = 2
 """LoRA's updates count by this factor, whatever their rank."""

@@ -19,15 +19,14 @@ from torch import nn
 from edge_transact.cache.journal import decoded, encoded
 from edge_transact.errors import EdgeTransactError
 from edge_transact.healing.grid import Grid
-from edge_transact.healing.losses import Predictions
+from edge_transact.healing.lean import Teacher
+from edge_transact.healing.losses import CONTINUATION, Predictions, contexts, rows_of
 from edge_transact.healing.measures import Measures
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.processes import Processes
-from edge_transact.healing.repetition import CONTINUATION, contexts, rows_of
 from edge_transact.healing.schedule import Schedule
 from edge_transact.healing.snapshots import BEST, STEP, Snapshots
 from edge_transact.healing.student import Student
-from edge_transact.healing.teacher import Teacher
 from edge_transact.healing.text import Sequence, TrainingText
 from edge_transact.progress import bar, working
 
@@ -85,10 +84,7 @@ class Training:
     """A training of any student.
 
     `measures` gets the figures, `snapshots` the state. There is no teacher if the text alone is learned. `evaluate` is
-    called as `HealOptions.eval_every` says, and `grid` rounds the student.
-
-    Raises:
-        UsageError: A step is less than a sequence for each process.
+    called as `HealOptions.eval_every` says, and `grid` rounds the student. Raises the errors of `Schedule.of`.
     """
 
     def __init__(
@@ -242,7 +238,6 @@ class Training:
         return summed / written
 
     def _penalty(self, sequences: Iterable[tuple[int, Sequence]]) -> torch.Tensor:
-        """The penalty on what the student repeats when it goes on with numbered sequences."""
         ids = torch.cat([contexts(sequence, number) for number, sequence in sequences])
         return self.model(ids.to(self.processes.device), None, None, self.processes.dtype)
 
@@ -328,7 +323,6 @@ class Training:
         self.snapshots.write(BEST, self._best, self._weights(), keep=self._best_of_snapshot)
 
     def _restore_best(self) -> None:
-        """The student gets the weights of the best step."""
         self.snapshots.read(BEST, self._best, self._weights())
         if self.grid:
             self.grid.round()
@@ -359,7 +353,6 @@ class Training:
         return {"numbers": encoded(numbers), "rows": encoded(self.measures.rows)}
 
     def _resume(self) -> None:
-        """Continues from the latest snapshot, if there is one."""
         step = self.snapshots.latest(STEP)
         if step is None:
             return

@@ -20,8 +20,7 @@ from edge_transact.architecture.families import FAMILIES, family_of, translated
 from edge_transact.architecture.unsupported import unsupported
 from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.schema import Configuration
-from edge_transact.checkpoint.shards import write_shards
-from edge_transact.checkpoint.writer import MODEL_CARD, stock_config, write_config
+from edge_transact.checkpoint.writer import MODEL_CARD, stock_config, write_config, write_shards
 from edge_transact.errors import EdgeTransactError
 from edge_transact.gguf import layout
 from edge_transact.gguf.q4_0 import BLOCK_BYTES

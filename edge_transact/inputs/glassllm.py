@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_transact.architecture.matrices import ATTENTION_NORM, MATRICES, MLP_NORM
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.checkpoint.shards import write_shards
+from edge_transact.checkpoint.writer import write_shards
 from edge_transact.widths import WidthPlan
 
 if TYPE_CHECKING:

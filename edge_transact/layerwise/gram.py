@@ -56,5 +56,4 @@ class Gram:
         return mapped
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The index of each block's first row, and its rows."""
         return zip(range(0, len(self._sum), BLOCK), self._sum.split(BLOCK), strict=True)

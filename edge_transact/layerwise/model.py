@@ -15,8 +15,16 @@ from torch.nn import functional
 from edge_transact.architecture.matrices import ATTENTION_NORM, GATE, MLP_NORM, OUTPUT, UP
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import REPAIR, checked, is_finite
-from edge_transact.checkpoint.layers import DecoderLayer, final_norm, linear, load_layer, rotation
+from edge_transact.checkpoint.layers import (
+    REPAIR,
+    DecoderLayer,
+    checked,
+    final_norm,
+    is_finite,
+    linear,
+    load_layer,
+    rotation,
+)
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.computation import compute_device, is_bf16_fast
@@ -79,15 +87,10 @@ class LayerwiseModel:
 
     @property
     def batches(self) -> Sequence[torch.Tensor]:
-        """The windows in batches."""
         return self.windows.split(self.batch_windows)
 
     def embeddings(self, journal: Journal) -> torch.Tensor:
-        """The input of layer 0, ``[windows, window, hidden_size]``, in storage of the journal.
-
-        Raises:
-            EdgeTransactError: A row of the embedding isn't finite.
-        """
+        """The input of layer 0, which is checked, ``[windows, window, hidden_size]``, in storage of the journal."""
         rows = self.checkpoint.tensor(EMBEDDING)
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
         for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
@@ -97,12 +100,10 @@ class LayerwiseModel:
 
     @cached_property
     def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of all positions of a window."""
         positions = torch.arange(self.windows.shape[1], device=self.device)[None]
         return rotation(self.checkpoint, positions, torch.empty(0, dtype=self.dtype, device=self.device))
 
     def layer(self, index: int) -> DecoderLayer:
-        """A layer of the checkpoint, see `load`."""
         plan = self.checkpoint.plan
         # Copies: the weights stay in memory while many batches need them.
         tensors = {
@@ -197,12 +198,8 @@ class LayerwiseModel:
     ) -> list[torch.Tensor]:
         """The gradients of the summed next-token loss of all windows, in nats, with respect to the last layer's output.
 
-        Args:
-            hidden: The last layer's output, batch by batch; gradients have its shapes and dtype.
-            advance: Moves a progress bar by a number of tokens.
-
-        Raises:
-            EdgeTransactError: The last norm or `lm_head` holds NaN or infinity.
+        `hidden` is the last layer's output, batch by batch; gradients have its shapes and dtype. `advance` moves a
+        progress bar by a number of tokens. An `EdgeTransactError` if the last norm or `lm_head` isn't finite.
         """
         gradients = []
         for ids, states in zip(self.batches, hidden, strict=True):
@@ -251,3 +248,57 @@ def pieces(hidden: torch.Tensor, model: LayerwiseModel) -> Iterator[torch.Tensor
     for piece in hidden.split(model.batch_windows):
         yield piece
         release(hidden)
+
+
+def through(
+    model: LayerwiseModel,
+    layer: DecoderLayer,
+    hidden: torch.Tensor,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> None:
+    """Replaces hidden states ``[windows, window, hidden_size]`` by a layer's output for them.
+
+    They may be those of several times the model's windows. `advance` moves a progress bar by a number of windows.
+    """
+    for batch in pieces(hidden, model):
+        batch.copy_(model.run(layer, batch))
+        advance(len(batch))
+
+
+def divergences(
+    model: LayerwiseModel,
+    whole: torch.Tensor,
+    variants: Sequence[tuple[LayerwiseModel, torch.Tensor]],
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> torch.Tensor:
+    """The mean Kullback-Leibler divergence of each variant's predictions from the model's.
+
+    Args:
+        whole: The output of its last layer, ``[windows, window, hidden_size]``.
+        variants: The model whose last norm and `lm_head` a variant has, and the output of the variant's last layer.
+        advance: Moves a progress bar by a number of tokens, those of every variant.
+
+    Returns:
+        Nats a token, fp64 ``[variants]``.
+    """
+    divergence = torch.zeros(len(variants), dtype=torch.float64)
+    tokens = whole.flatten(end_dim=1)
+    for start in range(0, len(tokens), LOGITS_TOKENS):
+        rows = slice(start, start + LOGITS_TOKENS)
+        log_probabilities = model.logits(tokens[rows]).log_softmax(dim=-1)
+        negative_entropy = torch.zeros(len(log_probabilities), device=model.device)
+        probabilities = []
+        for block in log_probabilities.split(LOGITS_VOCABULARY, dim=-1):
+            probabilities.append(block.exp())
+            negative_entropy += (probabilities[-1] * block).sum(dim=-1)
+        for index, (variant, hidden) in enumerate(variants):
+            # For each block of logits: the log of its sum of exponentials, and its part of the mean logit.
+            sums, mean = [], torch.zeros_like(negative_entropy)
+            for logits, expected in zip(
+                variant.logit_blocks(hidden.flatten(end_dim=1)[rows]), probabilities, strict=True
+            ):
+                sums.append(logits.logsumexp(dim=-1))
+                mean += logits.mul_(expected).sum(dim=-1)
+            divergence[index] += (negative_entropy - mean + torch.stack(sums).logsumexp(dim=0)).double().sum().item()
+            advance(len(mean))
+    return divergence / len(tokens)

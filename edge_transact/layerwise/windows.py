@@ -22,10 +22,9 @@ from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.pieces import Part, pieces_of
 from edge_transact.inputs.rows import Row, plain
-from edge_transact.inputs.shares import dealt, share_of, shares_of
+from edge_transact.inputs.shares import dealt, shares_of
 from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, is_whole, needed_characters, read_rows
 from edge_transact.layerwise.options import CalibrationOptions
-from edge_transact.layerwise.suitability import check_text
 from edge_transact.runtime.chat_template import render_row
 from edge_transact.runtime.text import load
 from edge_transact.selftext.texts import SELF, self_tokens
@@ -38,6 +37,15 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 512
 """Tokens in a window, unless the model's context is shorter."""
+
+REPEATED = 0.9
+"""A larger share of one token isn't text. The most frequent token of English has 8 %."""
+
+FOREIGN = 0.05
+"""A larger share of tokens that are unknown or only part of a character is a script that the tokenizer doesn't know.
+
+SmolLM2's tokenizer gives 0 % for English, 8 % for Russian and 77 % for Chinese.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,6 @@ def split(windows: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tenso
     held_out = torch.zeros(len(windows), dtype=torch.bool)
     held_out[(2 * torch.arange(count) + 1) * len(windows) // (2 * count)] = True
     return windows[~held_out], windows[held_out]
-
-
-def texts_of(calibration: str | Sequence[str]) -> list[str]:
-    """The TEXTs of a calibration as a list, without their weights."""
-    given = [calibration] if isinstance(calibration, str) else calibration
-    return [share_of(text).text for text in given]
 
 
 def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Calibration:
@@ -149,6 +151,33 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     return Calibration(drawn, tuple(sources), options.packing, options.seed)
 
 
+def check_text(text: str, windows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warns if the tokenizer doesn't know the script of a text, from the tokens that were drawn from it (any shape).
+
+    Raises:
+        EdgeTransactError: Nearly all tokens are the same.
+    """
+    ids, counts = windows.unique(return_counts=True)
+    shares = dict(zip(ids.tolist(), (counts / windows.numel()).tolist(), strict=True))
+    frequent = max(shares, key=lambda token: shares[token])
+    if shares[frequent] > REPEATED:
+        raise EdgeTransactError(
+            f"{shares[frequent]:.0%} of the calibration text {text} is the token {tokenizer.decode([frequent])!r}",
+            fix="Calibrate on text like the model's input: a repeated token says nothing about the others.",
+        )
+    foreign = sum(
+        share
+        for token, share in shares.items()
+        # Part of a character decodes to U+FFFD.
+        if token == tokenizer.unk_token_id or "\ufffd" in tokenizer.decode([token])
+    )
+    if foreign > FOREIGN:
+        logger.warning(
+            f"{foreign:.0%} of the tokens of the calibration text {text} are unknown to the model's tokenizer, or only "
+            "a part of a character: it wasn't made for this script. Calibrate on text like the model's input."
+        )
+
+
 def _rows(text: str, tokens: int, seed: int) -> Sequence[Row]:
     """A text's rows; of a large text, those of pieces of it, drawn with a seed, that surely hold so many tokens."""
     needed = needed_characters(tokens)
@@ -167,17 +196,15 @@ def _rows(text: str, tokens: int, seed: int) -> Sequence[Row]:
     return read_rows(text, "calibration")
 
 
-def window_of(checkpoint: Checkpoint, window: int | None) -> int:
+def window_of(checkpoint: Checkpoint, window: int | None, flag: str = "--calibration-window") -> int:
     """Tokens of a window, given what was asked for; raises `UsageError` below 2 or above the model's context."""
     context = checkpoint.config.get("max_position_embeddings")
     if window is None:
         return min(WINDOW, context or WINDOW)
     if window < 2:
-        raise UsageError(f"--calibration-window {window} is less than 2", fix="A token predicts the next one.")
+        raise UsageError(f"{flag} {window} is less than 2", fix="A token predicts the next one.")
     if context and window > context:
-        raise UsageError(
-            f"--calibration-window {window} is more than the model's context of {context}", fix="Give less."
-        )
+        raise UsageError(f"{flag} {window} is more than the model's context of {context}", fix="Give less.")
     return window
 
 

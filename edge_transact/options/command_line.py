@@ -14,8 +14,7 @@ from pydantic import BeforeValidator, WrapValidator
 from pydantic.fields import FieldInfo
 
 from edge_transact.errors import UsageError
-from edge_transact.options.model import Option, Options, choices_of, flag_of, help_of, options_of
-from edge_transact.options.values import COMMAS, metadata_of
+from edge_transact.options import COMMAS, Option, Options, choices_of, flag_of, help_of, metadata_of, options_of
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar, Uni
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, WrapValidator
 
-from edge_transact.options.model import Options, text_of
-from edge_transact.options.values import metadata_of
+from edge_transact.options import Options, metadata_of, text_of
 
 Subject = TypeVar("Subject")
 Fields = ParamSpec("Fields")
@@ -86,7 +85,6 @@ def _reads_text(entry: object) -> bool:
 
 
 def _plain(annotation: Any) -> Any:
-    """A type without what `typing.Annotated` adds to it."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from edge_transact.options.model import Options, description_of, flag_of, options_of
-from edge_transact.options.values import COMMAS
+from edge_transact.options import COMMAS, Options, description_of, flag_of, options_of
 
 
 def words(options: Options, *, apart_from: Collection[str] = ()) -> list[str]:
@@ -22,7 +21,6 @@ def words(options: Options, *, apart_from: Collection[str] = ()) -> list[str]:
 
 
 def rows(options: Options) -> list[tuple[str, str, str]]:
-    """Every option that has a value: its flag, the value, and what it is."""
     return [(flag, value, text) for _, flag, value, text in _written(options)]
 
 

@@ -70,7 +70,6 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def relative(values: Sequence[float]) -> float:
-    """`half_width` as a share of the mean."""
     return half_width(values) / fmean(values)
 
 
@@ -88,8 +87,8 @@ def _kernels(timings: Sequence[Timing], chunk: int, contexts: Sequence[int]) -> 
         sizes.setdefault(part.module, set()).add((part.width, part.head_dim))
     # A line; widths of single heads, whose dims were cut, lie on it too.
     sizes["o_proj"] = {(0, 0), max(sizes["o_proj"])}
-    full = {width for timing in timings if not timing.plan.has_own_head_dims for width, _ in _rows_of(timing.plan)}
-    sizes["qkv_proj"] = {(width, 0) for width in full}
+    full = (part for timing in timings if not timing.plan.has_own_head_dims for part in parts_of(timing.plan))
+    sizes["qkv_proj"] = {(part.width, 0) for part in full if part.module == "qkv_proj"}
     if "rotation" in sizes:
         sizes["rotation"] = {max(sizes["rotation"])}
     heads, dims = zip(*sizes["attention"], strict=True)
@@ -104,10 +103,6 @@ def _kernels(timings: Sequence[Timing], chunk: int, contexts: Sequence[int]) -> 
         for w, d in sorted(sizes[module])
         for context in (contexts if module == "attention" else [0])
     ]
-
-
-def _rows_of(plan: WidthPlan) -> list[tuple[int, int]]:
-    return [(part.width, part.head_dim) for part in parts_of(plan) if part.module == "qkv_proj"]
 
 
 def _row(kernels: Sequence[Kernel], timing: Timing, chunk: int) -> np.ndarray:

@@ -76,5 +76,4 @@ class ProfileOptions(Options):
 
     @property
     def library_target(self) -> str:
-        """The library that is measured."""
         return self.target or ("host" if self.device == "host" else "android-cpu")

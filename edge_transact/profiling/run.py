@@ -30,8 +30,7 @@ from edge_transact.cache.resume import RESUME_HINT, Start, resume_hint
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.compiler.identity import host_identity, library_identity
 from edge_transact.compiler.library import require_c_compiler
-from edge_transact.costs.profile import Profile, shape_of
-from edge_transact.costs.roofline import Rates, roofline
+from edge_transact.costs.profile import Profile, Rates, roofline, shape_of
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.profiling.fit import Fit, Timing, fit, relative
@@ -159,7 +158,6 @@ def profile_of(
     device: dict[str, Any],
     target: str,
 ) -> Profile:
-    """The profile of a model's shape with these kernels."""
     return Profile(
         device=device,
         target=target,
@@ -184,7 +182,6 @@ class Turns:
     per_visit: int
 
     def conditions(self, options: ProfileOptions, rounds: int) -> BenchOptions:
-        """What `bench` would be asked for."""
         given = options.model_fields_set & {"runner", "threads"}
         return BenchOptions(
             **{name: getattr(options, name) for name in given},
@@ -256,7 +253,6 @@ def _decode_s(record: RepetitionRecord) -> float:
 
 
 def in_common(options: ProfileOptions) -> dict[str, Any]:
-    """The conditions of all repetitions in a log."""
     return {"warmups": 0, "app": "", "cores": "", "threads": options.threads}
 
 

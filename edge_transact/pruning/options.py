@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -23,25 +24,19 @@ from edge_transact.options import (
     Share,
     TokensAndTime,
 )
-from edge_transact.pruning.methods import METHODS
 from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import QUANTIZATIONS, default_quantization
 from edge_transact.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from edge_transact.pruning.score.methods.scorer import Scorer
 
 LIMITS, WIDTHS, HOW = "Limits, which can be combined", "Widths, instead of limits", "Method"
 SEARCH = "Search for better widths"
 """Panels of ``prune --help``."""
 
 BUDGETS = (
-    (
-        "ratio",
-        "target_params",
-        "max_weight_bytes",
-        "max_kv_bytes_per_token",
-        "max_memory",
-        "max_decode",
-        "max_prefill",
-    ),
+    ("ratio", "target_params", "max_weight_bytes", "max_kv_bytes_per_token", "max_memory", "max_decode", "max_prefill"),
     ("widths",),
     ("heads", "intermediate"),
 )
@@ -51,6 +46,17 @@ BUDGET_KEYS = tuple(key for keys in BUDGETS for key in keys)
 
 EXECUTORS = ("processes", "ray")
 """Where searches compare plans: in processes of this machine, or through Ray on several machines."""
+
+METHODS = {
+    "obs": "obs.Obs",
+    "transact": "transact.Transact",
+    "llm-pruner": "llm_pruner.LlmPruner",
+    "wanda": "wanda.Wanda",
+    "flap": "flap.Flap",
+    "magnitude": "magnitude.Magnitude",
+    "random": "random_scores.Random",
+}
+"""The module in `score.methods` and the class of each method: the command line offers names without importing torch."""
 
 ALLOCATIONS = ("uniform", "sensitivity", "budgeted")
 """How limits are spread: the same share of every layer; by measured sensitivity over the MLPs of all layers; or by
@@ -248,3 +254,9 @@ class PruneOptions(PruneChoices):
             "budget": {key: value for key, value in budget.items() if value is not None},
             **values,
         }
+
+
+def find_method(name: str) -> type[Scorer]:
+    module, _, method = METHODS[name].partition(".")
+    scorer: type[Scorer] = getattr(import_module(f"edge_transact.pruning.score.methods.{module}"), method)
+    return scorer

@@ -12,18 +12,15 @@ import torch
 from edge_transact.cache.journal import Journal
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
-from edge_transact.pruning.allocate.allocation import Allocation, allocate, reached
-from edge_transact.pruning.allocate.curves import Curves, sensitivity_curves
+from edge_transact.pruning.allocate.allocation import Allocation, allocate, reached, shot_plans
 from edge_transact.pruning.allocate.limits import limits_of
-from edge_transact.pruning.allocate.schedule import shot_plans
-from edge_transact.pruning.compensate import compensation, last_norm
+from edge_transact.pruning.compensate import compensation
 from edge_transact.pruning.compensate.regression import Fit
-from edge_transact.pruning.cut.selection import LayerSelection, select
-from edge_transact.pruning.cut.surgery import LAYERS_PREFIX, pruned_layer, shifted_biases
+from edge_transact.pruning.cut import LAYERS_PREFIX, LayerSelection, pruned_layer, select, shifted_biases
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.score.passes import Scoring, description
-from edge_transact.pruning.score.sensitivity import measure_sensitivity
+from edge_transact.pruning.score.sensitivity import Curves, measure_sensitivity, sensitivity_curves
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.search.loop import Found, search
 from edge_transact.widths import WidthPlan
@@ -103,7 +100,6 @@ class Pruning:
         return Allocation(plan, (reached(plan, self.plan, limits), self.searched.note()))
 
     def shoot(self, target: WidthPlan, shots: int) -> None:
-        """Selects what is kept, shot by shot."""
         for shot, plan in enumerate(shot_plans(self.plan, target, shots), start=1):
             self.shoot_once(plan, shot, shots)
 
@@ -130,7 +126,7 @@ class Pruning:
         for index, of_layer in enumerate(weights):
             self._replace(index, of_layer)
         self.last_norm_scale = scale
-        self.model.replace(last_norm.NAME, scale * self.model.checkpoint.tensor(last_norm.NAME).float())
+        self.model.replace(compensation.LAST_NORM, scale * self.model.checkpoint.tensor(compensation.LAST_NORM).float())
         return fits
 
     def score(self, shot: int, shots: int) -> list[LayerScores]:

@@ -17,11 +17,10 @@ from edge_transact.inputs.texts import is_whole, needed_characters
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
 from edge_transact.pruning.allocate.limits import limits_of
-from edge_transact.pruning.compensate import compensation, last_norm
-from edge_transact.pruning.methods import find_method
-from edge_transact.pruning.options import PruneOptions, ShotTraining
+from edge_transact.pruning.compensate import compensation
+from edge_transact.pruning.options import PruneOptions, ShotTraining, find_method
 from edge_transact.pruning.pruning import WIDTHS_STEP
-from edge_transact.pruning.report.page import REPORT_STEP
+from edge_transact.pruning.report import REPORT_STEP
 from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, for_model
 from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.search import loop
@@ -85,7 +84,7 @@ def levels_bytes(plan: WidthPlan, itemsize: int) -> int:
 
 
 def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requirements]) -> Iterator[str]:
-    finish = [*([compensation.STEP, last_norm.STEP] if options.compensate else []), WRITE_STEP]
+    finish = [*([compensation.STEP, compensation.LAST_NORM_STEP] if options.compensate else []), WRITE_STEP]
     parts = ("",) if find_method(options.method).gradients == "none" else (", forward", ", loss", ", backward")
     yield TEXT_STEP
     for shot in range(1, options.shots + 1):

@@ -60,7 +60,6 @@ class Rotation:
         return Rotation(basis.mT.float(), (self.back.double() @ mixed.mT).float())
 
     def then(self, further: Rotation) -> Rotation:
-        """This and then one of its dims."""
         return Rotation(further.into @ self.into, self.back @ further.back)
 
 

@@ -31,9 +31,8 @@ from edge_transact.progress import working
 from edge_transact.pruning.allocate.allocation import Allocation, check_reachable
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.compensate.regression import Fit
-from edge_transact.pruning.cut.surgery import pruned_tensors
-from edge_transact.pruning.methods import find_method
-from edge_transact.pruning.options import PruneOptions, ShotTraining
+from edge_transact.pruning.cut import pruned_tensors
+from edge_transact.pruning.options import PruneOptions, ShotTraining, find_method
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.search.loop import Found
@@ -221,7 +220,6 @@ def prune(
 
 
 def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
-    """All shots, without training."""
     target = run.allocate(options)
     provenance = provenance | target.provenance(limits_of(options, run.plan))
     run.shoot(target.plan, options.shots)

@@ -50,7 +50,7 @@ class LayerScores:
 
     def of(self, unit: Unit) -> torch.Tensor:
         """The scores that a unit is selected by: ``[units]``, or ``[groups, units]`` for units inside KV groups."""
-        values: torch.Tensor = getattr(self, unit.score)
+        values: torch.Tensor = getattr(self, unit.score or unit.kept)
         if unit.place == "layer":
             return values
         groups = len(self.v_dims)
@@ -75,7 +75,6 @@ class LayerScores:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
-        """The scores whose `tensors` these are."""
         curves = {name: tensors[f"curves.{name}"] for name in UNITS if f"curves.{name}" in tensors}
         reference = {module: tensors[f"reference.{module}"] for module in MODULES if f"reference.{module}" in tensors}
         means = {module: tensors[f"means.{module}"] for module in MODULES if f"means.{module}" in tensors}

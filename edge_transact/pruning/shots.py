@@ -23,9 +23,9 @@ from edge_transact.healing.processes import Processes
 from edge_transact.healing.run import heal, text_of
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
+from edge_transact.pruning.allocate.allocation import shot_plans
 from edge_transact.pruning.allocate.limits import limits_of
-from edge_transact.pruning.allocate.schedule import shot_plans
-from edge_transact.pruning.cut.surgery import pruned_tensors
+from edge_transact.pruning.cut import pruned_tensors
 from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.pruning import Pruning
 from edge_transact.pruning.run import WRITE_STEP, Cut
@@ -64,7 +64,6 @@ class ShotTrainer:
         self.training, self._model, self.processes = training, model, Processes()
 
     def ingredients(self, source: Checkpoint, options: PruneOptions) -> dict[str, Any]:
-        """Everything that the trainings depend on, as JSON values."""
         trainings = self._trainings(options)
         return {
             "trainings": [each.identity() for each in trainings],
@@ -72,7 +71,6 @@ class ShotTrainer:
         }
 
     def cut(self, run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut:
-        """All shots, each with a training after it."""
         target = self.processes.tell(run.allocate(options) if self.processes.is_main else None)
         trainings, provenance = self._trainings(options), provenance | target.provenance(limits_of(options, run.plan))
         last = Shots(run, trainings, bool(options.compensate), provenance, self.processes).run(target.plan)
@@ -96,7 +94,6 @@ class Shots:
     processes: Processes
 
     def run(self, target: WidthPlan) -> Checkpoint:
-        """The trained model of the last shot, with the widths of `target`."""
         processes, shots = self.processes, len(self.trainings)
         known = (shot for shot in range(1, shots + 1) if processes.is_main and _is_whole(self._model(shot)))
         done = processes.tell(max(known, default=0))

@@ -30,10 +30,10 @@ class Unit:
         name: Its name in ``--units``.
         title: What the report calls it.
         field: The size of `LayerWidths` that it reduces. It is an axis of the matrices whose rows or columns have it.
+        kept: The field of `LayerSelection` that lists which ones a layer keeps.
+        score: The field of `LayerScores` that ranks it; by default, it is called as `kept`.
         module: Where its parameters are. The measured sensitivity of that module scales its sensitivity curve.
         place: Where it is counted: in the layer, as a KV group, or inside each KV group.
-        kept: The field of `LayerSelection` that lists which ones a layer keeps.
-        score: The field of `LayerScores` that ranks it. A KV group scores as the mean of its query heads.
         figure: The name of the report's figure of its scores; empty for none.
         dims_per_unit: Dims of `field` that one unit takes: 2 for a RoPE pair, whose dims are half a head apart.
         step: The allocation narrows `field` to multiples of this.
@@ -48,10 +48,10 @@ class Unit:
     name: str
     title: str
     field: str
-    module: Module
-    place: Literal["layer", "group", "in group"]
     kept: str
-    score: str
+    score: str = ""
+    module: Module = "attention"
+    place: Literal["layer", "group", "in group"] = "in group"
     figure: str = ""
     dims_per_unit: int = 1
     step: int = 1
@@ -63,7 +63,6 @@ class Unit:
     narrow: Callable[[LayerWidths, int], LayerWidths] | None = None
 
     def width(self, layer: LayerWidths) -> int:
-        """The layer's size in `field`."""
         width: int = getattr(layer, self.field)
         return width
 
@@ -72,7 +71,6 @@ class Unit:
         return self.width(layer) // self.dims_per_unit
 
     def narrowed(self, layer: LayerWidths, width: int) -> LayerWidths:
-        """The layer with `width` in `field`."""
         if self.narrow is not None:
             return self.narrow(layer, width)
         return replace(layer, **{self.field: width})
@@ -85,7 +83,6 @@ MLP = Unit(
     module="mlp",
     place="layer",
     kept="intermediate",
-    score="intermediate",
     figure="mlp",
     has_measured_curve=True,
 )
@@ -95,7 +92,6 @@ GROUPS = Unit(
     name="groups",
     title="KV groups",
     field="num_key_value_heads",
-    module="attention",
     place="group",
     kept="groups",
     score="heads",
@@ -108,8 +104,6 @@ QUERIES = Unit(
     name="queries",
     title="query heads",
     field="q_per_kv",
-    module="attention",
-    place="in group",
     kept="queries",
     score="heads",
     figure="heads",
@@ -124,10 +118,7 @@ VALUES = Unit(
     name="values",
     title="value dims",
     field="v_head_dim",
-    module="attention",
-    place="in group",
     kept="v_dims",
-    score="v_dims",
     figure="v-dims",
     step=HEAD_DIM_STEP,
     least=CACHE_HEAD_DIM_MULTIPLE,
@@ -138,10 +129,7 @@ QUERIES_KEYS = Unit(
     name="queries-keys",
     title="RoPE pairs of queries and keys",
     field="qk_head_dim",
-    module="attention",
-    place="in group",
     kept="qk_pairs",
-    score="qk_pairs",
     figure="qk-pairs",
     dims_per_unit=2,
     step=HEAD_DIM_STEP,

@@ -25,14 +25,15 @@ from edge_transact.architecture.matrices import (
     Matrix,
 )
 from edge_transact.cache.journal import Journal
-from edge_transact.checkpoint.finite import is_finite
-from edge_transact.checkpoint.layers import DecoderLayer, linear
+from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.layers import DecoderLayer, is_finite, linear
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.layerwise.gram import Gram, sums_of
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
 from edge_transact.quantization import Quantization
+from edge_transact.rounding.distillation import distill
 from edge_transact.rounding.gptq import CHUNK_ROWS, GPTQ
 from edge_transact.rounding.importance import InputImportance, relative
 from edge_transact.rounding.search import search
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 STEP = "round"
 
+CODES_TOKENS, SCALES_TOKENS = 8192, 16384
+"""The most tokens that each step of `round_best` reads, so that more text takes no more time."""
+
 _STATE, _DONE = "rounded-state", "rounded"
 
 OTHER_TEXT = 0.25
@@ -51,6 +55,29 @@ tokens may be few and alike."""
 
 FEWEST = 1 / 16
 """Tokens per input of a matrix; with fewer, `search` rounds it."""
+
+
+def round_best(
+    checkpoint: Checkpoint,
+    teacher: Checkpoint | None,
+    windows: torch.Tensor,
+    quantization: Quantization,
+    journal: Journal,
+) -> list[str]:
+    """``--rounding best``: `round_model`, which says what is returned, and `distill`, on other text if there is enough.
+
+    `teacher` is the model that it was pruned from, if it was, and `windows` are calibration text, int64 ``[windows,
+    window]``. An interrupted run continues with the journal.
+    """
+    shuffled = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
+    window = windows.shape[1]
+    for_codes = shuffled[: max(1, CODES_TOKENS // window)]
+    for_scales = shuffled[-max(1, SCALES_TOKENS // window) :]
+    searched = round_model(LayerwiseModel(checkpoint, for_codes), quantization, journal)
+    model = LayerwiseModel(checkpoint, for_scales)
+    teachers = [model] if teacher is None else [model, LayerwiseModel(teacher, for_scales)]
+    distill(model, teachers, quantization, journal)
+    return searched
 
 
 @torch.no_grad()
@@ -190,7 +217,6 @@ class _Layer:
         return self.tensors
 
     def _read(self, matrices: Sequence[Matrix], norm: torch.nn.Module, hidden: torch.Tensor) -> None:
-        """Rounds projections that read the normed hidden states."""
         gram = Gram(hidden.shape[-1], self.model.device)
         with sums_of(self.model.dtype):
             for batch in pieces(hidden, self.model):
@@ -218,7 +244,6 @@ class _Layer:
             batch += projection(kept.to(self.model.device)).to(batch.device)
 
     def _replace(self, matrices: Sequence[Matrix], gram: Gram) -> None:
-        """Rounds projections that read the same inputs."""
         inputs, names = gram.whole().cpu(), [matrix.name for matrix in matrices]
         check_finite({f"the inputs of {names[0]}": inputs}, self.model.checkpoint, self.index)
         what = f"layer {self.index}, {', '.join(names)}"

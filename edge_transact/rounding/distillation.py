@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from edge_transact.cache.journal import Journal
-from edge_transact.layerwise.model import LayerwiseModel, pieces
+from edge_transact.layerwise.model import LayerwiseModel, through
 from edge_transact.progress import bar
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.store import DISTILLED
@@ -63,14 +63,18 @@ def distill(
         each = [student.divergence(*example(window)) for window in held_out]
         return sum(each) / len(each)
 
-    descent = _Descent(student.changes)
-    done, before = descent.resume(journal) if _STATE in journal else (0, divergence())
+    means = {name: torch.zeros_like(change) for name, change in student.changes.items()}
+    sizes = {name: torch.zeros(()) for name in means}
+    kinds = {"change": student.changes, "mean": means, "size": sizes}
+    state = {f"{name}.{kind}": tensor for kind, of_kind in kinds.items() for name, tensor in of_kind.items()}
+    done, before = _resumed(journal, state) if _STATE in journal else (0, divergence())
     with bar(STEP, len(order), done) as advance:
         for step in range(done, len(order)):
             rate = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / len(order))) / 2
             for name, gradient in student.gradients(*example(order[step])):
-                descent.step(name, gradient, rate, step + 1)
-            descent.keep(journal, step + 1, before, last=step + 1 == len(order))
+                descend(student.changes[name], means[name], sizes[name], gradient, rate, step + 1)
+            numbers = {"steps": torch.tensor(step + 1), "before": torch.tensor(before, dtype=torch.float64)}
+            journal.now_and_then(_STATE, numbers | state, last=step + 1 == len(order))
             advance(1)
     after, fraction, now, previous = before, 0.0, 1.0, math.inf
     for tried in FRACTIONS:
@@ -98,9 +102,7 @@ def _last_hidden(model: LayerwiseModel, journal: Journal) -> torch.Tensor:
     """The last layer's output for all windows, ``[windows, window, hidden_size]``."""
     hidden = model.embeddings(journal)
     for index in range(len(model.checkpoint.plan.layers)):
-        layer = model.layer(index)
-        for batch in pieces(hidden, model):
-            batch.copy_(model.run(layer, batch))
+        through(model, model.layer(index), hidden)
     return hidden
 
 
@@ -119,34 +121,13 @@ def descend(
         change.sub_((mean / (1 - DECAY[0] ** number) / typical).clamp_(-1, 1), alpha=rate)
 
 
-class _Descent:
-    """The state of the descent, and where it is kept."""
-
-    def __init__(self, changes: Mapping[str, torch.Tensor]) -> None:
-        self._changes = changes
-        self._means = {name: torch.zeros_like(change) for name, change in changes.items()}
-        self._sizes = {name: torch.zeros(()) for name in changes}
-
-    def step(self, name: str, gradient: torch.Tensor, rate: float, number: int) -> None:
-        """Changes a matrix's scales, in step `number`, from 1."""
-        descend(self._changes[name], self._means[name], self._sizes[name], gradient, rate, number)
-
-    def keep(self, journal: Journal, steps: int, before: float, *, last: bool) -> None:
-        """Writes the state now and then."""
-        numbers = {"steps": torch.tensor(steps), "before": torch.tensor(before, dtype=torch.float64)}
-        journal.now_and_then(_STATE, numbers | self._tensors(), last=last)
-
-    def resume(self, journal: Journal) -> tuple[int, float]:
-        """Reads the state. Returns the number of steps done, and the divergence before the first."""
-        tensors, numbers = self._tensors(), {}
-        # One tensor at a time: a 7B model's state takes 1.6 GiB.
-        for name, tensor in journal.tensors(_STATE):
-            if name in tensors:
-                tensors[name].copy_(tensor)
-            else:
-                numbers[name] = tensor.item()
-        return int(numbers["steps"]), numbers["before"]
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        kinds = {"change": self._changes, "mean": self._means, "size": self._sizes}
-        return {f"{name}.{kind}": tensor for kind, of_kind in kinds.items() for name, tensor in of_kind.items()}
+def _resumed(journal: Journal, tensors: Mapping[str, torch.Tensor]) -> tuple[int, float]:
+    """Reads the state into its tensors. Returns the number of steps done, and the divergence before the first."""
+    numbers = {}
+    # One tensor at a time: a 7B model's state takes 1.6 GiB.
+    for name, tensor in journal.tensors(_STATE):
+        if name in tensors:
+            tensors[name].copy_(tensor)
+        else:
+            numbers[name] = tensor.item()
+    return int(numbers["steps"]), numbers["before"]

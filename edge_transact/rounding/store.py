@@ -44,7 +44,6 @@ class Rounded:
 
 
 def keep_rounded(journal: Journal, checkpoint: Checkpoint, directory: Path) -> None:
-    """Writes what the journal holds into an existing directory, for `Rounded`."""
     fitted: dict[str, torch.Tensor] = {}
     if DISTILLED in journal:
         fitted.update(journal[DISTILLED])

@@ -48,7 +48,6 @@ class Student:
             change.zero_()
 
     def scale_changes(self, factor: float) -> None:
-        """Multiplies all changes by a factor."""
         for change in self.changes.values():
             change.mul_(factor)
 
@@ -208,7 +207,6 @@ def _by_scales(by_weight: torch.Tensor, codes: torch.Tensor, quantization: Quant
 
 
 def _without_weights(layer: DecoderLayer, quantization: Quantization) -> DecoderLayer:
-    """The layer, its linear layers replaced by projections."""
     for name, module in list(layer.named_modules()):
         if isinstance(module, torch.nn.Linear):
             layer.set_submodule(name, _Projection(module, quantization))

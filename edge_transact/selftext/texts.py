@@ -41,7 +41,6 @@ class SelfPiece:
 
     @property
     def tokens(self) -> int:
-        """How many it has."""
         return math.prod(shape_of(self.writer))
 
     def rows(self) -> Iterator[np.ndarray]:

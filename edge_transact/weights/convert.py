@@ -16,7 +16,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import is_finite
 from edge_transact.checkpoint.layout import ROPE_PAIRS
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import Advance, bar

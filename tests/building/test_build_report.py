@@ -17,9 +17,8 @@ from edge_transact.building.report.measure import Dequantized, measure
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import tensor_shapes
-from edge_transact.evaluation.models import evaluate_models
+from edge_transact.evaluation.models import REPORT_TEXT, evaluate_models
 from edge_transact.evaluation.options import EvalOptions
-from edge_transact.evaluation.report_text import TEXT
 from edge_transact.inputs import read_text
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.rounding.search import searching
@@ -155,7 +154,7 @@ def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
     labels = WINDOWS[:, 1:].flatten()
     for name, result in (("unrounded", measurement.unrounded), *measurement.rounded.items()):
         logits = rounded.logits(None if name == "unrounded" else name)[:, :-1].flatten(end_dim=1)
-        assert result.perplexity == close(torch.nn.functional.cross_entropy(logits, labels).exp().item())
+        assert result["perplexity"] == close(torch.nn.functional.cross_entropy(logits, labels).exp().item())
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +179,7 @@ def test_the_report_says_what_was_built(built, tiny_model):
     assert list(report["models"]) == ["unrounded", "nearest", "search", "gptq"]
     # The host library computes what torch does with the shards.
     evaluation = report["evaluation"]
-    asked = EvalOptions(text=TEXT, max_windows=evaluation["windows"], reference=str(tiny_model))
+    asked = EvalOptions(text=REPORT_TEXT, max_windows=evaluation["windows"], reference=str(tiny_model))
     unrounded, library = evaluate_models([str(tiny_model), str(dist)], asked, evaluation["window"])
     assert report["models"]["unrounded"] == {"perplexity": pytest.approx(unrounded["perplexity"], rel=1e-4)}
     gptq = report["models"]["gptq"]

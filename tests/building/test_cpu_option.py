@@ -15,7 +15,7 @@ from edge_transact.building.concerns import concerns
 from edge_transact.cli import app
 from edge_transact.compiler.targets import get_target
 from edge_transact.errors import UsageError
-from edge_transact.evaluation import gate
+from edge_transact.evaluation import requirements
 from edge_transact.quantization import get_quantization
 from edge_transact.system import cpu as features
 from edge_transact.widths import LayerWidths, WidthPlan
@@ -76,7 +76,7 @@ def test_a_library_is_asked_questions_where_it_runs(plain_cpu, tmp_path, tiny_mo
     manifest = replace(Manifest.read(path), libraries={"host": "lib/host.so"}, parity=parity)
     made = dist.Build(path, manifest, (), 0.0)
     monkeypatch.setattr(dist, "build", lambda *arguments, **options: made)
-    monkeypatch.setattr(gate, "gate", gated.append)
+    monkeypatch.setattr(requirements, "gate", gated.append)
     command = ["build", str(model), "--target", "host", "--cpu", cpu, "-o", str(tmp_path / "dist"), "--json"]
     planned = CliRunner().invoke(app, [*command, "--dry-run"])
     assert ("questions" in planned.stdout) is asked

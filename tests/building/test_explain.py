@@ -7,7 +7,7 @@ import pytest
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.costs.roofline import Rates, roofline
+from edge_transact.costs.profile import Rates, roofline
 from edge_transact.quantization import get_quantization
 from tests.support.command import edge_transact
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import is_finite
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -23,8 +23,7 @@ from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import pruned_tensors
+from edge_transact.pruning.cut import LayerSelection, pruned_tensors
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.widths import WidthPlan
 from tests.support.checkpoints import TINY, YARN

@@ -22,7 +22,7 @@ from edge_transact.exporting.options import ExportOptions
 from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
-from edge_transact.project.schema import Build, Prune
+from edge_transact.project import Build, Prune
 from edge_transact.pruning.options import PruneChoices, PruneOptions
 
 EXAMPLES = {

@@ -14,8 +14,7 @@ from edge_transact.artifacts.dist_files import CHAT_CONFIG
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.cli import app
 from edge_transact.errors import EdgeTransactError
-from edge_transact.evaluation.answers.answering import MAX_TOKENS, Answered, answers, stop_ids
-from edge_transact.evaluation.answers.basics import Reply, ask
+from edge_transact.evaluation.answers.basics import MAX_TOKENS, Answered, answers, ask, row_of, stop_ids
 from edge_transact.evaluation.answers.collapse import CollapseFigures, warning
 from edge_transact.evaluation.answers.decoding import TOKENS_PER_ROUND, decode_in_torch
 from edge_transact.evaluation.answers.degenerate import cycles, degenerate, loops
@@ -112,8 +111,8 @@ def test_a_right_answer_in_the_words_of_the_question_is_no_copy():
     for text, right in (("Casa is the Spanish word for house.", True), ("What is the Spanish word for house?", False)):
         found = degenerate(text, asked.text, ended=True)
         assert found == "copy"
-        reply = Reply(asked, Answered(asked.text, text, 9, True, found))
-        assert (reply.right, reply.degenerate) == (right, None if right else "copy")
+        row = row_of(asked, Answered(asked.text, text, 9, True, found))
+        assert (row["right"], row["degenerate"]) == (right, None if right else "copy")
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 16])
@@ -196,15 +195,15 @@ def test_work_counts_and_not_how_many_answers_have_ended(chat_model):
 
 def test_a_library_gives_the_answers_of_run(dist):
     library, codec = load(str(dist))
-    replies = ask(library, codec, QUESTIONS[::9])
+    rows = ask(library, codec, QUESTIONS[::9])
     session = Session.load(dist, temperature=0.0, max_tokens=MAX_TOKENS)
-    for reply in replies:
+    for row in rows:
         session.reset()
-        theirs = session.answer(reply.question.text)
+        theirs = session.answer(row["question"])
         # An answer that circles isn't followed to its end.
-        count = reply.answer.tokens
-        assert reply.answer.text == codec.decode(theirs.tokens[:count]).strip()
-        assert reply.answer.ended is (theirs.finish == "stop") and (count == len(theirs.tokens) or count >= 24)
+        count = row["tokens"]
+        assert row["answer"] == codec.decode(theirs.tokens[:count]).strip()
+        assert row["ended"] is (theirs.finish == "stop") and (count == len(theirs.tokens) or count >= 24)
 
 
 @pytest.mark.slow

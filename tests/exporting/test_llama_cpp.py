@@ -198,7 +198,7 @@ def test_a_dist_computes_the_same_in_llama_cpp_and_in_its_library(llama, tmp_pat
     assert worst(running.ask(logits=IDS)["logits"], expected) < 2e-2, "8-bit activations"
     # On 4 windows of text.
     text, cut = read_text("demo:sotu", "evaluation"), (64, 4)
-    ours = evaluated(library.window_logits, tokenizer, text, window=cut[0], max_windows=cut[1]).perplexity
+    ours = evaluated(library.window_logits, tokenizer, text, window=cut[0], max_windows=cut[1])["perplexity"]
     assert running.perplexity(tokenizer(text, verbose=False).input_ids, *cut) == pytest.approx(ours, rel=0.01)
     tokens = running.ask(prompt=IDS, decode_tokens=12)["tokens"]
     assert behind(library.window_logits(IDS + tokens), tokens) < 1e-2, "the library's greedy tokens"

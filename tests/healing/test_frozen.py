@@ -8,10 +8,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.healing.frozen import FrozenLinear, load_frozen
+from edge_transact.healing.lean import FrozenLinear, Teacher, load_frozen
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.student import Student, load, tensors_of
-from edge_transact.healing.teacher import Teacher
 from tests.support.checkpoints import save_llama
 from tests.support.mappings import file_at, needs_maps
 

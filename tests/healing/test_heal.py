@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.errors import EdgeTransactError, UsageError
-from edge_transact.evaluation.answers.answering import answers
-from edge_transact.evaluation.answers.basics import Reply
+from edge_transact.evaluation.answers import basics
+from edge_transact.evaluation.answers.basics import answers, row_of
 from edge_transact.evaluation.models import evaluate_model, evaluate_models
 from edge_transact.evaluation.options import EvalOptions
-from edge_transact.healing import evaluation, train
 from edge_transact.healing import run as pipeline
+from edge_transact.healing import train
+from edge_transact.healing.losses import CONTEXT
 from edge_transact.healing.options import HealOptions
-from edge_transact.healing.repetition import CONTEXT
 from edge_transact.healing.report import write_report
 from edge_transact.healing.run import heal
 from edge_transact.healing.student import generating, load
@@ -60,7 +60,7 @@ def test_command_lowers_the_loss_and_says_what_was_done(pruned_model, random_mod
     assert min(row["held_out_loss"] for row in rows if "held_out_loss" in row) == values["held_out_loss"]
     page, figures = (report / "index.html").read_text(), json.loads((report / "report.json").read_text())
     assert "<svg" in page and list(figures["perplexity"]) == ["teacher", "before", "after"]
-    teacher = evaluate_model(str(random_model), read_text("demo:sotu", "evaluation"), max_windows=6).perplexity
+    teacher = evaluate_model(str(random_model), read_text("demo:sotu", "evaluation"), max_windows=6)["perplexity"]
     assert figures["perplexity"]["teacher"] == pytest.approx(teacher) and f"teacher {teacher:,.0f})</h1>" in page
     board = EventAccumulator(str(report / "tensorboard")).Reload()
     losses = [(row["step"], pytest.approx(row["loss"])) for row in rows if "loss" in row]
@@ -86,10 +86,12 @@ def test_perplexity_of_other_text_and_tasks_while_it_trains(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
 ) -> None:
     """Those of the last step are those of the checkpoint that was written: here it is the best one."""
-    monkeypatch.setattr(evaluation, "read_text", lambda text, purpose: TEXT * 4)
-    monkeypatch.setattr(evaluation, "WINDOWS", 1)
+    monkeypatch.setattr(pipeline, "read_text", lambda text, purpose: TEXT * 4)
+    monkeypatch.setattr(pipeline, "WINDOWS", 1)
     # A model that was never trained is never right.
-    monkeypatch.setattr(Reply, "right", property(lambda reply: ord(reply.answer.text[:1] or "a") % 2 == 0))
+    monkeypatch.setattr(
+        basics, "row_of", lambda asked, answer: row_of(asked, answer) | {"right": ord(answer.text[:1] or "a") % 2 == 0}
+    )
     report, chosen = tmp_path / "report", changed(options, eval_every=1536, tasks="basics")
     (tmp_path / "text.txt").write_text(TEXT * 4)
     healed = heal(str(pruned_model), tmp_path / "out", chosen, finish=lambda done: write_report(done, report, TEXT * 4))

@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.healing import losses
-from edge_transact.healing.options import HealOptions
-from edge_transact.healing.repetition import (
+from edge_transact.healing.losses import (
     CONTEXT,
     CONTINUATION,
     EVERY_TOKENS,
@@ -22,6 +21,7 @@ from edge_transact.healing.repetition import (
     penalty,
     repeated,
 )
+from edge_transact.healing.options import HealOptions
 from edge_transact.healing.run import heal
 from edge_transact.healing.student import Student, generating, load
 from edge_transact.healing.text import Sequence, TrainingText

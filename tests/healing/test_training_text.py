@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, processors
 
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.errors import EdgeTransactError
+from edge_transact.healing import text as stream
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.schedule import Schedule
-from edge_transact.healing.text import TrainingText, stream
-from edge_transact.healing.text.encoding import Encoder
+from edge_transact.healing.text import Encoder, TrainingText
 from edge_transact.inputs import pieces
 from edge_transact.runtime.text import TextCodec
 from tests.support.tokenizers import CHAT_TEMPLATE

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_transact import costs
-from edge_transact.costs.profile import Kernel, Profile, read_profile, shape_of
-from edge_transact.costs.roofline import LAUNCHES, Rates, roofline
+from edge_transact.costs.profile import LAUNCHES, Kernel, Profile, Rates, read_profile, roofline, shape_of
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan

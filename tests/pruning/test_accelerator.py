@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from edge_transact.layerwise import model as layerwise
-from edge_transact.pruning.methods import METHODS
-from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.options import METHODS, PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.accelerator import NAME, accelerator
 

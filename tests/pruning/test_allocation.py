@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
-from edge_transact.options.values import parse_parameters
+from edge_transact.options import parse_parameters
 from edge_transact.pruning.allocate.allocation import allocate, check_reachable
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.widths import LayerWidths, WidthPlan

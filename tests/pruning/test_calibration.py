@@ -17,8 +17,7 @@ from edge_transact.inputs.texts import read_text
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import Calibration, read_calibration
-from edge_transact.pruning.methods import METHODS
-from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.options import METHODS, PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.command import edge_transact
 from tests.support.pruning import scores_of

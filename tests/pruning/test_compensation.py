@@ -13,11 +13,9 @@ from transformers import AutoModelForCausalLM
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.layerwise.model import LayerwiseModel
-from edge_transact.pruning.compensate.compensation import PROJECTIONS, compensate
-from edge_transact.pruning.compensate.last_norm import last_norm_scale
+from edge_transact.pruning.compensate.compensation import PROJECTIONS, compensate, last_norm_scale
 from edge_transact.pruning.compensate.regression import DAMPINGS, Fit, Regression
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import cut_layer
+from edge_transact.pruning.cut import LayerSelection, cut_layer
 from edge_transact.system.memory import peak_rss_mib
 from tests.support.pruning import everything
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from edge_transact.pruning.allocate.schedule import next_dims, shot_plans
-from edge_transact.pruning.cut.selection import select
+from edge_transact.pruning.allocate.allocation import next_dims, shot_plans
+from edge_transact.pruning.cut import select
 from edge_transact.pruning.score.methods.scorer import Activations
 from edge_transact.pruning.score.methods.transact import Transact
 from edge_transact.pruning.score.salience import SquareSum

@@ -17,11 +17,9 @@ from edge_transact.healing.options import HealOptions
 from edge_transact.healing.run import heal
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.pruning.compensate.compensation import compensate
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import cut_layer, pruned_tensors
-from edge_transact.pruning.methods import METHODS
-from edge_transact.pruning.options import PruneOptions
-from edge_transact.pruning.report.page import write_report
+from edge_transact.pruning.cut import LayerSelection, cut_layer, pruned_tensors
+from edge_transact.pruning.options import METHODS, PruneOptions
+from edge_transact.pruning.report import write_report
 from edge_transact.pruning.run import prune
 from tests.support.checkpoints import lost_plan, save_llama
 from tests.support.command import edge_transact
@@ -104,7 +102,7 @@ def test_the_command(dense, zeroed, widths, chapters, tmp_path: Path) -> None:
 
 def test_evaluation(lost, zeroed) -> None:
     ours, expected = (evaluate_model(str(path), TEXT, max_windows=2) for path in (lost.path, zeroed))
-    assert ours.perplexity == pytest.approx(expected.perplexity, rel=1e-5)
+    assert ours["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-5)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])

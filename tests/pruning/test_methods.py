@@ -11,10 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
-from edge_transact.pruning.cut.selection import select
-from edge_transact.pruning.cut.surgery import pruned_tensors
-from edge_transact.pruning.methods import METHODS
-from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.cut import pruned_tensors, select
+from edge_transact.pruning.options import METHODS, PruneOptions
 from edge_transact.pruning.run import prune
 from edge_transact.widths import LayerWidths
 from tests.support.pruning import scores_of

@@ -17,16 +17,14 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.errors import UsageError
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.pruning.allocate.allocation import allocate
-from edge_transact.pruning.allocate.curves import sensitivity_curves
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.allocate.program import ENOUGH
 from edge_transact.pruning.allocate.solver import Spent, cheapest
-from edge_transact.pruning.cut.selection import select
-from edge_transact.pruning.cut.surgery import pruned_tensors
+from edge_transact.pruning.cut import pruned_tensors, select
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import prune
 from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
-from edge_transact.pruning.score.sensitivity import measure_sensitivity, reference
+from edge_transact.pruning.score.sensitivity import measure_sensitivity, reference, sensitivity_curves
 from edge_transact.pruning.scores import LayerScores, PredictedLosses
 from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import get_quantization
@@ -146,8 +144,7 @@ def test_pairs_are_scored_by_their_effect_on_attention(make_llama, monkeypatch) 
 @pytest.mark.parametrize("vocabulary", [7, 4096])
 def test_sensitivity_is_the_whole_models(make_llama, tmp_path: Path, vocabulary: int, monkeypatch) -> None:
     """With logits computed in one block and in several."""
-    for module in ("model", "divergence"):
-        monkeypatch.setattr(f"edge_transact.layerwise.{module}.LOGITS_VOCABULARY", vocabulary)
+    monkeypatch.setattr("edge_transact.layerwise.model.LOGITS_VOCABULARY", vocabulary)
     source = Checkpoint.open(make_llama())
     scores, whole = scores_of(source, WINDOWS, "transact"), everything(source)
     measured = measure_sensitivity(
@@ -351,7 +348,7 @@ def test_best_beats_what_it_is_compared_with(tiny_model, tmp_path: Path) -> None
         options = {"method": method, "calibration_tokens": 4096}
         pruned = prune(str(tiny_model), tmp_path / method, PruneOptions(ratio=0.4, **options)).checkpoint
         model = AutoModelForCausalLM.from_pretrained(pruned.path)
-        figures[method] = perplexity(model, tokenizer, text, window=64).perplexity
+        figures[method] = perplexity(model, tokenizer, text, window=64)["perplexity"]
     assert figures["obs"] < 0.9 * figures["transact"]
 
 

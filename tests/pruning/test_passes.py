@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import pruned_tensors
+from edge_transact.pruning.cut import LayerSelection, pruned_tensors
 from tests.support.checkpoints import LLAMA3
 from tests.support.pruning import scores_of
 

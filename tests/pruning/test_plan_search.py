@@ -19,7 +19,7 @@ from edge_transact.layerwise.windows import split
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.compensate.regression import Regression
 from edge_transact.pruning.options import PruneOptions
-from edge_transact.pruning.report import figures
+from edge_transact.pruning.report import search_section
 from edge_transact.pruning.requirements import requirements
 from edge_transact.pruning.run import PruneResult, prune
 from edge_transact.pruning.search import loop, space, supernet
@@ -120,7 +120,7 @@ def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache,
 
 def test_the_page_shows_the_search(whole) -> None:
     _, result = whole
-    section = figures.search(result.searched)
+    section = search_section(result.searched)
     assert len(section.charts) >= 2 and len(section.rows) == len(result.searched.generations)
     assert result.searched.note() in section.text
     assert "nats a token" in section.charts[0].svg("search")

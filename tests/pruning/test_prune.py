@@ -181,7 +181,7 @@ def test_smollm2_without_a_third(tmp_path: Path) -> None:
         expected, actual = zeroed(ids).logits, pruned(ids).logits
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     # Near the dense model's; a wrong cut gives thousands.
-    assert perplexity(pruned, tokenizer, text, max_windows=2).perplexity < 80
+    assert perplexity(pruned, tokenizer, text, max_windows=2)["perplexity"] < 80
 
 
 def test_pairs_under_a_norm_stay(make_llama, tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.evaluation.models import evaluate_models
+from edge_transact.evaluation.models import REPORT_TEXT, REPORT_WINDOWS, evaluate_models
 from edge_transact.evaluation.options import EvalOptions
-from edge_transact.evaluation.report_text import TEXT, WINDOWS
-from edge_transact.pruning.report.figures import bars
+from edge_transact.pruning.report import bars
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import get_quantization
@@ -40,7 +39,9 @@ def test_the_figures_are_the_models(written, random_model) -> None:
     report = json.loads((directory / "report.json").read_text(), parse_constant=pytest.fail)
     source, pruned = Checkpoint.open(random_model).plan, Checkpoint.open(output).plan
     quantization = get_quantization("q4f16_0")
-    evaluated = evaluate_models([str(random_model), str(output)], EvalOptions(text=TEXT, max_windows=WINDOWS))
+    evaluated = evaluate_models(
+        [str(random_model), str(output)], EvalOptions(text=REPORT_TEXT, max_windows=REPORT_WINDOWS)
+    )
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]
@@ -101,7 +102,7 @@ def test_bars_show_what_is_kept() -> None:
         qk_pairs=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         intermediate=torch.tensor([1.0, 5.0, 3.0]),
     )
-    shown = {u.score: bars(u, scores, LayerWidths(1, 1, 2, 3, 2)) for u in UNITS.values() if u.figure}
+    shown = {u.score or u.kept: bars(u, scores, LayerWidths(1, 1, 2, 3, 2)) for u in UNITS.values() if u.figure}
     assert {unit: values.tolist() for unit, (values, _) in shown.items()} == {
         "heads": [3, 1, 0.5, 0.25],
         "v_dims": [4, 3, 2, 1, 9, 9, 9, 9],

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.pruning.cut.selection import LayerSelection, select
-from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
+from edge_transact.pruning.cut import LayerSelection, pruned_layer, pruned_tensors, select
 from edge_transact.pruning.rotation import SHRINKAGE, Rotation, best_rotation, damped
 from edge_transact.widths import LayerWidths
 from tests.support.checkpoints import TINY

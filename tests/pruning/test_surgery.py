@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layers import load_layer
-from edge_transact.pruning.cut.selection import LayerSelection, top_indices
-from edge_transact.pruning.cut.surgery import pruned_layer, pruned_tensors
+from edge_transact.pruning.cut import LayerSelection, pruned_layer, pruned_tensors, top_indices
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.checkpoints import LLAMA3, MODELS, TINY, save_llama
 

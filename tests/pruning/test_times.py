@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_transact.costs.profile import Profile
-from edge_transact.costs.roofline import Rates, roofline
+from edge_transact.costs.profile import Profile, Rates, roofline
 from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.allocation import allocate, check_reachable
 from edge_transact.pruning.allocate.limits import limits_of

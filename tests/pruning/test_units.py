@@ -8,9 +8,8 @@ import torch
 
 from edge_transact.architecture.matrices import MATRICES
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.pruning.cut.selection import LayerSelection, select
-from edge_transact.pruning.cut.surgery import pruned_layer
-from edge_transact.pruning.methods import METHODS, find_method
+from edge_transact.pruning.cut import LayerSelection, pruned_layer, select
+from edge_transact.pruning.options import METHODS, find_method
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import UNITS, Unit
 from edge_transact.widths import LayerWidths

@@ -13,8 +13,7 @@ from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding.best import round_best
-from edge_transact.rounding.calibrated import round_model
+from edge_transact.rounding.calibrated import round_best, round_model
 from edge_transact.rounding.distillation import distill
 from edge_transact.rounding.importance import InputImportance
 from edge_transact.rounding.search import search

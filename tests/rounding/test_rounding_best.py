@@ -12,8 +12,8 @@ from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.layerwise import model as layerwise
 from edge_transact.pruning.options import PruneChoices
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.rounding import best
-from edge_transact.rounding.best import round_best
+from edge_transact.rounding import calibrated
+from edge_transact.rounding.calibrated import round_best
 from edge_transact.rounding.store import CODES, SCALES, dequantized, keep_rounded
 from tests.support.accelerator import NAME, accelerator
 from tests.support.interruption import killed_after, write_every_state
@@ -47,10 +47,10 @@ def test_the_same_weights_from_a_gpu(make_llama, tmp_path, monkeypatch, tied):
 @pytest.mark.parametrize(("tokens", "shared"), [(24 * 6, 0), (24 * 8, 4), (24 * 100, 12)])
 def test_codes_and_scales_are_from_different_text_if_there_is_enough(make_llama, tmp_path, monkeypatch, tokens, shared):
     checkpoint, read = Checkpoint.open(make_llama()), []
-    monkeypatch.setattr(best, "CODES_TOKENS", tokens)
-    monkeypatch.setattr(best, "SCALES_TOKENS", tokens)
-    monkeypatch.setattr(best, "round_model", lambda model, *_: read.append(model.windows))
-    monkeypatch.setattr(best, "distill", lambda model, *_: read.append(model.windows))
+    monkeypatch.setattr(calibrated, "CODES_TOKENS", tokens)
+    monkeypatch.setattr(calibrated, "SCALES_TOKENS", tokens)
+    monkeypatch.setattr(calibrated, "round_model", lambda model, *_: read.append(model.windows))
+    monkeypatch.setattr(calibrated, "distill", lambda model, *_: read.append(model.windows))
     round_best(checkpoint, None, WINDOWS, QUANTIZATIONS["q4f16_1"], Journal(tmp_path / "x"))
     for_codes, for_scales = ({tuple(window.tolist()) for window in windows} for windows in read)
     assert len(for_codes) == len(for_scales) == min(12, tokens // 24) and len(for_codes & for_scales) == shared

@@ -16,7 +16,7 @@ from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.layerwise.windows import read_calibration
 from edge_transact.runtime.text import TextCodec
 from edge_transact.selftext import texts, writing
-from edge_transact.selftext.sampling import sample
+from edge_transact.selftext.writing import sample
 from tests.support.tokenizers import CHAT_TEMPLATE
 
 

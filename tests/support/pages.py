@@ -20,8 +20,8 @@ from edge_transact.evaluation.report import write_report as write_eval_report
 from edge_transact.evaluation.tasks import PAPER_TASKS
 from edge_transact.healing.report import page as heal_page
 from edge_transact.pruning.compensate.regression import Fit
-from edge_transact.pruning.report import figures
-from edge_transact.pruning.report.page import page as prune_page
+from edge_transact.pruning.report import PROJECTIONS, compensation_section, salience_section, sensitivity_section
+from edge_transact.pruning.report import page as prune_page
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import UNITS
 from edge_transact.quantization import get_quantization
@@ -49,12 +49,12 @@ def pruned_page(directory: Path, layers: int) -> Path:
         LayerScores(*(torch.rand(*shape, generator=generator) ** 4 for shape in ((128,), (8, 128), (8, 64), (4096,))))
         for _ in range(layers)
     ]
-    fits = [{name: Fit(1.0, 0.2 + index, 0.1 + index) for name in figures.PROJECTIONS} for index in range(layers)]
+    fits = [{name: Fit(1.0, 0.2 + index, 0.1 + index) for name in PROJECTIONS} for index in range(layers)]
     pictures = [
         width_section(pruned, source),
-        figures.sensitivity(torch.rand(layers, 2, generator=generator) + 1e-3),
-        figures.compensation(fits),
-        *(figures.salience(unit, scores, pruned, "a score") for unit in UNITS.values() if unit.figure),
+        sensitivity_section(torch.rand(layers, 2, generator=generator) + 1e-3),
+        compensation_section(fits),
+        *(salience_section(unit, scores, pruned, "a score") for unit in UNITS.values() if unit.figure),
     ]
     quantization = get_quantization("q4f16_0")
     report = {

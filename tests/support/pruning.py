@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from edge_transact.checkpoint import Checkpoint
-    from edge_transact.pruning.cut.selection import LayerSelection
+    from edge_transact.pruning.cut import LayerSelection
     from edge_transact.pruning.scores import LayerScores
     from edge_transact.widths import LayerWidths
 
@@ -35,7 +35,7 @@ def another_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def everything(source: Checkpoint) -> list[LayerSelection]:
-    from edge_transact.pruning.cut.selection import LayerSelection
+    from edge_transact.pruning.cut import LayerSelection
 
     return [LayerSelection.everything(layer) for layer in source.plan.layers]
 
@@ -46,7 +46,7 @@ def scores_of(
     """A method's scores of all layers, or of what is kept of them."""
     from edge_transact.cache.journal import Journal
     from edge_transact.layerwise.model import LayerwiseModel
-    from edge_transact.pruning.methods import find_method
+    from edge_transact.pruning.options import find_method
     from edge_transact.pruning.score.passes import Scoring
 
     journal, model = Journal(Path(tempfile.mkdtemp(dir=source.path.parent))), LayerwiseModel(source, windows)
@@ -58,8 +58,7 @@ def cut_at_random(source: Checkpoint, layers: Sequence[LayerWidths], directory: 
     import torch
 
     from edge_transact.checkpoint import write_checkpoint
-    from edge_transact.pruning.cut.selection import select
-    from edge_transact.pruning.cut.surgery import pruned_tensors
+    from edge_transact.pruning.cut import pruned_tensors, select
     from edge_transact.pruning.scores import LayerScores
 
     draw, selections = torch.Generator().manual_seed(0), []

@@ -18,9 +18,8 @@ from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
-from edge_transact.evaluation.perplexity import LogitsFunction, PerplexityResult, perplexity, windows_of
-from edge_transact.layerwise.divergence import divergences, through
-from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel, pieces
+from edge_transact.evaluation.perplexity import LogitsFunction, Perplexity, perplexity, windows_of
+from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel, divergences, pieces, through
 from edge_transact.progress import bar
 from edge_transact.quantization import Quantization
 from edge_transact.weights.convert import ParameterSources, restore
@@ -79,8 +78,8 @@ class Measurement:
     """Parts in the order of the forward pass, the model before rounding, and by rounding the whole rounded model."""
 
     parts: list[Part]
-    unrounded: PerplexityResult
-    rounded: dict[str, PerplexityResult]
+    unrounded: Perplexity
+    rounded: dict[str, Perplexity]
 
 
 @torch.no_grad()
@@ -98,7 +97,7 @@ def measure(
     sweep = _Sweep(checkpoint, rounded, windows, journal)
     sweep.run()
 
-    def evaluated(logits: LogitsFunction, reference: LogitsFunction | None = None) -> PerplexityResult:
+    def evaluated(logits: LogitsFunction, reference: LogitsFunction | None = None) -> Perplexity:
         return perplexity(logits, tokenizer, text, window=window, max_windows=WINDOWS, reference=reference)
 
     unrounded = evaluated(sweep.logits(None))

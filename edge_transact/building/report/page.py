@@ -17,8 +17,7 @@ from edge_transact.building.report import figures
 from edge_transact.building.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, Part, measure
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.evaluation.perplexity import PerplexityResult
-from edge_transact.evaluation.report_text import TEXT
+from edge_transact.evaluation.models import REPORT_TEXT
 from edge_transact.formatting import megabytes
 from edge_transact.progress import working
 from edge_transact.quantization import get_quantization
@@ -54,7 +53,7 @@ def write_report(
                 name: Dequantized(**vars(checkpoint), reader=reader, sources=sources, quantization=quantization)
                 for name, reader in shards.items()
             }
-            logger.info(f"report on {TEXT}")
+            logger.info(f"report on {REPORT_TEXT}")
             journal = Journal(Path(scratch) / "report")
             measured = measure(checkpoint, rounded, TextCodec(checkpoint.path).tokenizer, text, journal)
         values = _values(manifest, dist, measured)
@@ -119,7 +118,7 @@ def _roundings(
 
 def _values(manifest: Manifest, dist: Path, measured: Measurement) -> dict[str, Any]:
     models = {"unrounded": measured.unrounded, **measured.rounded}
-    text = asdict(measured.unrounded)
+    of_text = ("tokens", "windows", "window", "text_tokens", "text_sha256")
     return {
         "model": manifest.source,
         "dist": str(dist),
@@ -129,15 +128,14 @@ def _values(manifest: Manifest, dist: Path, measured: Measurement) -> dict[str, 
         "weights_bytes": manifest.weights_bytes,
         "bits_per_parameter": manifest.bits_per_parameter,
         "evaluation": {
-            "text": TEXT,
-            **{name: text[name] for name in ("tokens", "windows", "window", "text_tokens", "text_sha256")},
-            "part_windows": min(PART_WINDOWS, measured.unrounded.windows),
-            "part_window": min(PART_WINDOW, measured.unrounded.window),
+            "text": REPORT_TEXT,
+            **{name: value for name, value in measured.unrounded.items() if name in of_text},
+            "part_windows": min(PART_WINDOWS, measured.unrounded["windows"]),
+            "part_window": min(PART_WINDOW, measured.unrounded["window"]),
         },
-        "models": {name: _quality(result) for name, result in models.items()},
+        "models": {
+            model: {name: value for name, value in result.items() if name not in of_text}
+            for model, result in models.items()
+        },
         "parts": [asdict(part) for part in measured.parts],
     }
-
-
-def _quality(result: PerplexityResult) -> Mapping[str, float]:
-    return {"perplexity": result.perplexity} | (asdict(result.divergence) if result.divergence else {})

@@ -90,5 +90,4 @@ def _made_from(model: Path) -> tuple[Path | None, str]:
 
 
 def step_name(model: str | Path) -> str:
-    """The description of the bar while a model answers."""
     return f"questions to {Path(model).name}"

@@ -39,7 +39,6 @@ class Question:
     quick: bool = False
 
     def is_right(self, answer: str) -> bool:
-        """Whether the rule accepts an answer."""
         if self.exact:
             return re.fullmatch(self.accepted, answer.strip()) is not None
         plain = answer.translate(_MARKS)

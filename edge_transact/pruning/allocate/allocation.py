@@ -1,21 +1,20 @@
-"""From a budget to the widths of every layer."""
+"""From a budget to the widths of every layer, also in several shots, each of which scores what the one before left."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_transact import costs
 from edge_transact.costs.profile import read_profile
 from edge_transact.errors import UsageError
-from edge_transact.formatting import milliseconds
-from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
 from edge_transact.pruning.allocate.solver import cheapest
 from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.score.sensitivity import Curves
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS, Module
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
 
@@ -125,7 +124,8 @@ def _limits(budget: PruneOptions, source: WidthPlan) -> Sequence[Limit]:
     limits = limits_of(budget, source)
     if all(limit.holds(source) for limit in limits):
         raise UsageError(
-            "the model is within all limits already: " + ", ".join(_has(limit, source) for limit in limits),
+            "the model is within all limits already: "
+            + ", ".join(f"{limit.allows()}, and it has {limit.written(limit.measure(source))}" for limit in limits),
             fix="Give less than that.",
         )
     return limits
@@ -140,20 +140,10 @@ def _uncut(plan: WidthPlan, source: WidthPlan, units: Sequence[str], why: str) -
     ]
 
 
-def _has(limit: Limit, plan: WidthPlan) -> str:
-    has = milliseconds(limit.measure(plan)) if limit.is_time else f"{int(limit.measure(plan)):,}"
-    return f"{limit.asked} allows {limit.written(limit.bound)}, and it has {has}"
-
-
 def reached(plan: WidthPlan, source: WidthPlan, limits: Sequence[Limit]) -> str:
     """What a plan keeps of each limit, in words."""
     kept = "; ".join(
-        f"{limit.asked} allows {limit.written(limit.bound)}, and "
-        + (
-            f"{milliseconds(limit.measure(plan))} is predicted"
-            if limit.is_time
-            else f"{int(limit.measure(plan)):,} remain"
-        )
+        f"{limit.allows()}, and {limit.written(limit.measure(plan))} {'is predicted' if limit.is_time else 'remain'}"
         for limit in limits
     )
     if len(limits) > 1:
@@ -282,3 +272,33 @@ def _round_mlp(layer: LayerWidths, dims: float, bucket: int) -> LayerWidths:
     """The layer with the multiple of `bucket` nearest to `dims`, at least one bucket, at most what it has."""
     rounded = max(1, math.floor(dims / bucket + 0.5)) * bucket
     return replace(layer, intermediate_size=min(rounded, layer.intermediate_size))
+
+
+def next_dims(current: int, target: int, remaining: int) -> int:
+    """Dims after the next of `remaining` shots: an even share of the rest, rounded down (TransAct, official code)."""
+    return current - (current - target) // remaining
+
+
+def shot_plans(source: WidthPlan, target: WidthPlan, shots: int) -> Iterator[WidthPlan]:
+    """The plan after each of `shots` shots. The last one is `target`; only that one may cut inside KV groups.
+
+    Attention shrinks in value dims of all heads. Every KV group that the remaining dims reach into is kept, so the
+    next shot starts from complete groups.
+    """
+    plan = source
+    for remaining in range(shots, 0, -1):
+        layers = zip(plan.layers, target.layers, strict=True)
+        plan = target if remaining == 1 else plan.with_layers(_next_layer(*both, remaining) for both in layers)
+        yield plan
+
+
+def _next_layer(current: LayerWidths, target: LayerWidths, remaining: int) -> LayerWidths:
+    dims = next_dims(current.attention_size, target.attention_size, remaining)
+    # Not fewer than the target's: its attention may be narrower because its heads are.
+    groups = max(-(-dims // max(1, current.v_head_dim * current.q_per_kv)), target.num_key_value_heads)
+    return replace(
+        current,
+        num_attention_heads=groups * current.q_per_kv,
+        num_key_value_heads=groups,
+        intermediate_size=next_dims(current.intermediate_size, target.intermediate_size, remaining),
+    )

@@ -11,7 +11,7 @@ from edge_transact.compiler.identity import require_current
 from edge_transact.costs.profile import Profile, read_profile
 from edge_transact.errors import UsageError
 from edge_transact.formatting import milliseconds
-from edge_transact.options.values import tokens_and_seconds
+from edge_transact.options import tokens_and_seconds
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import WidthPlan
@@ -36,11 +36,14 @@ class Limit:
     is_time: bool = False
 
     def written(self, value: float) -> str:
-        """A value of `measure`, with its unit."""
-        return f"{milliseconds(value)} {self.unit}" if self.is_time else f"{int(value):,} {self.unit}"
+        """A value of `measure`, without its unit."""
+        return milliseconds(value) if self.is_time else f"{int(value):,}"
+
+    def allows(self) -> str:
+        """What the user asked for, and the bound that it is."""
+        return f"{self.asked} allows {self.written(self.bound)} {self.unit}"
 
     def holds(self, plan: WidthPlan) -> bool:
-        """Whether a plan is within the bound."""
         return self.measure(plan) <= self.bound
 
 
@@ -49,11 +52,11 @@ def require_reachable(limits: Sequence[Limit], smallest: WidthPlan, source: Widt
     exceeded = []
     for limit in limits:
         if not limit.holds(smallest):
-            has = f"the smallest model has {int(limit.measure(smallest)):,}"
+            has = f"the smallest model has {limit.written(limit.measure(smallest))}"
             if limit.is_time:
-                has = f"the fastest model takes {milliseconds(limit.measure(smallest))}, "
+                has = f"the fastest model takes {limit.written(limit.measure(smallest))}, "
                 has += f"with {costs.cut_ratio(smallest, source):.0%} of attention and MLP removed"
-            exceeded.append(f"{limit.asked} allows {limit.written(limit.bound)}, and {has}")
+            exceeded.append(f"{limit.allows()}, and {has}")
     if exceeded:
         raise UsageError("; ".join(exceeded), fix="Allow more, or give --heads and --intermediate.")
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from edge_transact import costs
 from edge_transact.errors import UsageError
-from edge_transact.pruning.allocate.curves import Curves
 from edge_transact.pruning.allocate.limits import Limit
 from edge_transact.pruning.allocate.program import Options, Solution, least_at, solve
+from edge_transact.pruning.score.sensitivity import Curves
 from edge_transact.pruning.units import (
     DEFAULT_UNITS,
     GROUPS,
@@ -125,7 +125,6 @@ class _Choices:
 
     @cached_property
     def sizes(self) -> Mapping[Unit, np.ndarray]:
-        """How many of each unit are kept."""
         return {unit: np.array([unit.count(layer) for layer in self.widths], int) for unit in UNITS.values()}
 
 
@@ -262,7 +261,6 @@ class _Space:
         return [(choices, _losses(choices, layer, curves)) for choices, layer, curves in attention + mlp]
 
     def plan(self, modules: Sequence[_Module], chosen: Sequence[int]) -> WidthPlan:
-        """The plan of the chosen widths."""
         widths = [choices.widths[index] for (choices, _), index in zip(modules, chosen, strict=True)]
         layers = self.source.num_hidden_layers
         return self.source.with_layers(
@@ -271,7 +269,6 @@ class _Space:
         )
 
     def holds(self, modules: Sequence[_Module], chosen: Sequence[int]) -> bool:
-        """Whether the whole plan meets all limits."""
         plan = self.plan(modules, chosen)
         return all(limit.holds(plan) for limit in self.limits)
 
@@ -332,7 +329,6 @@ class _Space:
         return [width, *range((width - 1) // step * step, max(step, unit.least) - 1, -step)]
 
     def _layer(self, shape: _Shape) -> LayerWidths:
-        """A layer that gives a model this shape."""
         head_dim = self.source.head_dim if self.source.use_qk_norm else min(shape.head_dim, self.source.head_dim)
         heads, mlp = shape.kv_heads * shape.q_per_kv, self.source.widest.intermediate_size
         return LayerWidths(heads, shape.kv_heads, head_dim, shape.head_dim, mlp)

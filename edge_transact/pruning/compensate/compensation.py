@@ -11,39 +11,42 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
-from edge_transact.architecture.matrices import DOWN, MLP_INPUTS, OUTPUT, Matrix, matrices_of
+from edge_transact.architecture.matrices import OUTPUT, Matrix, matrices_of
 from edge_transact.cache.journal import Journal
-from edge_transact.checkpoint.layers import DecoderLayer, linear
-from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
+from edge_transact.checkpoint.layers import DecoderLayer, find_linear, linear
+from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel, check_finite, pieces
 from edge_transact.progress import bar
-from edge_transact.pruning.compensate.last_norm import last_norm_scale
-from edge_transact.pruning.compensate.regression import Fit, Regression
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import cut_layer, kept_inputs
-from edge_transact.pruning.units import CONSUMERS
+from edge_transact.pruning.compensate.regression import Fit, Regression, held_out_of
+from edge_transact.pruning.cut import LayerSelection, cut_layer, kept_inputs
+from edge_transact.pruning.units import CONSUMERS, Module
 
 logger = logging.getLogger(__name__)
 
 FROM_SOURCE = 0.5
 """The share of the difference to the source's hidden states that the target corrects."""
 
-HELD_OUT = 8
-"""One window in this many is held out to choose the damping; the final solution uses it too."""
-
 PROJECTIONS = tuple(matrix.name for matrix in CONSUMERS.values())
 
 STEP = "compensate"
 
-Dims = slice | torch.Tensor
-"""Some of a projection's inputs: a slice, or int64 indices."""
+LAST_NORM = "model.norm.weight"
+
+LAST_NORM_STEP = "scale the last norm"
+
+LAST_NORM_TOKENS = 4096
+"""The most calibration tokens that are used, which are enough for one number."""
+
+NEWTON_STEPS = 4
+"""The largest number of Newton steps."""
+
+LAST_STEP = 3e-3
+"""A step shorter than this is the last. Convergence is quadratic: the next would change the factor by about 1e-5."""
 
 Advance = Callable[[int], None]
 """Moves the progress bar by a number of batches."""
@@ -99,7 +102,7 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
                 tensors = _pass_uncut(model, index, source, pruned, advance)
             else:
                 layer = _Layer(model, index, selections[index], journal)
-                tensors = layer.attention(source, pruned) | layer.mlp(source, pruned, advance)
+                tensors = layer.block("attention", source, pruned) | layer.block("mlp", source, pruned, advance)
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
             journal[f"compensated-{index}"] = tensors
             state = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
@@ -121,15 +124,10 @@ def _pass_uncut(
 
 
 def _solved(layer: DecoderLayer, matrix: Matrix, fit: Fit) -> dict[str, torch.Tensor]:
-    """A matrix of a layer and its fit, as the journal keeps them."""
     return {
         f"{matrix.name}.weight": linear(layer, matrix).weight.detach().cpu().clone(),
         f"{matrix.name}.fit": torch.tensor(list(asdict(fit).values()), dtype=torch.float64),
     }
-
-
-def _frozen(weight: torch.Tensor) -> torch.nn.Parameter:
-    return torch.nn.Parameter(weight, requires_grad=False)
 
 
 def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
@@ -137,29 +135,6 @@ def _others(dims: torch.Tensor, size: int) -> torch.Tensor:
     others = torch.ones(size, dtype=torch.bool, device=dims.device)
     others[dims] = False
     return others.nonzero()[:, 0]
-
-
-class _Output(NamedTuple):
-    """What the cut projection computes for a batch: its input, its output, and what the uncut one adds to that."""
-
-    activation: torch.Tensor
-    output: torch.Tensor
-    gone: torch.Tensor
-
-
-class _Split:
-    """Splits a projection's output into the part of the dims that are kept and the part of those that are gone."""
-
-    def __init__(self, full: torch.nn.Linear, cut: torch.nn.Linear, kept: Dims, gone: Dims) -> None:
-        self._kept, self._gone, self._cut = kept, gone, cut
-        self._weight = full.weight[:, gone]
-        self._bias = None if full.bias is None else full.bias - cut.bias
-
-    def __call__(self, uncut: torch.Tensor) -> _Output:
-        """Splits the output for an uncut activation, ``[..., in_features]``."""
-        activation = uncut[..., self._kept]
-        gone = functional.linear(uncut[..., self._gone], self._weight, self._bias)
-        return _Output(activation, self._cut(activation), gone)
 
 
 class _Layer:
@@ -173,115 +148,107 @@ class _Layer:
         self.full = model.layer(index)
         self.cut = cut_layer(model, index, selection)
 
-    def attention(self, source: torch.Tensor, pruned: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Runs both streams through attention, in place; returns its output projection and the fit, if it is kept."""
-        if not self.selection.widths.has_attention:
-            return self._without(OUTPUT, partial(self.model.attend, self.full), source)
-        full, cut, kept = linear(self.full, OUTPUT), linear(self.cut, OUTPUT), self._kept_of_attention()
-        split = None if kept is None else _Split(full, cut, kept, _others(kept, full.in_features))
-        attend = partial(self.model.attend, self.full)
-
-        def computed(hidden: torch.Tensor) -> _Output:
-            if split is not None:
-                return split(attend(hidden))
-            activation = self.model.attend(self.cut, hidden)
-            output = cut(activation)
-            return _Output(activation, output, full(attend(hidden)) - output)
-
-        return self._solve(OUTPUT, attend, computed, source, pruned)
-
-    def _kept_of_attention(self) -> torch.Tensor | None:
-        """The dims of attention's activation that the cut layer has; `None` if RoPE pairs or a rotation change all."""
-        widths = self.model.checkpoint.plan.layers[self.index]
-        if self.selection.rotation or self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2:
-            return None
-        return kept_inputs(OUTPUT, widths, self.selection).to(self.model.device)
-
-    def mlp(self, source: torch.Tensor, pruned: torch.Tensor, advance: Advance) -> dict[str, torch.Tensor]:
-        """Runs both streams through the MLP, in place; returns its down projection and the fit, if it is kept."""
-        if not self.selection.widths.has_mlp:
-            return self._without(DOWN, partial(self.model.activate, self.full), source, advance)
-        self._order_mlp()
-        full, cut = linear(self.full, DOWN), linear(self.cut, DOWN)
-        split = _Split(full, cut, slice(0, cut.in_features), slice(cut.in_features, None))
-        activate = partial(self.model.activate, self.full)
-        return self._solve(DOWN, activate, lambda x: split(activate(x)), source, pruned, advance)
-
-    def _without(
+    def block(
         self,
-        matrix: Matrix,
-        activation_of: Callable[[torch.Tensor], torch.Tensor],
-        source: torch.Tensor,
-        advance: Advance = lambda batches: None,
-    ) -> dict[str, torch.Tensor]:
-        """Runs the source's stream through a block, if it has it, that the pruned model lacks: nothing to solve."""
-        plan = self.model.checkpoint.plan
-        projections = [linear(self.full, each) for each in matrices_of(plan, plan.layers[self.index], [matrix])]
-        for of_source in pieces(source, self.model):
-            for full in projections:
-                of_source += full(activation_of(of_source)).to(of_source.device)
-            advance(1)
-        return {}
-
-    def _solve(
-        self,
-        matrix: Matrix,
-        activation_of: Callable[[torch.Tensor], torch.Tensor],
-        computed_of: Callable[[torch.Tensor], _Output],
+        module: Module,
         source: torch.Tensor,
         pruned: torch.Tensor,
         advance: Advance = lambda batches: None,
     ) -> dict[str, torch.Tensor]:
-        """Solves a projection again, and adds the block's output to both models' hidden states."""
-        full, cut = linear(self.full, matrix), linear(self.cut, matrix)
-        regression = Regression(cut.weight)
-        activations = self.journal.room((*self.model.windows.shape, cut.in_features), self.model.dtype)
-        for held_out, of_source, of_pruned, kept_back in self._batches(source, pruned, activations):
-            of_source += full(activation_of(of_source)).to(of_source.device)
-            computed = computed_of(of_pruned)
-            kept_back.copy_(computed.activation)
-            self._add(regression, held_out, computed, of_source, of_pruned)
+        """Runs both streams through attention or the MLP, in place; returns its projection and fit, if it is kept."""
+        model, matrix = self.model, CONSUMERS[module]
+        compute = model.attend if module == "attention" else model.activate
+        full, cut = find_linear(self.full, matrix), find_linear(self.cut, matrix)
+        if full is None or cut is None:
+            for of_source in pieces(source, model):
+                if full is not None:
+                    of_source += full(compute(self.full, of_source)).to(of_source.device)
+                advance(1)
+            return {}
+        regression, kept = Regression(cut.weight), self._kept(matrix)
+        if kept is not None:
+            gone = _others(kept, full.in_features)
+            weight_of_gone = full.weight[:, gone]
+            bias_of_gone = None if full.bias is None else full.bias - cut.bias
+        activations = self.journal.room((*model.windows.shape, cut.in_features), model.dtype)
+        states = held_out_of(len(source)), source, pruned, activations
+        for held_out, of_source, of_pruned, kept_back in zip(*(pieces(t, model) for t in states), strict=True):
+            of_source += full(compute(self.full, of_source)).to(of_source.device)
+            uncut = compute(self.full, of_pruned)
+            activation = compute(self.cut, of_pruned) if kept is None else uncut[..., kept]
+            kept_back.copy_(activation)
+            output = cut(activation)
+            if kept is None:
+                lost = full(uncut) - output
+            else:
+                lost = functional.linear(uncut[..., gone], weight_of_gone, bias_of_gone)
+            # The output lacks what is lost, and a share of the distance that the uncut block would leave:
+            # `lost + FROM_SOURCE * (of_source - of_pruned - uncut output)`.
+            missing = of_source.to(model.device, torch.float32, copy=True)
+            missing.sub_(of_pruned.to(model.device)).sub_(output).mul_(FROM_SOURCE).add_(lost, alpha=1 - FROM_SOURCE)
+            regression.add_windows(activation, missing, of_source, held_out)
             advance(1)
         weight, fit = regression.solve()
-        cut.weight = _frozen(weight.to(self.model.dtype))
-        for hidden, activation in zip(pieces(pruned, self.model), pieces(activations, self.model), strict=True):
-            hidden += cut(activation.to(self.model.device)).to(hidden.device)
+        cut.weight = torch.nn.Parameter(weight.to(model.dtype), requires_grad=False)
+        for hidden, activation in zip(pieces(pruned, model), pieces(activations, model), strict=True):
+            hidden += cut(activation.to(model.device)).to(hidden.device)
         return _solved(self.cut, matrix, fit)
 
-    def _order_mlp(self) -> None:
-        """Moves the kept dims of the uncut MLP to the front, so that they are a slice of its activations."""
-        down, kept = linear(self.full, DOWN), self.selection.intermediate.to(self.model.device)
-        order = torch.cat([kept, _others(kept, down.in_features)])
-        for projection in (linear(self.full, matrix) for matrix in MLP_INPUTS):
-            projection.weight = _frozen(projection.weight[order])
-            if projection.bias is not None:
-                projection.bias = _frozen(projection.bias[order])
-        down.weight = _frozen(down.weight[:, order])
+    def _kept(self, matrix: Matrix) -> torch.Tensor | None:
+        """The inputs of a matrix that the cut layer has, int64; `None` if RoPE pairs or a rotation change all."""
+        widths = self.model.checkpoint.plan.layers[self.index]
+        has_others = self.selection.rotation or self.selection.qk_pairs.shape[1] < widths.qk_head_dim // 2
+        if matrix is OUTPUT and has_others:
+            return None
+        return kept_inputs(matrix, widths, self.selection).to(self.model.device)
 
-    def _batches(self, *states: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """For each batch: which of its windows are held out, bool ``[batch]``, and its views of the states."""
-        windows = torch.arange(len(self.model.windows))
-        # A single window can't be held out from itself.
-        held_out = windows % HELD_OUT == HELD_OUT - 1 if len(windows) >= HELD_OUT else windows == len(windows) - 1
-        return zip(*(pieces(tensor, self.model) for tensor in (held_out, *states)), strict=True)
 
-    def _add(
-        self,
-        regression: Regression,
-        held_out: torch.Tensor,
-        computed: _Output,
-        of_source: torch.Tensor,
-        of_pruned: torch.Tensor,
-    ) -> None:
-        """Adds a batch to the regression: the source's hidden states after the block, the pruned model's before it."""
-        activation, output, gone = computed
-        # The output lacks `gone`, and a share of the distance that the uncut block would leave:
-        # `gone + FROM_SOURCE * (of_source - of_pruned - uncut output)`.
-        missing = of_source.to(self.model.device, torch.float32, copy=True)
-        counts = 1 / missing.square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
-        missing.sub_(of_pruned.to(self.model.device)).sub_(output).mul_(FROM_SOURCE).add_(gone, alpha=1 - FROM_SOURCE)
-        # Consecutive windows with the same answer are a view; all windows with the same answer would be a copy.
-        runs = torch.unique_consecutive(held_out, return_counts=True)
-        parts = zip(runs[0].tolist(), *(t.split(runs[1].tolist()) for t in (activation, missing, counts)), strict=True)
-        for chosen, *tensors in parts:
-            regression.add(*(tensor.flatten(end_dim=1) for tensor in tensors), held_out=chosen)
+@torch.no_grad()
+def last_norm_scale(model: LayerwiseModel, hidden: torch.Tensor) -> float:
+    """The factor on logits at which the calibration text is most likely: one temperature (Guo et al., 2017).
+
+    A pruned model is nearly as confident as its source, and more often wrong. The loss is convex in the factor, and a
+    few Newton steps find it. Greedy answers don't change.
+
+    `hidden` is the output of the pruned model's last layer, ``[windows, window, hidden_size]``. The factor is 1 if none
+    is found, because the loss has no curvature or the factor would not be above 0.
+    """
+    step = max(1, -(-model.windows.numel() // LAST_NORM_TOKENS))
+    states = hidden[::step, :-1].flatten(end_dim=1)
+    labels = model.windows[::step, 1:].flatten()
+    scale = 1.0
+    with bar(LAST_NORM_STEP, NEWTON_STEPS * len(labels)) as advance:
+        for _ in range(NEWTON_STEPS):
+            slope, curvature = 0.0, 0.0
+            for piece, following in zip(states.split(LOGITS_TOKENS), labels.split(LOGITS_TOKENS), strict=True):
+                mean, square, expected = _moments(model, piece, following.to(model.device), scale)
+                slope += (mean - expected).sum().item()
+                curvature += (square - mean.square()).sum().item()
+                advance(len(piece))
+            if not curvature > 0 or not scale - slope / curvature > 0:
+                return 1.0
+            scale -= slope / curvature
+            if abs(slope / curvature) < LAST_STEP:
+                break
+    return scale
+
+
+def _moments(model: LayerwiseModel, hidden: torch.Tensor, labels: torch.Tensor, scale: float) -> list[torch.Tensor]:
+    """By token, fp32: the mean and mean square of its logits under the scaled softmax, and the label's logit."""
+    largest, sums, moments = [], [], []
+    expected = torch.zeros(len(labels), device=labels.device)
+    first = 0
+    for logits in model.logit_blocks(hidden):
+        inside = labels - first
+        first += logits.shape[1]
+        found = logits.gather(1, inside.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        expected += torch.where((inside >= 0) & (inside < logits.shape[1]), found, 0.0)
+        largest.append(logits.amax(dim=-1))
+        weights = logits.sub(largest[-1][:, None]).mul_(scale).exp_()
+        sums.append(weights.sum(dim=-1))
+        weights *= logits
+        moments.append(torch.stack([weights.sum(dim=-1), weights.mul_(logits).sum(dim=-1)]))
+    tops = torch.stack(largest)
+    shares = (scale * (tops - tops.amax(dim=0))).exp()
+    total = (shares * torch.stack(sums)).sum(dim=0)
+    return [*((shares[:, None] * torch.stack(moments)).sum(dim=0) / total), expected]

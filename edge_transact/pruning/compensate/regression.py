@@ -12,11 +12,19 @@ from dataclasses import dataclass
 
 import torch
 
-from edge_transact.checkpoint.finite import is_finite
+from edge_transact.checkpoint.layers import is_finite
 from edge_transact.layerwise.gram import Gram, sums_of
 
 DAMPINGS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Ridge penalties that are tried on the held-out windows, as shares of each dim's own energy."""
+
+HELD_OUT = 8
+"""One window in this many is held out to choose the damping; the final solution uses it too."""
+
+
+def held_out_of(windows: int) -> torch.Tensor:
+    """Which windows are held out, bool ``[windows]``; the last one if they are few."""
+    return torch.arange(windows) % HELD_OUT == min(HELD_OUT, windows) - 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,24 @@ class Regression:
                 self._cross[part].addmm_(missing.T, inputs)
                 self._square[part] += missing.square().sum()
         self._held_out += held_out * len(inputs) * len(self._weight)
+
+    def add_windows(
+        self, inputs: torch.Tensor, missing: torch.Tensor | None, hidden: torch.Tensor, held_out: torch.Tensor
+    ) -> None:
+        """Adds a batch of windows, of which some are `held_out`, bool ``[batch]``; see `add` for the others.
+
+        A token counts by the inverse square of the size of what the next norm reads: `hidden`, ``[batch, window,
+        hidden_size]``.
+        """
+        tokens = 1 / hidden.to(inputs.device).float().square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
+        # Consecutive windows with the same answer are a view; all windows with the same answer would be a copy.
+        answers, sizes = (each.tolist() for each in torch.unique_consecutive(held_out, return_counts=True))
+        lacking = [None] * len(sizes) if missing is None else missing.split(sizes)
+        for answer, part, lacks, weights in zip(
+            answers, inputs.split(sizes), lacking, tokens.split(sizes), strict=True
+        ):
+            flat = None if lacks is None else lacks.flatten(end_dim=1)
+            self.add(part.flatten(end_dim=1), flat, weights.flatten(end_dim=1), held_out=answer)
 
     def narrowed(self, kept: torch.Tensor) -> Regression:
         """The same problem for some inputs, int64 ``[kept]``: what the others gave the old W's output is missing."""

@@ -120,7 +120,7 @@ def eliminate(gram: torch.Tensor, effects: torch.Tensor) -> tuple[torch.Tensor, 
             costs.append(own.square().sum(dim=1))
             gone[going] = True
             if staying <= at_once:
-                return torch.cat(order).flip(0), _by_width(torch.cat(costs).flip(0))
+                return torch.cat(order).flip(0), by_width(torch.cat(costs).flip(0))
             # The other dims take over: their regression on the dims that go distributes those columns of W.
             shared = torch.linalg.solve_triangular(factor, inverse[going].masked_fill_(gone, 0), upper=False)
             effects.addmm_(shared.T, own, alpha=-1)
@@ -146,10 +146,10 @@ def curve(gram: torch.Tensor, effects: torch.Tensor, order: torch.Tensor) -> tor
         # Above the diagonal the factor is zero.
         columns = factor[first:, first : first + BLOCK]
         of_block.copy_((columns.T @ effects[first:]).square().sum(dim=1))
-    return _by_width(of_columns)
+    return by_width(of_columns)
 
 
-def _by_width(costs: torch.Tensor) -> torch.Tensor:
+def by_width(costs: torch.Tensor) -> torch.Tensor:
     """From the cost of each dim, ``[size]``: the loss by the number of first dims that are kept, ``[size + 1]``."""
     # Summed from the end, in fp64: fp32 would lose the small differences that small cuts make.
     losses = costs.double().flip(0).cumsum(0).flip(0)

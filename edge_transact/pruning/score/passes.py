@@ -14,10 +14,9 @@ from edge_transact.architecture.matrices import DOWN, GATE, KEY, OUTPUT, QUERY, 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import DecoderLayer, find_linear
 from edge_transact.layerwise.gram import sums_of
-from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
+from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces, through
 from edge_transact.progress import bar
-from edge_transact.pruning.cut.selection import LayerSelection
-from edge_transact.pruning.cut.surgery import cut_layer
+from edge_transact.pruning.cut import LayerSelection, cut_layer
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.scores import LayerScores
 
@@ -66,11 +65,9 @@ class Scoring:
         return f"{self.description.replace(' ', '-').replace(',', '')}-{part}"
 
     def _input(self, index: int) -> str:
-        """The journal's name of a layer's input."""
         return self.name(f"inputs-{index}-state")
 
     def forward(self) -> None:
-        """Scores the layers in order."""
         model, layers = self.model, len(self.selections)
         if self.name("state") in self.journal:
             state = self.journal[self.name("state")]
@@ -133,15 +130,12 @@ class Scoring:
         known = [index for index in range(layers) if self._input(index) in self.journal]
         done = known[-1] if known else 0
         hidden = self.journal[self._input(done)]["hidden"] if known else model.embeddings(self.journal)
-        batches = len(model.batches)
-        with bar(f"{self.description}, forward", layers * batches, done * batches) as advance:
+        windows = len(hidden)
+        with bar(f"{self.description}, forward", layers * windows, done * windows) as advance:
             for index in range(done, layers):
                 self.journal[self._input(index)] = {"hidden": hidden}
-                layer = cut_layer(model, index, self.selections[index])
-                for batch in pieces(hidden, model):
-                    with torch.no_grad():
-                        batch.copy_(model.run(layer, batch))
-                    advance(1)
+                with torch.no_grad():
+                    through(model, cut_layer(model, index, self.selections[index]), hidden, advance)
                 check_finite({"output": hidden}, model.checkpoint, index)
         with bar(f"{self.description}, loss", model.windows.numel()) as advance:
             gradients = model.loss_gradients(list(pieces(hidden, model)), advance)

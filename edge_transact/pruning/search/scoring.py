@@ -18,11 +18,9 @@ from safetensors import safe_open
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import DecoderLayer
 from edge_transact.checkpoint.layout import EMBEDDING
-from edge_transact.layerwise.divergence import divergences, through
-from edge_transact.layerwise.model import LayerwiseModel
+from edge_transact.layerwise.model import LayerwiseModel, divergences, through
 from edge_transact.layerwise.windows import split
-from edge_transact.pruning.cut.selection import select
-from edge_transact.pruning.cut.surgery import LAYERS_PREFIX, pruned_layer
+from edge_transact.pruning.cut import LAYERS_PREFIX, pruned_layer, select
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.search.supernet import alone, lacks, level
 from edge_transact.pruning.units import CONSUMERS, MODULES, Module

@@ -6,21 +6,19 @@ each module serves all of its widths. Only what was solved is kept, in the journ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import product
 
 import torch
 
-from edge_transact.architecture.matrices import DOWN, OUTPUT
+from edge_transact.architecture.matrices import OUTPUT
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import linear
 from edge_transact.layerwise.model import LayerwiseModel, pieces
 from edge_transact.progress import bar
-from edge_transact.pruning.compensate.compensation import HELD_OUT
-from edge_transact.pruning.compensate.regression import Regression
-from edge_transact.pruning.cut.selection import select
-from edge_transact.pruning.cut.surgery import cut_layer, kept_inputs
+from edge_transact.pruning.compensate.regression import Regression, held_out_of
+from edge_transact.pruning.cut import cut_layer, kept_inputs, select
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import CONSUMERS, GROUPS, Module, Unit
 from edge_transact.widths import LayerWidths
@@ -38,7 +36,6 @@ def level(module: Module, layer: LayerWidths) -> str:
 
 
 def lacks(module: Module, layer: LayerWidths) -> bool:
-    """Whether a layer has nothing of a module."""
     return not (layer.has_attention if module == "attention" else layer.has_mlp)
 
 
@@ -48,7 +45,6 @@ def alone(module: Module, layer: LayerWidths) -> LayerWidths:
 
 
 def group(name: str, index: int) -> str:
-    """What the journal calls a layer of a supernet."""
     return f"{name}-{index}"
 
 
@@ -84,9 +80,8 @@ def solve(
         for index in range(done, len(grid)):
             layer = _Layer(model, index, scores[index])
             levels = levels_of(layer.widths, grid[index])
-            tensors = layer.attention(hidden, levels["attention"])
-            tensors |= layer.mlp(hidden, levels["mlp"])
-            journal[group(name, index)] = tensors
+            tensors = (layer.block(module, hidden, levels[module]) for module in CONSUMERS)
+            journal[group(name, index)] = {name: tensor for of_module in tensors for name, tensor in of_module.items()}
             journal.now_and_then(state, {"hidden": hidden, "done": torch.tensor(index + 1)}, last=False)
             advance(batches)
     journal.discard(state)
@@ -100,55 +95,25 @@ class _Layer:
         self.widths = model.checkpoint.plan.layers[index]
         self.whole = cut_layer(model, index, select(scores, self.widths))
 
-    def attention(self, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
-        """Adds attention's output to hidden states; returns the levels' weights. RoPE pairs change all activations."""
+    def block(self, module: Module, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
+        """Adds a block's output to hidden states; returns the levels' weights. RoPE pairs change all activations."""
         tensors: dict[str, torch.Tensor] = {}
-        full = self.widths.qk_head_dim
-        for dims in sorted({each.qk_head_dim for each in levels if each.has_attention} | {full}):
-            narrow = cut_layer(self.model, self.index, select(self.scores, replace(self.widths, qk_head_dim=dims)))
-            regression = Regression(linear(narrow, OUTPUT).weight)
-            for batch, held_out in self._batches(hidden):
-                activation, missing = self.model.attend(self.whole, batch), None
-                after = batch + linear(self.whole, OUTPUT)(activation).to(batch.device)
+        matrix, full, model = CONSUMERS[module], self.widths.qk_head_dim, self.model
+        compute = model.attend if module == "attention" else model.activate
+        for dims in sorted({each.qk_head_dim for each in levels if not lacks(module, each)} | {full}):
+            narrow = cut_layer(model, self.index, select(self.scores, replace(self.widths, qk_head_dim=dims)))
+            regression = Regression(linear(narrow, matrix).weight)
+            for batch, held_out in zip(pieces(hidden, model), pieces(held_out_of(len(hidden)), model), strict=True):
+                activation, missing = compute(self.whole, batch), None
+                after = batch + linear(self.whole, matrix)(activation).to(batch.device)
                 if dims < full:
-                    activation = self.model.attend(narrow, batch)
-                    missing = after - batch - linear(narrow, OUTPUT)(activation).to(batch.device)
+                    activation = compute(narrow, batch)
+                    missing = (after - batch).to(activation.device).float() - linear(narrow, matrix)(activation)
                 else:
                     batch.copy_(after)
-                self._add(regression, activation, missing, after, held_out)
-            tensors |= self._solved("attention", regression, [each for each in levels if each.qk_head_dim == dims])
+                regression.add_windows(activation, missing, after, held_out)
+            tensors |= self._solved(module, regression, [each for each in levels if each.qk_head_dim == dims])
         return tensors
-
-    def mlp(self, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
-        """Adds the MLP's output to hidden states; returns the levels' weights."""
-        regression = Regression(linear(self.whole, DOWN).weight)
-        for batch, held_out in self._batches(hidden):
-            activation = self.model.activate(self.whole, batch)
-            batch += linear(self.whole, DOWN)(activation).to(batch.device)
-            self._add(regression, activation, None, batch, held_out)
-        return self._solved("mlp", regression, levels)
-
-    def _batches(self, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The hidden states of each batch, and which of its windows choose the damping, bool ``[batch]``."""
-        windows = torch.arange(len(hidden))
-        held_out = windows % HELD_OUT == min(HELD_OUT, len(hidden)) - 1
-        return zip(pieces(hidden, self.model), held_out.split(self.model.batch_windows), strict=True)
-
-    def _add(
-        self,
-        regression: Regression,
-        activation: torch.Tensor,
-        missing: torch.Tensor | None,
-        after: torch.Tensor,
-        held_out: torch.Tensor,
-    ) -> None:
-        counts = 1 / after.to(self.model.device).float().square().mean(dim=-1, keepdim=True).clamp_min_(1e-12)
-        for part in (False, True):
-            rows = (held_out == part).to(self.model.device)
-            if rows.any():
-                inputs, tokens = activation[rows].flatten(end_dim=1), counts[rows].flatten(end_dim=1)
-                of_rows = None if missing is None else missing.to(rows.device)[rows].flatten(end_dim=1).float()
-                regression.add(inputs, of_rows, tokens, held_out=part)
 
     def _solved(self, module: Module, regression: Regression, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
         tensors, whole = {}, level(module, self.widths)

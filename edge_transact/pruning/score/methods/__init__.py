@@ -1,1 +1,1 @@
-"""Scoring methods, one per file: they decide which units of a layer are kept. `pruning.methods` lists their names."""
+"""Scoring methods, one per file: they decide which units of a layer are kept. `pruning.options` lists their names."""

@@ -7,39 +7,43 @@ are rotated, and score by the error, too. FLAP has no score for Q and K, so RoPE
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from edge_transact.architecture.matrices import DOWN, OUTPUT, Matrix
 from edge_transact.checkpoint.layers import DecoderLayer, find_linear
 from edge_transact.pruning.rotation import least_squares_rotation, value_moments
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
-from edge_transact.pruning.score.salience import SquareSum, by_head, pair_energy
+from edge_transact.pruning.score.salience import by_head, pair_energy
 from edge_transact.pruning.scores import LayerScores
 
 
 class Flap(Scorer):
     """Scores a layer by its activations and the weights that consume them."""
 
+    squared: ClassVar[tuple[str, ...]] = ("queries", "keys")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._attention, self._mlp = Moments(), Moments()
-        self._queries, self._keys = SquareSum(), SquareSum()
         self._products: torch.Tensor | float = 0.0
 
     def add(self, seen: Activations) -> None:
+        super().add(seen)
         self._attention.add(seen.attention)
         self._mlp.add(seen.mlp)
-        self._queries.add(seen.queries)
-        self._keys.add(seen.keys)
         self._products = self._products + value_moments(seen.attention, self.widths)
 
     def scores(self) -> LayerScores:
         covariances = self._products / self._attention.tokens - value_moments(self._attention.mean[None], self.widths)
         rotation, v_dims = least_squares_rotation(covariances, self.layer)
+        queries, keys = (self.squares[name].value() for name in self.squared)
         attention = self._attention.variance() * _column_squares(self.layer, OUTPUT)
         return LayerScores(
             heads=by_head(attention, self.widths).sum(dim=1),
             v_dims=v_dims,
-            qk_pairs=pair_energy(self._queries.value(), self._keys.value(), self.widths).sqrt(),
+            qk_pairs=pair_energy(queries, keys, self.widths).sqrt(),
             intermediate=self._mlp.variance() * _column_squares(self.layer, DOWN),
             means={"attention": self._attention.mean.float(), "mlp": self._mlp.mean.float()},
             rotation=rotation,

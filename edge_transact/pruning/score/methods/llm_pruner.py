@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edge_transact.pruning.score.methods.scorer import Gradients, Scorer
-from edge_transact.pruning.score.structures import scores_of_weights
+from edge_transact.pruning.score.salience import scores_of_weights
 from edge_transact.pruning.scores import LayerScores
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_transact.pruning.score.methods.scorer import Scorer
-from edge_transact.pruning.score.structures import scores_of_weights
+from edge_transact.pruning.score.salience import scores_of_weights
 from edge_transact.pruning.scores import LayerScores
 
 

@@ -13,7 +13,7 @@ import torch
 from edge_transact.architecture.matrices import DOWN, OUTPUT
 from edge_transact.checkpoint.layers import find_linear, linear
 from edge_transact.pruning.rotation import Rotation, best_rotation
-from edge_transact.pruning.score.loss import BlockLoss, curve, eliminate
+from edge_transact.pruning.score.loss import BlockLoss, by_width, curve, eliminate
 from edge_transact.pruning.score.methods.scorer import Activations, Gradients, Scorer
 from edge_transact.pruning.score.sensitivity import reference
 from edge_transact.pruning.scores import LayerScores, PredictedLosses
@@ -67,7 +67,7 @@ class Obs(Scorer):
             if self.wants_losses:
                 by_group = heads.view(self.widths.num_key_value_heads, -1)
                 curves |= self._attention_curves(by_group, gram, effects, rotation)
-                curves["queries-keys"] = _tail_sums(pairs)
+                curves["queries-keys"] = by_width(pairs.sort(dim=1, descending=True).values.sum(dim=0))
                 groups = _descending(by_group.mean(dim=1))
                 gone = self._attention_dims[groups[cut.num_key_value_heads :]].flatten()
                 reference_losses["attention"] = self._attention.cut(gone)
@@ -107,11 +107,4 @@ class Obs(Scorer):
 
 
 def _descending(scores: torch.Tensor) -> torch.Tensor:
-    """The order of the last dim, the highest first."""
     return scores.argsort(dim=-1, descending=True, stable=True)
-
-
-def _tail_sums(pairs: torch.Tensor) -> torch.Tensor:
-    """The loss by the number of RoPE pairs that every KV head keeps, ``[pairs + 1]``: the sum of those that go."""
-    descending = pairs.sort(dim=1, descending=True).values.sum(dim=0)
-    return torch.cat([descending.flip(0).cumsum(0).flip(0), descending.new_zeros(1)])

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 
 from edge_transact.checkpoint.layers import DecoderLayer
+from edge_transact.pruning.score.salience import SquareSum
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import MEASURED_UNITS
 from edge_transact.widths import LayerWidths
@@ -53,9 +54,8 @@ class Scorer(ABC):
     Class attributes say what a method can do and what it needs; nothing else depends on which method it is.
 
     Args:
-        widths: The layer's widths.
-        layer: The layer itself. If `gradients` is ``weights``, their ``grad`` is that of the summed loss of all
-            calibration tokens by the time `scores` is called.
+        layer: The layer, which has these `widths`. If `gradients` is ``weights``, its weights' ``grad`` is that of the
+            summed loss of all calibration tokens by the time `scores` is called.
         seed: For methods that draw random numbers; it differs for every layer, every shot and every ``--seed``.
         wants_losses: Whether to predict losses, for methods that can.
     """
@@ -80,11 +80,16 @@ class Scorer(ABC):
     score_unit: ClassVar[str] = ""
     """What the scores measure; empty for scores that only rank."""
 
-    def __post_init__(self) -> None:  # noqa: B027
-        """Sets up what the method sums."""
+    squared: ClassVar[tuple[str, ...]] = ()
+    """The activations whose squares `squares` sums over all tokens, by dim."""
 
-    def add(self, seen: Activations) -> None:  # noqa: B027
+    def __post_init__(self) -> None:
+        self.squares = {name: SquareSum() for name in self.squared}
+
+    def add(self, seen: Activations) -> None:
         """Adds a batch, for methods that look at activations."""
+        for name, squares in self.squares.items():
+            squares.add(getattr(seen, name))
 
     @abstractmethod
     def scores(self) -> LayerScores:

@@ -7,6 +7,7 @@ rotated, and score by the squared error that cutting them leaves.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -15,34 +16,26 @@ from edge_transact.architecture.matrices import ATTENTION_INPUTS, DOWN, MLP_INPU
 from edge_transact.checkpoint.layers import find_linear
 from edge_transact.pruning.rotation import least_squares_rotation, value_moments
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
-from edge_transact.pruning.score.salience import SquareSum
-from edge_transact.pruning.score.structures import scores_of_weights
+from edge_transact.pruning.score.salience import scores_of_weights
 from edge_transact.pruning.scores import LayerScores
 
 
 class Wanda(Scorer):
     """Scores a layer by its weights and the activations that they multiply."""
 
+    squared: ClassVar[tuple[str, ...]] = ("attention_input", "attention", "mlp_input", "mlp")
+
     def __post_init__(self) -> None:
-        self._attention_input, self._attention = SquareSum(), SquareSum()
-        self._mlp_input, self._mlp = SquareSum(), SquareSum()
+        super().__post_init__()
         self._products: torch.Tensor | float = 0.0
 
     def add(self, seen: Activations) -> None:
-        self._attention_input.add(seen.attention_input)
-        self._attention.add(seen.attention)
-        self._mlp_input.add(seen.mlp_input)
-        self._mlp.add(seen.mlp)
+        super().add(seen)
         self._products = self._products + value_moments(seen.attention, self.widths)
 
     def scores(self) -> LayerScores:
-        inputs = (
-            (ATTENTION_INPUTS, self._attention_input),
-            ((OUTPUT,), self._attention),
-            (MLP_INPUTS, self._mlp_input),
-            ((DOWN,), self._mlp),
-        )
-        norms = {find_linear(self.layer, matrix): read.norm() for matrices, read in inputs for matrix in matrices}
+        readers = zip((ATTENTION_INPUTS, [OUTPUT], MLP_INPUTS, [DOWN]), self.squares.values(), strict=True)
+        norms = {find_linear(self.layer, matrix): read.norm() for matrices, read in readers for matrix in matrices}
 
         def importance(projection: nn.Linear) -> torch.Tensor:
             return projection.weight.abs() * norms[projection]

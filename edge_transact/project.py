@@ -5,20 +5,24 @@ A section holds the options of a stage, under the names and with the defaults th
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from edge_transact.artifacts.outputs import new_file
 from edge_transact.building.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
 from edge_transact.healing.options import HealOptions
-from edge_transact.options import IN_A_FILE, Options
-from edge_transact.pruning.options import BUDGET_KEYS, PruneChoices
+from edge_transact.options import IN_A_FILE, Options, description_of, options_of
+from edge_transact.pruning.options import BUDGET_KEYS, BUDGETS, PruneChoices
 from edge_transact.reading import read_text
 
 FILE = "edge-transact.toml"
@@ -107,7 +111,6 @@ def read_project(path: Path) -> Project:
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of the file, for editors."""
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": draft, **Project.model_json_schema(), "title": FILE}
 
@@ -158,3 +161,68 @@ def _line(text: str, keys: Sequence[str]) -> int | None:
             if path == list(keys) or (len(path) == 1 and path == list(keys[:1])):
                 return number
     return found
+
+
+def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) -> Project:
+    """Writes a project file, or with `force` changes the one that is there.
+
+    A value of `None` in `given` keeps that of the file, or of a new file's template.
+
+    Raises:
+        UsageError: A value is out of range, or a name is unknown.
+        EdgeTransactError: The file exists and `force` is off, or it can't be read.
+    """
+    import tomlkit
+
+    if os.path.lexists(path):
+        if not force:
+            raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it with --force.")
+        project, text = read_project(path), read_text(path)
+    else:
+        text = _new_file()
+        project = Project.model_validate(tomlkit.parse(text).unwrap())
+    project = project.overridden(given)
+    document = tomlkit.parse(text)
+    given = {key: value for key, value in given.items() if value is not None}
+    if any(key in given for key in BUDGET_KEYS):
+        for key in BUDGET_KEYS:
+            if key not in given and key in document.get("prune", {}):
+                del document["prune"][key]
+    for section, model in (("prune", Prune), ("build", Build)):
+        for key in given.keys() & model.model_fields.keys():
+            if section not in document:
+                document[section] = tomlkit.table()
+            document[section][key] = getattr(project, section).model_dump(mode="json")[key]
+    for key in given.keys() & {"model", "output"}:
+        document[key] = given[key]
+    with new_file(path, b"", own=True) as fresh:
+        fresh.write_text(tomlkit.dumps(document), encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, fresh)
+    return project
+
+
+def _new_file() -> str:
+    """The text of a new file, with every key and its default in a comment."""
+    from edge_transact.artifacts.templates import template
+
+    prune = {key["name"]: key for key in _options(Prune)}
+    limits, *widths = ([prune.pop(name) for name in names if name != "ratio"] for names in BUDGETS)
+    del prune["ratio"]
+    return template(f"{FILE}.j2").render(
+        output=DEFAULT_OUTPUT,
+        limits=limits,
+        widths=[key for keys in widths for key in keys],
+        prune=prune.values(),
+        heal=_options(Heal),
+        build=_options(Build),
+    )
+
+
+def _options(section: type[Options]) -> Iterator[dict[str, str]]:
+    """Each key, its default or an example as TOML, and its help."""
+    for name, field, option in options_of(section):
+        value = field.get_default() if option.example is None else option.example
+        default = f" Default: {option.default}." if option.default else ""
+        # A JSON string, number, boolean or list is TOML too.
+        yield {"name": name, "value": json.dumps(value), "help": description_of(field, option) + default}

@@ -1,1 +1,0 @@
-"""Which units are kept, and the smaller tensors."""

@@ -1,1 +1,0 @@
-"""What pruning did, as figures and a page."""
