@@ -17,7 +17,6 @@ from edge_transact.building.report import figures
 from edge_transact.building.report.measure import PART_WINDOW, PART_WINDOWS, Dequantized, Measurement, Part, measure
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.evaluation.perplexity import PerplexityResult
 from edge_transact.evaluation.report_text import TEXT
 from edge_transact.formatting import megabytes
 from edge_transact.progress import working
@@ -134,10 +133,9 @@ def _values(manifest: Manifest, dist: Path, measured: Measurement) -> dict[str, 
             "part_windows": min(PART_WINDOWS, measured.unrounded.windows),
             "part_window": min(PART_WINDOW, measured.unrounded.window),
         },
-        "models": {name: _quality(result) for name, result in models.items()},
+        "models": {
+            name: {"perplexity": result.perplexity} | (asdict(result.divergence) if result.divergence else {})
+            for name, result in models.items()
+        },
         "parts": [asdict(part) for part in measured.parts],
     }
-
-
-def _quality(result: PerplexityResult) -> Mapping[str, float]:
-    return {"perplexity": result.perplexity} | (asdict(result.divergence) if result.divergence else {})
