@@ -117,9 +117,7 @@ class Inspection(Summarized):
 def inspect_model(model: str, options: InspectOptions) -> Inspection:
     """The costs of a MODEL or a DIST. By default, the context is the DIST's, or 2048 or what the model allows.
 
-    Raises:
-        UsageError: The quantization isn't that of the DIST.
-        EdgeTransactError: There is no such model.
+    A `UsageError` if the quantization isn't that of the DIST, an `EdgeTransactError` if there is no such model.
     """
     contexts = tuple(sorted(set(options.contexts)))
     if (Path(model) / MANIFEST).is_file():

@@ -59,10 +59,9 @@ class Step:
 
     Attributes:
         name: The description of its bar; empty for the time outside of all steps.
-        makes: The cache entry that it is a part of making, as ``KIND/KEY``; empty if there is none.
+        makes: The cache entry that it is a part of making, as ``KIND/KEY``.
         earlier_s: How long it took in an earlier run; 0 if that isn't known.
-        first: The share of it that an interrupted run had done.
-        share: The share that was done when it was counted last, after `counted_s` seconds.
+        first, share: The shares that an interrupted run had done, and that were done after `counted_s` seconds.
     """
 
     name: str

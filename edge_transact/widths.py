@@ -358,9 +358,7 @@ def _per_layer_widths(config: Mapping[str, object], num_hidden_layers: int) -> d
 def read_widths(path: Path, source: WidthPlan) -> WidthPlan:
     """The plan in a ``--widths`` file, a JSON list of one object per layer; missing fields keep the source's width.
 
-    Raises:
-        UsageError: The file isn't such JSON, has the wrong number of layers, an unknown key, or a width above the
-            source's; the message names the layer and the field.
+    A `UsageError` names the layer and the field that is unknown or wider than the source's, or other JSON.
     """
     try:
         rows = read_json(path, "Give --widths a JSON list of objects, one per layer.")

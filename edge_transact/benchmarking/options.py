@@ -108,16 +108,12 @@ class BenchOptions(Options):
     ] = False
 
     @model_validator(mode="after")
-    def _starts_below_the_ceiling(self) -> BenchOptions:
+    def _agrees(self) -> BenchOptions:
         if self.ceiling_c <= self.cool_c:
             raise UsageError(
                 f"--ceiling {self.ceiling_c:g} is not above --cool-below {self.cool_c:g}, where a visit starts",
                 fix="Raise --ceiling, or lower --cool-below.",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _tunes_a_phone_itself(self) -> BenchOptions:
         given = self.model_fields_set & {"threads", "cores", "app"} or {"target android"} & {f"target {self.target}"}
         if self.tune and given:
             raise UsageError(f"--tune tries cores and units itself, so leave --{min(given)} out")
@@ -125,10 +121,6 @@ class BenchOptions(Options):
             raise UsageError("--tune is for a phone", fix="Name it with --device.")
         if self.tune and self.lengths[-1].decode_tokens < 2:
             raise UsageError(f"--lengths {self.lengths[-1]} decodes nothing after the first token", fix="Write 256+64.")
-        return self
-
-    @model_validator(mode="after")
-    def _sustained_ends_by_the_clock(self) -> BenchOptions:
         others = sorted(self.model_fields_set & {"repetitions", "until", "per_visit", "tune"})
         if self.sustained_s is not None and others:
             flag = f"--{others[0].replace('_', '-')}"

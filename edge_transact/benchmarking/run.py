@@ -17,7 +17,7 @@ from edge_transact.benchmarking.drivers.base import (
     DeviceRefused,
     Driver,
     RunFailed,
-    Sampler,
+    sampled,
 )
 from edge_transact.benchmarking.estimate import key_of, visit_seconds
 from edge_transact.benchmarking.model import BenchModel
@@ -223,16 +223,15 @@ class _Worker:
         left = f", about {duration(left_s)} left" if left_s else ""
         logger.info(f"{self._title(visit)}, round {visit.round + 1}{left}")
         try:
-            with Sampler(self.driver.read, self.conditions.sample_s) as sampler:
-                readings = sampler.readings
-                self._follow(replace(visit, repetitions=missing), sampler)
+            with sampled(self.driver.read, self.conditions.sample_s) as readings:
+                self._follow(replace(visit, repetitions=missing), readings)
         except EdgeTransactError as failure:
             error = failure.message
             raise
         finally:
             self._end(visit, readings, error)
 
-    def _follow(self, visit: Visit, sampler: Sampler) -> None:
+    def _follow(self, visit: Visit, readings: list[Reading]) -> None:
         """Read the lines of a run until it ends, the device is too hot, or its files are to be compared."""
         said, began_s = _Run(), None
         lines = self.driver.lines(self.models[visit.model], visit, self.stop)
@@ -240,7 +239,7 @@ class _Worker:
             since = time.monotonic()
             for line in lines:
                 # Taken first, so that a reading that pauses the visit is one of the repetition's own readings.
-                latest, now = sampler.readings[-1:], time.monotonic()
+                latest, now = readings[-1:], time.monotonic()
                 match line:
                     case MalformedLine():
                         self._refuse(visit, line.text)
@@ -256,7 +255,7 @@ class _Worker:
                             return
                     case RepetitionLine():
                         said.at_s = now
-                        self._keep(visit, line, said, between(sampler.readings, since, now))
+                        self._keep(visit, line, said, between(readings, since, now))
                         began_s = now - line.e2e_s if began_s is None else began_s
                         if visit.seconds is not None:
                             if now - began_s >= visit.seconds:

@@ -117,7 +117,10 @@ def bench_models(
         return known_to(own, digests, {model.target_on(driver.target) for model in tried}, options.measured, given_up)
 
     try:
-        _announce(make_plan(drivers, tried, options, file.records), log)
+        plan = make_plan(drivers, tried, options, file.records)
+        add = "" if plan.sustained_s else f"--repetitions {2 * plan.rounds} or --until 3% add to it, and "
+        is_due = plan.visits or plan.until is not None
+        logger.info(plan.line() if is_due else f"{log} holds all of it: {add}--fresh measures all again")
         # Two calls at once on a phone would measure each other. Those that share several take them in one order.
         with ExitStack() as held:
             for serial in sorted({driver.info.serial for driver in drivers} - {"host"}):
@@ -215,14 +218,6 @@ def _check_names(names: Iterable[str], models: Sequence[BenchModel], log: Path, 
     for name in names:
         if name not in known:
             raise UsageError(f"--perplexity {name}=...: no such model is measured", fix=did_you_mean(name, known))
-
-
-def _announce(plan: Plan, log: Path) -> None:
-    if plan.visits or plan.until is not None:
-        logger.info(plan.line())
-    else:
-        add = "" if plan.sustained_s else f"--repetitions {2 * plan.rounds} or --until 3% add to it, and "
-        logger.info(f"{log} holds all of it: {add}--fresh measures all again")
 
 
 def _models(

@@ -100,7 +100,7 @@ def _versions(repository: Path, group: str, artifact: str) -> list[str]:
 
 
 def add(repository: Path, modules: Sequence[Module]) -> None:
-    """Adds modules to a repository, all or none. What is there stays, whoever wrote it, and must be intact.
+    """Adds modules to a repository, all or none; an `EdgeTransactError` if a file or a module there was changed.
 
     ``maven-metadata.xml`` lists a module after all of them are there: a call that was killed before may leave whole
     modules that nothing lists, and the same call goes on.

@@ -67,9 +67,7 @@ class Source:
 def read_sources(dists: Sequence[Path], weights: str = "auto") -> list[Source]:
     """The DISTs with their models, whose `weights` are as in `BundleOptions`.
 
-    Raises:
-        UsageError: Two models have the same library, a DIST has none for Android, or `weights` can't be.
-        EdgeTransactError: One isn't a DIST, or a library doesn't match its manifest.
+    A `UsageError` if two models have the same library or `weights` can't be. Also the errors of `describe_model`.
     """
     ids = model_ids([Path(os.path.abspath(dist)).name for dist in dists])
     sources = [describe_model(dist, identifier) for dist, identifier in zip(dists, ids, strict=True)]
@@ -124,7 +122,10 @@ def _place(models: Sequence[AppModel], weights: str) -> list[AppModel]:
 
 
 def describe_model(dist: Path, identifier: str) -> Source:
-    """A complete DIST, with a library for phones, as an app's model `identifier`, whose weights aren't in the app."""
+    """A DIST as an app's model `identifier`, whose weights aren't in the app.
+
+    A `UsageError` if it has no library for phones, an `EdgeTransactError` if it lacks a file.
+    """
     manifest = Manifest.read(dist)
     built = manifest.libraries
     libraries = {target: library_name(manifest.model_lib, target) for target in ABIS[ABI] if target in built}

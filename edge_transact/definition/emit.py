@@ -43,7 +43,10 @@ def _runs(plan: WidthPlan) -> Iterator[dict[str, str | LayerWidths]]:
 
 
 def load(plan: WidthPlan, config: Mapping[str, object]) -> Definition:
-    """The model file of a plan, executed, with a config.json that has the library's sizes and fits the plan."""
+    """The model file of a plan, executed, with a config.json that has the library's sizes.
+
+    An `EdgeTransactError` if that contradicts itself or the plan.
+    """
     module = _executed(render(plan)[MODEL_FILE])
     try:
         return Definition(module, module.EdgeLlamaConfig.from_dict(config))

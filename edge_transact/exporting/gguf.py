@@ -73,8 +73,7 @@ def export_gguf(
 
     Raises:
         UsageError: `kind` isn't the DIST's.
-        EdgeTransactError: The model can't be read or doesn't fit `kind`, `output` exists, its disk is full, or GGUF has
-            no name for the tokenizer.
+        EdgeTransactError: The model or its tokenizer doesn't fit, `output` exists, or its disk is full.
     """
     refuse_existing(output, force, apart_from=[model], begins=MAGIC)
     with open_model(model, kind) as source, new_file(output, MAGIC, force=force) as fresh:

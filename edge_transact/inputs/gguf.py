@@ -45,20 +45,15 @@ NOT_A_LLAMA = "Use a GGUF of a LLaMA model."
 
 _LAYER = re.compile(r"blk\.(\d{1,4})\.")
 
-
 _MOST_VALUES = 1 << 24
 """Of an array in metadata; the largest vocabularies have 300,000 tokens."""
 
 
 def convert_gguf(file: Path, directory: Path) -> None:
-    """Fills `directory` with the model and the tokenizer of a GGUF file.
+    """Fills `directory` with the model and the tokenizer of a GGUF file; an `EdgeTransactError` if it can't be read.
 
     A file with F16 or F32 matrices becomes float32, exactly. Other files become bfloat16, whose rounding is far below
-    their quantization steps. The blocks of Q4_0 matrices are kept as well, in `layout.BLOCKS_FILE`, for builds to use
-    their codes.
-
-    Raises:
-        EdgeTransactError: The file isn't GGUF, is truncated, isn't a LLaMA or lacks a tensor, or gguf isn't installed.
+    their quantization steps. The blocks of Q4_0 matrices are kept as well, for builds to use their codes.
     """
     with working(f"open {file.name}"):
         model = _Model(file, _open(file))

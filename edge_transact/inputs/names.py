@@ -12,7 +12,10 @@ from edge_transact.reading import opened, user_path
 
 
 def suggestion(name: str, demos: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the closest demo name or file beside it, or an empty string; no FIFO or device."""
+    """``Did you mean ...?`` with the closest demo name or file beside it, or an empty string.
+
+    An `EdgeTransactError` if the name is that of a FIFO, a device or a socket.
+    """
     if user_path(name).exists():
         opened(user_path(name)).close()
     parent = user_path(name).parent

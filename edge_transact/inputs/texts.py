@@ -47,14 +47,9 @@ def read_text(text: str, purpose: Purpose, tokens: int | None = None) -> str:
 def read_rows(text: str, purpose: Purpose, at_most: int = -1) -> list[Row]:
     """The documents and chats of a TEXT that aren't blank: the first that have `at_most` characters, if it isn't -1.
 
-    Args:
-        text: A ``.txt``, ``.md``, ``.html``, ``.jsonl`` or ``.parquet`` file; a directory of these; a hub data set
-            (``org/name``) of these; or one of `DEMO_TEXTS`. A document is a file, or a row of JSON lines or Parquet:
-            its ``text`` column, or its only string column. A row with ``messages`` is a chat.
-        purpose: Selects the part of a demo text, such as the years of ``demo:sotu``, and the splits of a data set.
-
-    Raises:
-        EdgeTransactError: There is no such text, it can't be read, or it is empty. The message names file and line.
+    A document is a file, or a row of JSON lines or Parquet: its ``text`` column, or its only column of strings. A row
+    with ``messages`` is a chat. `purpose` selects the part of a demo text, and the splits of a data set. An
+    `EdgeTransactError` names file and line of what can't be read, and a text that is empty.
     """
     found = demo_rows(text, purpose) if text.startswith("demo:") else read_files(files_of(text, purpose), at_most)
     rows, characters = [], 0

@@ -33,11 +33,9 @@ SHOWN_LINES = 3
 
 
 class MLC:
-    """The user's MLC-LLM. Each command runs in a process in which the emitted definition is registered.
+    """The user's MLC-LLM, whose commands run in processes with the emitted definition.
 
-    Raises:
-        UsageError: MLC doesn't support one of the targets.
-        EdgeTransactError: There is no MLC-LLM, or a program that it needs for a target is missing.
+    A `UsageError` for a target that MLC doesn't support, an `EdgeTransactError` if a program that it needs is missing.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:

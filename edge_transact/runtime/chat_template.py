@@ -52,12 +52,9 @@ def render_chat(
 ) -> str:
     """The prompt up to the beginning of the assistant's next answer; up to the last message without `answers_next`.
 
-    `special_tokens` are the tokenizer's, by name: ``bos_token``, ``eos_token``, ... `thinking` is whether a model that
-    can is to reason first (the template's ``enable_thinking``); by default, as its template has it.
-
-    Raises:
-        TemplateRefusal: The template rejects the conversation.
-        EdgeTransactError: The template is invalid or fails, or needs too much time or memory.
+    `special_tokens` are the tokenizer's, by name: ``bos_token``, ... `thinking` is whether a model that can is to
+    reason first (``enable_thinking``). A `TemplateRefusal` if the template rejects the conversation, an
+    `EdgeTransactError` if it is invalid or fails, or needs too much time or memory.
     """
     variables = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": answers_next}
     variables |= {} if thinking is None else {"enable_thinking": thinking}

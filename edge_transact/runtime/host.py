@@ -78,7 +78,7 @@ class HostModel:
         )
         self._cache = self._make_cache(1, self.context_window_size)
         self.length = 0
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self._function = functools.cache(self._vm.__getitem__)
         # Made once for all decoded tokens: making them takes microseconds, as kernels do.
         self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         self._cpu = ffi.device("cpu")
@@ -204,11 +204,6 @@ class HostModel:
         tensor = self._allocate(self._shape([len(ids)]), "int32", self._cpu, None)
         np.from_dlpack(tensor)[:] = ids
         return tensor
-
-    def _function(self, name: str) -> Callable[..., Any]:
-        if name not in self._functions:
-            self._functions[name] = self._vm[name]
-        return self._functions[name]
 
     @functools.cached_property
     def _decode_token(self) -> Callable[..., Any] | None:

@@ -47,13 +47,8 @@ def convert(
 ) -> int:
     """Write a checkpoint's weights as MLC parameter shards; returns their bytes, `costs.weight_bytes` of the plan.
 
-    Args:
-        quantization: Packs matrices if it has 4 bits. Vectors have its model dtype, RoPE pairs int32.
-        directory: An existing directory, for ``tensor-cache.json`` and ``params_shard_*.bin``.
-        rounding_of: How matrices are rounded to 4 bits; `None` for `w4.nearest`.
-
-    Raises:
-        EdgeTransactError: A weight isn't finite in the model dtype; the message names the parameter.
+    Matrices are packed if the quantization has 4 bits, by `w4.nearest` without `rounding_of`. Vectors have its model
+    dtype, RoPE pairs int32. An `EdgeTransactError` names a parameter with a weight that isn't finite in that dtype.
     """
     writer = ShardWriter(directory)
     # Rounding that computes a lot uses every core; plain rounding is as fast as the disk.

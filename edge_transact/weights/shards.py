@@ -27,7 +27,6 @@ from edge_transact.reading import read_model
 SHARD_BYTES = 32 << 20
 """The most bytes of a shard, unless a tensor is larger."""
 
-
 _Size = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
@@ -177,7 +176,13 @@ class ShardWriter:
 
 
 def _stored_bytes(array: np.ndarray) -> memoryview:
-    array = _to_bf16(array) if array.dtype == np.float32 else np.ascontiguousarray(array)
+    """A tensor's bytes; float32 as bf16, nearest even, where finite values stay finite, as in TVM's writer."""
+    array = np.ascontiguousarray(array)
+    if array.dtype == np.float32:
+        import torch
+
+        limit = torch.finfo(torch.bfloat16).max
+        array = torch.from_numpy(array).clamp(-limit, limit).to(torch.bfloat16).view(torch.int16).numpy()
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -276,12 +281,3 @@ class ShardReader:
                 fix="Build the model again from its checkpoint.",
             )
         return self._records[name]
-
-
-def _to_bf16(array: np.ndarray) -> np.ndarray:
-    """float32 to the bits of bf16, nearest even; finite values stay finite, as in TVM's writer."""
-    import torch
-
-    limit = torch.finfo(torch.bfloat16).max
-    values = torch.from_numpy(np.ascontiguousarray(array)).clamp(-limit, limit)
-    return values.to(torch.bfloat16).view(torch.int16).numpy()

@@ -74,10 +74,7 @@ class Packer:
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """`q_weight`, uint32 ``[out, 4 * ceil(in / 32)]``, and `q_scale`, the model's dtype ``[out, ceil(in / 32)]``.
 
-        Both are transposed for a linear weight (not an `embedding`) in the KN layout.
-
-        Raises:
-            EdgeTransactError: A weight is not finite in the model's dtype.
+        Both are transposed for a linear weight in the KN layout. An `EdgeTransactError` if a weight isn't finite.
         """
         if not torch.isfinite(self._scales).all():
             raise not_finite(self._quantization)

@@ -12,12 +12,11 @@ from edge_transact.compiler.cpu import isa as isa_module
 from edge_transact.compiler.cpu.decode.batch_nk import BatchNK
 from edge_transact.compiler.cpu.decode.kn import DecodeKN
 from edge_transact.compiler.cpu.isa import select
-from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words
+from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words, Sse
 from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
-from edge_transact.compiler.cpu.isa.sse import Sse
 from edge_transact.compiler.cpu.kernels import kernel
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
 from edge_transact.compiler.matmul import Matmul, Rows

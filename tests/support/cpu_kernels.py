@@ -12,13 +12,12 @@ from tvm.tirx import Expr
 
 from edge_transact.compiler.cpu import kernels
 from edge_transact.compiler.cpu.isa import InstructionSet
-from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words
+from edge_transact.compiler.cpu.isa.avx2 import Avx2, Avx2Words, Sse, SseWords
 from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni, AvxVnniWords
 from edge_transact.compiler.cpu.isa.byte_products import X86Bytes
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
-from edge_transact.compiler.cpu.isa.sse import Sse, SseWords
 from edge_transact.compiler.lowering import PIPELINE
 from edge_transact.compiler.matmul import Matmul, Rows
 from edge_transact.compiler.targets import get_target

@@ -6,17 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_transact.benchmarking.analysis import intervals
 from edge_transact.benchmarking.analysis.export import markdown
-from edge_transact.benchmarking.analysis.intervals import (
-    CONFIDENCE,
-    METRICS,
-    NO_DIFFERENCE,
-    Estimate,
-    Metric,
-    Turns,
-    speedup,
-    turns,
-)
+from edge_transact.benchmarking.analysis.intervals import Estimate, Metric, Turns
 from edge_transact.benchmarking.analysis.results import Result, make_results
 from edge_transact.benchmarking.records.log import read_records
 from edge_transact.benchmarking.records.plan import Lengths, lengths_of
@@ -24,7 +16,6 @@ from edge_transact.errors import EdgeTransactError
 
 Pair = tuple[Result, Result]
 """The results of the first and of the second log that are compared."""
-
 
 Comparison = Mapping[str, Any]
 """One metric of a pair of results.
@@ -35,12 +26,9 @@ interval if both sides have two rounds. ``verdict`` is as in `Estimate`.
 
 
 def paired(before: Path, after: Path) -> list[Pair]:
-    """The results of two logs that measured the same lengths on the same devices.
+    """The results of two logs that measured the same lengths on the same devices; an `EdgeTransactError` if none did.
 
     Models are paired by name. If both logs hold a single model, these two are paired whatever their names.
-
-    Raises:
-        EdgeTransactError: The logs have nothing in common.
     """
     first, second = (make_results(read_records(path)) for path in (before, after))
     by_name = any(len({result["model"] for result in results}) > 1 for results in (first, second))
@@ -59,8 +47,8 @@ def compare(pairs: Sequence[Pair]) -> list[Comparison]:
     rows: list[Comparison] = []
     for before, after in pairs:
         # The second log's time as a multiple of the first's, so the second is the baseline of this speed-up.
-        for metric in METRICS:
-            if ratio := speedup(_turns(after, metric, "after"), _turns(before, metric, "before")):
+        for metric in intervals.METRICS:
+            if ratio := intervals.speedup(_turns(after, metric, "after"), _turns(before, metric, "before")):
                 rows.append(_compare(before, after, metric, ratio))
     return rows
 
@@ -94,7 +82,8 @@ def _compare(before: Result, after: Result, metric: Metric, ratio: Estimate) -> 
 
 def _turns(result: Result, metric: Metric, side: str) -> Turns:
     """A duration by turn. Models of two logs took no turns, so the side is part of a session's name."""
-    return turns(((f"{side} {sample['session']}", sample["round"]), sample[metric]) for sample in result["samples"])
+    samples = result["samples"]
+    return intervals.turns(((f"{side} {each['session']}", each["round"]), each[metric]) for each in samples)
 
 
 def _warnings(before: Result, after: Result) -> list[str]:
@@ -117,12 +106,12 @@ def cells(row: Comparison) -> list[str]:
     span = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
     return [
         row["model"], row["device"], row["test"], row["metric"], f"{row['before']:.4f}", f"{row['after']:.4f}",
-        f"{row['ratio']:.3f}{span}", NO_DIFFERENCE if row["verdict"] == "noise" else row["verdict"],
+        f"{row['ratio']:.3f}{span}", intervals.NO_DIFFERENCE if row["verdict"] == "noise" else row["verdict"],
         "; ".join(row["warnings"]),
     ]  # fmt: skip
 
 
 def to_markdown(rows: Sequence[Comparison]) -> str:
-    ratio = f"after / before ({CONFIDENCE:.0%})"
+    ratio = f"after / before ({intervals.CONFIDENCE:.0%})"
     header = ("model", "device", "test", "metric", "before", "after", ratio, "verdict", "warnings")
     return markdown(header, [cells(row) for row in rows])

@@ -24,7 +24,6 @@ SAMPLE_FIELDS = (
 )  # fmt: skip
 """The fields of a `RepetitionRecord` that a result's ``samples`` show of each repetition."""
 
-
 Result = Mapping[str, Any]
 """The fields of a result, in the order of CSV columns. ``docs/bench-reference.md`` explains each."""
 

@@ -90,7 +90,8 @@ class AppDriver(PhoneDriver):
         try:
             content = json.dumps(asdict(request)).encode()
             self._folder.put(content, f"{self._directory}/{run}.json", hashlib.sha256(content).hexdigest())
-            self._start(run)
+            if "Error" in (words := self._am_start("--es", "run", run)):
+                raise RunFailed(f"{self.label}: {self.package} does not start: {words[-300:]}")
             while not stop.is_set() and not isinstance(last, FinalLine | ErrorLine):
                 if time.monotonic() > deadline:
                     raise CommandTimeout(f"{self.label}: the app took longer than its timeout")
@@ -118,10 +119,6 @@ class AppDriver(PhoneDriver):
     def close(self) -> None:
         self._end_run()
         self.restore_performance()
-
-    def _start(self, run: str) -> None:
-        if "Error" in (words := self._am_start("--es", "run", run)):
-            raise RunFailed(f"{self.label}: {self.package} does not start: {words[-300:]}")
 
     def _am_start(self, *extra: str) -> str:
         """What Android says when the app's benchmark starts."""

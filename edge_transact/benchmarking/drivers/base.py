@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -119,36 +119,32 @@ class Driver(Protocol):
         """Leave nothing running and no settings changed."""
 
 
-class Sampler:
-    """Takes a reading every `interval_s` in a thread of its own while the body of the ``with`` statement runs.
+@contextmanager
+def sampled(read: Callable[[], Reading], interval_s: float) -> Iterator[list[Reading]]:
+    """The readings that a thread of its own takes every `interval_s` while the body of the ``with`` statement runs.
 
     Sampling ends silently if the device goes away, because the run itself finds that out and reports it.
     """
+    readings: list[Reading] = []
+    stop = threading.Event()
 
-    def __init__(self, read: Callable[[], Reading], interval_s: float = 2.0) -> None:
-        self.readings: list[Reading] = []
-        self._read = read
-        self._interval_s = interval_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=20)
-
-    def _sample(self) -> None:
-        while not self._stop.is_set():
+    def sample() -> None:
+        while not stop.is_set():
             try:
-                self.readings.append(self._read())
+                readings.append(read())
             except DeviceLost:
                 return
             except CommandTimeout:
                 pass
-            self._stop.wait(self._interval_s)
+            stop.wait(interval_s)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        stop.set()
+        thread.join(timeout=20)
 
 
 def phone_lock(serial: str, what: str) -> AbstractContextManager[None]:

@@ -14,16 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_transact.benchmarking.records.lines import (
-    CheckLine,
-    FinalLine,
-    HostRequest,
-    LoadLine,
-    RepetitionLine,
-    StartLine,
-    WarmupLine,
-    WellFormedLine,
-)
+from edge_transact.benchmarking.records import lines
 from edge_transact.errors import EdgeTransactError
 
 if TYPE_CHECKING:
@@ -41,8 +32,8 @@ class Repetition:
 
 
 def main() -> None:
-    request = HostRequest(**json.load(sys.stdin))
-    _write(StartLine(run=request.run))
+    request = lines.HostRequest(**json.load(sys.stdin))
+    _write(lines.StartLine(run=request.run))
     # Before the clock starts: imports are this process's cost, not the model's.
     from edge_transact.runtime.host import Batch, HostModel, import_tvm_ffi
     from edge_transact.system.memory import peak_rss_mib
@@ -62,14 +53,14 @@ def main() -> None:
         prompt, known = request.check
         tokens = run_once(model, prompt, len(known)).tokens
         differ = (i for i, (token, expected) in enumerate(zip(tokens, known, strict=True)) if token != expected)
-        _write(CheckLine(run=request.run, tokens_checked=len(known), tokens_agreed=next(differ, len(known))))
+        _write(lines.CheckLine(run=request.run, tokens_checked=len(known), tokens_agreed=next(differ, len(known))))
     for _ in range(request.warmups):
         repeat()
-        _write(WarmupLine(run=request.run))
+        _write(lines.WarmupLine(run=request.run))
     for index in range(request.repetitions):
         result = repeat()
         _write(
-            RepetitionLine(
+            lines.RepetitionLine(
                 run=request.run,
                 index=index,
                 prefill_tokens=len(request.prompt),
@@ -79,7 +70,7 @@ def main() -> None:
                 **vars(result),
             )
         )
-    _write(FinalLine(run=request.run))
+    _write(lines.FinalLine(run=request.run))
 
 
 def run_once(model: HostModel, prompt: Sequence[int], decode_tokens: int) -> Repetition:
@@ -120,7 +111,7 @@ def _timed(
     return Repetition(prefill_s, tuple(steps), time.perf_counter() - start, tuple(tokens))
 
 
-def _loaded(request: HostRequest, load_s: float, threads: int, kv_tokens: int) -> LoadLine:
+def _loaded(request: lines.HostRequest, load_s: float, threads: int, kv_tokens: int) -> lines.LoadLine:
     from edge_transact import costs
     from edge_transact.artifacts.manifest import Manifest
     from edge_transact.quantization import get_quantization
@@ -130,7 +121,7 @@ def _loaded(request: HostRequest, load_s: float, threads: int, kv_tokens: int) -
     # A page holds tokens of one sequence alone.
     context = -(-kv_tokens // costs.PAGE_SIZE) * costs.PAGE_SIZE
     kv_bytes = costs.kv_cache_bytes(manifest.plan, quantization, context, request.batch_size)
-    return LoadLine(
+    return lines.LoadLine(
         run=request.run,
         load_s=load_s,
         kernel_build_s=0.0,
@@ -140,7 +131,7 @@ def _loaded(request: HostRequest, load_s: float, threads: int, kv_tokens: int) -
     )
 
 
-def _write(line: WellFormedLine) -> None:
+def _write(line: lines.WellFormedLine) -> None:
     sys.stdout.write(json.dumps(asdict(line)) + "\n")
     sys.stdout.flush()
 

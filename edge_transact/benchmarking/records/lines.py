@@ -48,10 +48,8 @@ Positive = Annotated[Annotated[Seconds, Field(gt=0)] | None, WrapValidator(_or_n
 """A finite number above 0, or None."""
 
 Integer = Annotated[Count | None, WrapValidator(_or_none)]
-"""An integer, or None."""
 
 Text = Annotated[Annotated[str, Strict()] | None, WrapValidator(_or_none)]
-"""A text, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)

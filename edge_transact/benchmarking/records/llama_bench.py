@@ -17,7 +17,6 @@ from edge_transact.reading import checked, parsed
 LLAMA_CPP = "llama.cpp"
 """The target of what llama.cpp measures in turns with DISTs."""
 
-
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 

@@ -53,7 +53,10 @@ def errors_by_matrix(parts: Sequence[Part], rounding: str) -> Section:
         f"table has the errors of outputs with {rounding}.",
         legend=dict(zip(roundings, COLOURS, strict=False)),
         header=("part", *map(_short, kinds)),
-        rows=[[part.name, *(_output_error(part, kind, rounding) for kind in kinds)] for part in parts],
+        rows=[
+            [part.name, *(number(of[kind][rounding].output_error) if kind in of else "" for kind in kinds)]
+            for part, of in ((part, part.matrices) for part in parts)
+        ],
     )
 
 
@@ -69,10 +72,6 @@ def _errors(parts: Sequence[Part], field: str, kinds: Sequence[str], roundings: 
     y = Axis.over([error for points in series.values() for _, error in points], "relative squared error", log=True)
     title = field.replace("_error", "s").capitalize()
     return lines(title, series, x, y, colours=COLOURS, joined=False, size=2, height=HEIGHT)
-
-
-def _output_error(part: Part, kind: str, rounding: str) -> str:
-    return number(part.matrices[kind][rounding].output_error) if kind in part.matrices else ""
 
 
 def _tick(part: str) -> str:

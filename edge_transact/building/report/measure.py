@@ -185,9 +185,8 @@ class _Sweep:
             variants[0] = (model, variants[0][1])
         else:
             variants.append((model, start[:, :-1]))
-        kl = divergences(self._exact, start[:, :-1], variants, advance).clamp_min(
-            0
-        )  # the sum can be a rounding below 0
+        # The sum can be a rounding below 0.
+        kl = divergences(self._exact, start[:, :-1], variants, advance).clamp_min(0)
         for part, divergence in zip(self.parts, kl.tolist(), strict=True):
             part.kl[name] = divergence
 

@@ -21,7 +21,6 @@ CHAINED_ROWS: tuple[Rows, ...] = ("one", "batch")
 PREFIXES: dict[Rows, str] = {"one": "w4_decode", "batch": "w4_batch", "any": "w4_prefill"}
 """Prefixes of kernel names, by the rows of activations that they take."""
 
-
 Kernels = CPUKernels | OpenCLKernels | MetalKernels
 
 

@@ -132,13 +132,10 @@ class AndroidDevice:
 
     def push(self, source: Path | bytes, target: str, *, mode: int = 0o644, timeout_s: float = 60,
              on_bytes: Callable[[int], None] = lambda n: None) -> None:  # fmt: skip
-        """Write a file on the device.
+        """Write a file on the device; `DeviceRefused` if that fails, for example because its storage is full.
 
         This speaks the sync protocol (AOSP ``adb/SYNC.TXT``) itself: adbutils' push waits forever for a device that is
         gone, and sends only 4 KiB at a time.
-
-        Raises:
-            DeviceRefused: The device could not write the file, for example because its storage is full.
         """
         request = f"{target},{0o100000 | mode}".encode()
         shown = shlex.quote(str(source)) if isinstance(source, Path) else "-"

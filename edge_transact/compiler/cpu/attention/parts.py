@@ -14,8 +14,6 @@ from tvm.tirx import Buffer, Expr, Var
 from edge_transact.compiler.vector import Index, cast, exp, load, max_lanes, splat, store, sum_lanes, tensor
 from edge_transact.costs import PAGE_SIZE
 
-__all__ = ["PAGE_SIZE", "Attention", "inverse_frequencies", "lanes_for"]
-
 
 @dataclass(frozen=True)
 class Attention:

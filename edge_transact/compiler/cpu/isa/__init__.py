@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from tvm.target import Target, codegen
 
-from edge_transact.compiler.cpu.isa.avx2 import Avx2
+from edge_transact.compiler.cpu.isa.avx2 import Avx2, Sse
 from edge_transact.compiler.cpu.isa.avx512 import Avx512, Avx512Vnni
 from edge_transact.compiler.cpu.isa.avxvnni import AvxVnni
 from edge_transact.compiler.cpu.isa.base import InstructionSet
 from edge_transact.compiler.cpu.isa.fp32 import Fp32
 from edge_transact.compiler.cpu.isa.neon import NeonDot, NeonI8mm
-from edge_transact.compiler.cpu.isa.sse import Sse
 from edge_transact.compiler.matmul import Rows
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "select"]

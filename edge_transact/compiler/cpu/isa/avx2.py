@@ -1,4 +1,4 @@
-"""AVX2.
+"""AVX2, and SSE4.2 in half its width.
 
 Decode: vpmaddubsw multiplies 32 unsigned bytes (nibbles) by 32 signed ones (digits) and adds neighbours, in 16 bits.
 The sums of a group stay there: its 16 products per lane are 16 * 15 * 128 = 30,720 at most. vpmaddwd then adds
@@ -127,3 +127,21 @@ class Avx2(X86Bytes):
     def sum_quads(self, columns: Sequence[Sequence[Expr]]) -> Expr:
         # Before they are widened: those of a group still fit in 16 bits.
         return self.join_digits(*(add_quads(digit, 2) for digit in zip(*columns, strict=True)))
+
+
+class SseWords(Avx2Words):
+    """The same in 128 bits, by SSE2's pmaddwd."""
+
+    name = "ssewords"
+    features = ("sse4.2",)
+    lanes = 4
+
+
+class Sse(Avx2):
+    """The same in 128 bits, by SSSE3's pmaddubsw and SSE2's pmaddwd."""
+
+    name = "sse"
+    features = ("sse4.2",)
+    lanes = 4
+    words = SseWords
+    instruction = "llvm.x86.ssse3.pmadd.ub.sw.128"

@@ -18,7 +18,6 @@ from edge_transact.compiler.vector import add_quads, cast, lanes_of, shuffle, sp
 if TYPE_CHECKING:
     from edge_transact.compiler.cpu.isa.quantizer import ActivationQuantizer
 
-
 Activations: TypeAlias = Sequence[Sequence[Sequence[Expr]]]
 """Activations of some vectors of words, by word, step and digit: int32 lanes."""
 
