@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from edge_transact.errors import EdgeTransactError
-from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, strip_html
+from edge_transact.inputs.html import strip_html
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR
 
 HANDBOOK = ("debian-handbook", "usr/share/doc/debian-handbook/html/en-US/*.html")
 """Used only for evaluation."""
