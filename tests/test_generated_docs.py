@@ -7,7 +7,7 @@ import pytest
 
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.evidence import write_evidence
-from tests.support.bench_logs import in_rounds, to_line
+from tests.support.bench_logs import in_rounds
 from tools import phones, structure
 from tools.__main__ import DOCS, outputs
 
@@ -36,9 +36,8 @@ def test_files_of_evidence_are_rows_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(phones, "EVIDENCE", tmp_path)
     assert phones.measured() == "None yet."
     records = in_rounds(1.0, 1.0, model="SmolLM2", device="Maker Phone", runner="portable")
-    log = "".join(map(to_line, records)).encode()
     info = DeviceInfo("s1", "Maker Phone", ("arm64-v8a",), soc="SM8650")
-    write_evidence(tmp_path / "maker.zip", records, log, [info], [])
+    write_evidence(tmp_path / "maker.zip", records, {}, [info], [])
     *_, row = phones.measured().splitlines()
     # 64 tokens in 0.2 s, then 0.2 s for each; 0.6 GB a token of 76.8 GB/s.
     phone = "[Maker Phone](../benchmarks/results/phones/maker.zip)"

@@ -19,7 +19,7 @@ from edge_transact.artifacts.outputs import new_file, scratch_directory
 from edge_transact.benchmarking.analysis.report import write_report
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.model import BenchModel
-from edge_transact.benchmarking.records.log import LOG_MEMBER
+from edge_transact.benchmarking.records.log import LOG_MEMBER, header, to_line
 from edge_transact.benchmarking.records.record import Record, RepetitionRecord
 from edge_transact.errors import UsageError
 from edge_transact.reading import checked, parsed, without_home, zip_member
@@ -71,12 +71,15 @@ def refuse(path: Path) -> None:
 
 
 def write_evidence(
-    path: Path, records: Sequence[Record], log: bytes, infos: Sequence[DeviceInfo], models: Sequence[BenchModel]
+    path: Path,
+    records: Sequence[Record],
+    conditions: Mapping[str, Any],
+    infos: Sequence[DeviceInfo],
+    models: Sequence[BenchModel],
 ) -> None:
-    """Writes the file, of the lines and the records of a log; an earlier one is replaced."""
+    """Writes the file, of the conditions and the records of a log; an earlier one is replaced."""
     serials = list(dict.fromkeys([record.serial for record in records] + [info.serial for info in infos]))
     names = {serial: f"device-{number}" if serial != "host" else serial for number, serial in enumerate(serials, 1)}
-    lines = [_without(parsed(line, LOG_MEMBER), names) for line in log.splitlines()]
     facts = Evidence(
         SCHEMA,
         __version__,
@@ -91,7 +94,7 @@ def write_evidence(
         with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
             # Not compressed: that we wrote the file is then seen from its first bytes.
             archive.writestr(FACTS, json.dumps(_without(asdict(facts), names), indent=1), zipfile.ZIP_STORED)
-            archive.writestr(LOG_MEMBER, "".join(json.dumps(line) + "\n" for line in lines))
+            archive.writestr(LOG_MEMBER, header(_without(conditions, names)) + "".join(map(to_line, cleaned)))
             for file in sorted(report.glob("*")):
                 archive.write(file, REPORT + file.name)
 

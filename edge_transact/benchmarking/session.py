@@ -131,9 +131,8 @@ def bench_models(
     records = list(file.records)
     if evidence is not None:
         infos = [driver.info for driver in drivers]
-        file_of_evidence.write_evidence(
-            evidence, records, log.read_bytes(), infos, [each for each in models if not each.peer]
-        )
+        own = [each for each in models if not each.peer]
+        file_of_evidence.write_evidence(evidence, records, conditions, infos, own)
     results, sustained = make_results(records, digests[0]), make_sustained(records)
     if format == "sqlite":
         write_sqlite(results, log.with_suffix(".sqlite"))

@@ -35,18 +35,18 @@ def measured(tmp_path):
     ended = visit(serial=ADDRESS, device=ADDRESS, **common)
     log = write_log(tmp_path / "log.jsonl", [*records, ended])
     lines = log.read_text().replace('"error": null', f'"error": {json.dumps(failed)}')
-    log.write_text(json.dumps({"schema": 2, "kind": "conditions", "threads": 4}) + "\n" + lines)
+    log.write_text(lines)
     infos = [DeviceInfo(SERIAL, "Maker Phone", ("arm64-v8a",), soc="SM8650"), DeviceInfo(ADDRESS, ADDRESS, ())]
     models = open_models([make_dist(tmp_path / "dist")], [])
     file = tmp_path / "phone.zip"
-    write_evidence(file, read_records(log), log.read_bytes(), infos, models)
+    write_evidence(file, read_records(log), {"threads": 4}, infos, models)
     return log, file, models
 
 
 def test_it_is_written_again_with_what_was_measured_since(measured):
     log, file, models = measured
     write_log(log, in_rounds(1.0, 1.1, 1.2, serial=SERIAL, model=NAME))
-    write_evidence(file, read_records(log), log.read_bytes(), [], models)
+    write_evidence(file, read_records(log), {"threads": 4}, [], models)
     assert len(read_records(file)) == 3
 
 
@@ -62,6 +62,7 @@ def test_it_has_everything_but_whose_it_is(measured):
     assert facts.devices["device-1"]["soc"] == "SM8650" and facts.devices["device-2"]["name"] == "device-2"
     assert facts.dists[model.digest]["files"] == dict(model.manifest.files)
     assert facts.dists[model.digest]["versions"] == dict(model.manifest.versions)
+    assert json.loads(texts["log.jsonl"].splitlines()[0])["threads"] == 4
     # The figures are the log's.
     before, after = read_records(log), read_records(file)
     assert [record.serial for record in after] == ["device-1"] * 2 + ["device-2"] * 3

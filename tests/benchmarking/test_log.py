@@ -34,22 +34,22 @@ FOREIGN = [
 
 @pytest.mark.parametrize("foreign", FOREIGN)
 @pytest.mark.parametrize("place", [0, 2, 3])
-def test_a_foreign_line_is_kept_aside_and_named(tmp_path, caplog, foreign, place):
-    path, aside = tmp_path / "log.jsonl", tmp_path / "log.aside.jsonl"
-    write_log(path, RECORDS)
+def test_a_foreign_line_is_left_out_and_named(tmp_path, caplog, foreign, place):
+    path = write_log(tmp_path / "log.jsonl", RECORDS)
     lines = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join([*lines[:place], foreign, *lines[place:]]))
+    lines.insert(place, foreign)
+    path.write_bytes(b"\n".join(lines))
     assert read_records(path) == RECORDS
     caplog.clear()
     log = Log(path, {"threads": 0})
-    assert log.records == RECORDS and aside.read_bytes() == foreign + b"\n"
-    assert f"line {place + 1} is no record" in caplog.text and str(aside) in caplog.text
+    assert log.records == RECORDS
+    assert f"line {place + 1} is no record" in caplog.text
     log.append(RECORDS[0])
     log.close()
-    assert path.read_bytes().splitlines()[1:-1] == lines
-    caplog.clear()
-    assert len(read_records(path)) == 4 and caplog.text == ""
-    assert sorted(tmp_path.iterdir()) == [aside, path]
+    assert path.read_bytes().splitlines()[:-2] == lines
+    assert read_records(path) == [*RECORDS, RECORDS[0]]
+    with pytest.raises(UsageError, match="measured with --threads 0"):
+        Log(path, {"threads": 1})
 
 
 def test_a_bench_goes_on_with_its_log_or_begins_another(tmp_path, caplog):
@@ -70,13 +70,15 @@ def test_a_bench_goes_on_with_its_log_or_begins_another(tmp_path, caplog):
     assert read_records(tmp_path / "log.1.jsonl") == RECORDS[:1] and read_records(path) == []
 
 
-def test_a_log_of_another_version_is_kept_aside(tmp_path, caplog):
+def test_a_log_of_another_version_is_refused_and_kept_aside_by_fresh(tmp_path, caplog):
+    caplog.set_level("INFO", "edge_transact")
     path = tmp_path / "log.jsonl"
     old = '{"schema": 1, "kind": "conditions"}\n' + to_line(RECORDS[0]).replace('"schema": 2', '"schema": 1')
     path.write_text(old)
-    with pytest.raises(EdgeTransactError, match="has schema 1, and this version writes 2"):
-        read_records(path)
-    log = Log(path, {"threads": 0})
+    for read in (read_records, lambda path: Log(path, {"threads": 0})):
+        with pytest.raises(EdgeTransactError, match="has schema 1, and this version writes 2"):
+            read(path)
+    log = Log(path, {"threads": 0}, Start.FRESH)
     log.append(RECORDS[1])
     log.close()
     assert (tmp_path / "log.1.jsonl").read_text() == old and str(tmp_path / "log.1.jsonl") in caplog.text

@@ -43,14 +43,12 @@ _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[RepetitionRecord | VisitRe
 
 @dataclass
 class _Contents:
-    """The lines of a log, sorted: conditions, records with their lines, and others with number, reason and content."""
+    """The lines of a log, sorted: conditions, records, and others by number and reason."""
 
     conditions: dict[str, Any] | None = None
     records: list[Record] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-    others: list[tuple[int, str, bytes]] = field(default_factory=list)
-    versions: set[object] = field(default_factory=set)
-    ended: bool = True
+    others: list[tuple[int, str]] = field(default_factory=list)
+    versions: set[str] = field(default_factory=set)
 
     @property
     def ours(self) -> bool:
@@ -60,11 +58,11 @@ class _Contents:
 class Log:
     """An append-only JSONL file that several threads may write. All its repetitions have `conditions` in common.
 
-    What is no record of this version moves to ``NAME.aside.jsonl``; a log of another version is kept aside whole.
+    What is no record of this version stays in the file and is left out.
 
     Raises:
         UsageError: There is no log to resume, or it was measured under other conditions.
-        EdgeTransactError: The file isn't a log, or another process is writing it.
+        EdgeTransactError: The file isn't a log or of another version, or another process is writing it.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any], start: Start = Start.CONTINUE) -> None:
@@ -79,7 +77,7 @@ class Log:
         self._file = _locked(path)
         try:
             if start is Start.FRESH and os.fstat(self._file).st_size:
-                earlier = _parse(_content(path), path)
+                earlier = _parse(_content(path))
                 if not earlier.ours and not earlier.versions:
                     raise _no_log(path)
                 logger.info(f"the earlier log is now {self._set_aside()}")
@@ -112,40 +110,19 @@ class Log:
         os.close(self._file)
 
     def _take_over(self, conditions: Mapping[str, Any]) -> list[Record]:
-        """The records of the file, which is a clean log afterwards."""
-        header = json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}).encode() + b"\n"
-        contents = _parse(_content(self.path), self.path)
-        if contents.versions and not contents.ours:
-            logger.warning(f"{self.path} is of another version of edge-transact: it is now {self._set_aside()}")
-            contents = _Contents()
-        elif contents.others and not contents.ours:
-            raise _no_log(self.path)
-        if not contents.ours:
-            os.write(self._file, header)
-            return []
+        """The records of the file, which has conditions and whole lines afterwards."""
+        data = _content(self.path)
+        contents = _checked(self.path, _parse(data))
         _check_conditions(self.path, contents.conditions or {}, conditions)
-        if contents.others:
-            self._put_aside(contents, header)
-        elif not contents.ended:
+        if data and not data.endswith(b"\n"):
             os.write(self._file, b"\n")
+        if contents.conditions is None:
+            os.write(self._file, header(conditions).encode())
         if contents.records:
             count = sum(record.kind == "repetition" for record in contents.records)
             latest = max(record.time for record in contents.records)
             logger.info(f"{self.path} has {count} repetitions, the last of {latest}: what it lacks is measured")
         return contents.records
-
-    def _put_aside(self, contents: _Contents, header: bytes) -> None:
-        aside = self.path.with_name(f"{self.path.stem}.aside{self.path.suffix}")
-        with aside.open("ab") as file:
-            file.writelines(line + b"\n" for _, _, line in contents.others)
-        _warn_of_others(self.path, contents, f"is now in {aside}")
-        clean = self.path.with_name(f"{self.path.name}.{self.session}")
-        clean.write_bytes(header + b"".join(line + b"\n" for line in contents.lines))
-        locked = _locked(clean)
-        os.fsync(locked)
-        clean.rename(self.path)
-        os.close(self._file)
-        self._file = locked
 
     def _set_aside(self) -> Path:
         """Rename the file, and begin an empty one. Returns the new name."""
@@ -159,6 +136,11 @@ class Log:
         os.close(self._file)
         self._file = _locked(self.path)
         return aside
+
+
+def header(conditions: Mapping[str, Any]) -> str:
+    """The first line of a log."""
+    return json.dumps({"schema": SCHEMA, "kind": CONDITIONS, **conditions}) + "\n"
 
 
 def to_line(record: Record) -> str:
@@ -176,19 +158,24 @@ def read_records(path: Path) -> list[Record]:
     try:
         with opened(path, A_LOG) as file:
             zipped = file.read(4) == b"PK\3\4"
-        contents = _parse(zip_member(path, LOG_MEMBER, A_LOG) if zipped else _content(path), path)
+        contents = _parse(zip_member(path, LOG_MEMBER, A_LOG) if zipped else _content(path))
     except OSError as error:
         raise EdgeTransactError(f"{path}: {error.strerror}", fix=A_LOG) from error
-    if contents.versions and not contents.ours:
-        schemas = " and ".join(sorted(map(str, contents.versions)))
-        raise EdgeTransactError(
-            f"{path} has schema {schemas}, and this version writes {SCHEMA}", fix="Measure again, into a new log."
-        )
+    return _checked(path, contents).records
+
+
+def _checked(path: Path, contents: _Contents) -> _Contents:
+    """The contents, if they are those of an empty log or of this version's, with a warning for each other line."""
     if contents.others and not contents.ours:
-        raise _no_log(path)
-    if contents.others:
-        _warn_of_others(path, contents, "is left out")
-    return contents.records
+        if not contents.versions:
+            raise _no_log(path)
+        raise EdgeTransactError(
+            f"{path} has schema {' and '.join(sorted(contents.versions))}, and this version writes {SCHEMA}",
+            fix="Measure again, into a new log: with --output, or with --fresh, which keeps this one aside.",
+        )
+    for number, reason in contents.others:
+        logger.warning(f"{path}: line {number} is no record ({reason}) and is left out")
+    return contents
 
 
 def _content(path: Path) -> bytes:
@@ -220,37 +207,31 @@ def _locked(path: Path) -> int:
         os.close(file)
 
 
-def _parse(data: bytes, path: Path) -> _Contents:
-    contents = _Contents(ended=not data or data.endswith(b"\n"))
+def _parse(data: bytes) -> _Contents:
+    contents = _Contents()
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line, parse_int=integer_of)
         except (ValueError, RecursionError):
-            contents.others.append((number, "no JSON, perhaps cut off", line))
+            contents.others.append((number, "no JSON, perhaps cut off"))
             continue
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind not in ("repetition", "visit", CONDITIONS):
-            contents.others.append((number, "no record of a bench", line))
+            contents.others.append((number, "no record of a bench"))
         elif value.get("schema") != SCHEMA:
             contents.versions.add(str(value.get("schema")))
-            contents.others.append((number, f"schema {value.get('schema')}", line))
+            contents.others.append((number, f"schema {value.get('schema')}"))
         elif kind == CONDITIONS:
             contents.conditions = contents.conditions or value
         else:
             try:
                 contents.records.append(_ADAPTER.validate_python(value))
-                contents.lines.append(line)
             except (ValidationError, OverflowError) as error:
                 problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
-                contents.others.append((number, problem, line))
+                contents.others.append((number, problem))
     return contents
-
-
-def _warn_of_others(path: Path, contents: _Contents, fate: str) -> None:
-    for number, reason, _ in contents.others:
-        logger.warning(f"{path}: line {number} is no record ({reason}) and {fate}")
 
 
 def _no_log(path: Path) -> EdgeTransactError:

@@ -35,7 +35,7 @@ INSPECT = ("inspect", "dist")
 BENCH = ("bench", "dist", "--lengths", "8+4", "--repetitions", "1", "--warmups", "0", "-o", "bench.jsonl")
 READERS = (RUN, EVAL, EXPORT, BUNDLE, INSPECT, BENCH)
 NEEDS = ("dist", "text.txt")
-LOG = ("bench.jsonl", "bench.aside.jsonl", "log.jsonl", "log.aside.jsonl")
+LOG = ("bench.jsonl", "log.jsonl")
 """What a bench leaves although it fails: its log."""
 
 
