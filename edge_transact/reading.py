@@ -83,9 +83,9 @@ def read_bytes(path: Path, fix: str = AGAIN, at_most: int = MOST_BYTES) -> bytes
     return content
 
 
-def read_text(path: Path, fix: str = AGAIN, at_most: int = MOST_BYTES) -> str:
+def read_text(path: Path, fix: str = AGAIN) -> str:
     """A file's text, which must be UTF-8. Raises the errors of `read_bytes`."""
-    content = read_bytes(path, fix, at_most)
+    content = read_bytes(path, fix)
     try:
         if found := next((name for mark, name in _MARKS.items() if content.startswith(mark)), None):
             raise ValueError(found)
@@ -104,9 +104,9 @@ def parsed(text: str | bytes, where: object, fix: str = AGAIN) -> Any:
         raise EdgeTransactError(f"{where} is not JSON: {error}", fix=fix) from error
 
 
-def read_json(path: Path, fix: str = AGAIN, at_most: int = MOST_BYTES) -> Any:
+def read_json(path: Path, fix: str = AGAIN) -> Any:
     """The value in a JSON file. Raises the errors of `read_text` and `parsed`."""
-    return parsed(read_text(path, fix, at_most), path, fix)
+    return parsed(read_text(path, fix), path, fix)
 
 
 def read_object(path: Path, fix: str = AGAIN, *, optional: bool = False) -> dict[str, Any]:

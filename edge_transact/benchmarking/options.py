@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edge_transact.benchmarking.records.plan import MOST_REPETITIONS, Lengths, Visit, make_rounds, parse_lengths
 from edge_transact.errors import UsageError
-from edge_transact.options import BadValue, Count, OneOf, Option, Options
+from edge_transact.options import BadValue, Count, OneOf, Option, Options, Share
 
 MOST_ROUNDS = 50
 """With ``--until``, a plan ends after so many rounds whatever is known by then."""
@@ -21,16 +21,6 @@ PLAN, WHERE = "Plan", "Where"
 
 Natural = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
-
-
-def _share(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value, re.ASCII)
-    share = float(match[1]) / (100 if match[2] else 1) if match else 0
-    if not 0.001 <= share <= 0.5:
-        raise BadValue(f"{value!r} is not between 0.1% and 50%", fix="Write it as 3%.")
-    return share
 
 
 def _duration(value: object) -> object:
@@ -58,8 +48,7 @@ class BenchOptions(Options):
     repetitions: Annotated[Count, Option("Measured repetitions of each model and length.", PLAN)] = 5
     batch: Annotated[Count, Option("Number of prompts answered together, on a host.", PLAN)] = 1
     until: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | None,
-        BeforeValidator(_share),
+        Share | None,
         Option("Add rounds until ratios and latencies are known to this, with 95 % confidence.", PLAN, example="3%"),
     ] = None
     sustained_s: Annotated[

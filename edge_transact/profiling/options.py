@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from edge_transact.errors import UsageError
-from edge_transact.options import COMMAS, OneOf, Option, Options
+from edge_transact.options import COMMAS, OneOf, Option, Options, Share
 from edge_transact.quantization import QUANTIZATIONS
 
 PRECISION, ROOFLINE = "Precision", "Without a device"
@@ -52,7 +52,7 @@ class ProfileOptions(Options):
         Annotated[int, Field(ge=2, le=1000)], Option("Rounds in which all probes take turns, at least.", PRECISION)
     ] = 3
     until: Annotated[
-        Annotated[float, Field(gt=0, lt=1)],
+        Share,
         Option("Add rounds until the whole model is known to this share, up to twice as many.", PRECISION),
     ] = 0.02
     bandwidth_gb_s: Annotated[
