@@ -25,6 +25,10 @@ from edge_transact.reading import MOST_BYTES, opened
 MACHINES = {ABI: "EM_AARCH64", "x86_64": "EM_X86_64"}
 """Folder of libraries to the machine in their headers: a phone's, and an emulator's, which an app may leave out."""
 
+_COMPILED_XML = struct.pack("<2H", 3, 8)
+"""How a manifest begins that aapt2 compiled, before its size: RES_XML_TYPE and the header's (ResourceTypes.h)."""
+
+_DEX = re.compile(r"classes([2-9]|[1-9]\d+)?\.dex")
 _MODELS_JSON = re.compile(r"assets/edge/([^/]+/)?models\.json")
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -64,9 +68,23 @@ def _entries(archive: ZipFile) -> Check:
 
 
 def _code(archive: ZipFile) -> Check:
-    names = archive.namelist()
-    missing = [name for name in ("AndroidManifest.xml", "classes.dex") if name not in names]
-    return verdict("code", not missing, f"no {', '.join(missing)}" if missing else "manifest and classes", _BUILD)
+    """The manifest is compiled, and the Java is there, whole."""
+    manifest, names = "AndroidManifest.xml", archive.namelist()
+    wrong = [f"no {name}" for name in (manifest, "classes.dex") if name not in names]
+    if manifest in names:
+        xml = _read(archive, manifest)
+        if xml[:8] != _COMPILED_XML + struct.pack("<I", len(xml)):
+            wrong.append(f"{manifest} is not compiled, or damaged")
+    code = {name: _read(archive, name) for name in names if _DEX.fullmatch(name)}
+    wrong += [f"{name} is damaged" for name, content in code.items() if not _is_dex(content)]
+    found = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in code.items())
+    return verdict("code", not wrong, "; ".join(wrong) or found, _BUILD)
+
+
+def _is_dex(content: bytes) -> bool:
+    """Whether a DEX file has its magic number, size and Adler-32 (source.android.com, Dalvik executable format)."""
+    checksum, size = (struct.unpack_from("<I", content.ljust(112, b"\0"), place)[0] for place in (8, 32))
+    return content.startswith(b"dex\n") and size == len(content) and checksum == zlib.adler32(content[12:])
 
 
 def _abi(archive: ZipFile, libraries: Sequence[ZipInfo]) -> Check:

@@ -71,7 +71,7 @@ def cores(root: Path = Path("/")) -> Cores:
     # Where a process may use little cores alone, the fastest kind of them counts as big.
     kinds = (tuple(cpu for cpu in physical if cpu not in slow) for slow in _slow(directory, physical, root))
     big = next(filter(None, kinds), tuple(physical))
-    # The CPUs' worth of time that this process's control groups leave it.
+    # The CPUs' worth of time that this process's control groups leave it, version 1 or 2.
     quotas = [quota for path in _cpu_groups(root) if (quota := _group_quota(path)) is not None]
     return Cores(len(allowed), len(physical), big, len(big), min(quotas, default=None))
 
@@ -113,15 +113,25 @@ def _slow(directory: Path, cpus: Sequence[int], root: Path) -> Iterator[Set[int]
 
 def _cpu_groups(root: Path) -> Iterator[Path]:
     """The control groups that this process is in, up to the mount point, which is a container's own group."""
-    top = root / "sys/fs/cgroup"
+    mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
-        if line.startswith("0::"):
-            group = top / line.removeprefix("0::").strip("/")
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0":
+            tops = [mounts, mounts / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [mounts / controllers, mounts / "cpu"]
+        else:
+            continue
+        for top in tops:
+            group = top / path.strip("/")
             yield from (each for each in (group, *group.parents) if each == top or top in each.parents)
 
 
 def _group_quota(group: Path) -> float | None:
-    words = _read(group / "cpu.max").split()  # "QUOTA PERIOD", or "max PERIOD"
+    words = _read(group / "cpu.max").split()  # version 2: "QUOTA PERIOD", or "max PERIOD"
+    if not words:
+        # Version 1, where -1 is no limit.
+        words = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
         return int(words[0]) / int(words[1])
     return None

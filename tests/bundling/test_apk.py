@@ -118,7 +118,7 @@ def test_a_complete_app(apk, tmp_path):
     checks = {check.name: check.found for check in examine_apk(path)}
     assert failed(path) == {}
     assert list(checks) == ["entries", "code", "abi", "segments", "offsets", "libraries", "models"]
-    assert checks["code"] == "manifest and classes"
+    assert checks["code"] == "classes.dex (112 bytes)"
     assert checks["abi"] == "for arm64-v8a: libtvm4j_runtime_packed.so, libedge_programs.so"
     assert checks["models"].startswith("tiny (")
     assert all(check["ok"] for check in said("verify", path)["checks"])
@@ -165,10 +165,20 @@ def test_libraries_for_emulators_beside_those_for_phones(apk, linked, tmp_path):
     assert failed(apk.write(tmp_path / "app.apk")) == {"abi": f"not for arm64-v8a or x86_64: {programs}"}
 
 
-@pytest.mark.parametrize("name", ["classes.dex", "AndroidManifest.xml"])
-def test_an_app_without_its_code_or_manifest(apk, tmp_path, name):
-    del apk.entries[name]
-    assert failed(apk.write(tmp_path / "app.apk")) == {"code": f"no {name}"}
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [("classes.dex", None, "no classes.dex"), ("AndroidManifest.xml", None, "no AndroidManifest.xml"),
+     ("classes.dex", dex()[:-1], "classes.dex is damaged"), ("classes.dex", b"", "classes.dex is damaged"),
+     ("classes.dex", dex()[:-1] + b"x", "classes.dex is damaged"),
+     ("classes2.dex", b"cafebabe" * 20, "classes2.dex is damaged"),
+     ("AndroidManifest.xml", b"<manifest />", "AndroidManifest.xml is not compiled, or damaged")]
+)  # fmt: skip
+def test_an_app_without_its_code_or_manifest(apk, tmp_path, name, content, problem):
+    if content is None:
+        del apk.entries[name]
+    else:
+        apk.entries[name] = content
+    assert failed(apk.write(tmp_path / "app.apk")) == {"code": problem}
 
 
 def test_an_app_without_the_library_of_edge(apk, tmp_path):

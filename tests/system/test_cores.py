@@ -73,7 +73,10 @@ def test_one_thread_for_each_big_core(machine, cpus, files, allowed, big, words)
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "50000 100000"}, 1, 0.5),
         ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "400000 100000",
           "sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 4, 4),
-        ({"proc/self/cgroup": "1:name=systemd:/\n0::/", "sys/fs/cgroup/cpu.max": "300000 100000"}, 3, 3),
+        ({"proc/self/cgroup": "3:cpu,cpuacct:/docker/1", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000",
+          "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000"}, 3, 3),
+        ({"proc/self/cgroup": "1:cpu:/\n0::/", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 8, None),
     ],
 )  # fmt: skip
 def test_a_containers_quota_limits_the_threads(machine, files, threads, quota):
