@@ -86,7 +86,7 @@ def _share(value: object) -> object:
     if isinstance(value, str):
         number = value.strip()
         try:
-            share = float(number.removesuffix("%"))
+            share = float(number.removesuffix("%").encode("ascii"))  # digits of other scripts are no shares
         except ValueError:
             raise BadValue(f"{value!r} is not a share", fix="Write 0.3 or 30%.") from None
         value = share / 100 if number.endswith("%") else share

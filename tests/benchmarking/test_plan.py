@@ -51,7 +51,7 @@ def test_a_half_width_is_read():
         assert BenchOptions(until=text).until == until
 
 
-@pytest.mark.parametrize("text", ["", "3", "0%", "100%", "-3%", "3%%", "nan%"])
+@pytest.mark.parametrize("text", ["", "3", "0%", "100%", "-3%", "3%%", "٣%", "nan%"])
 def test_what_is_no_half_width_is_refused(text):
     with pytest.raises(UsageError, match=r"--until:? .* is not (a share|between 0 and 1)") as refused:
         BenchOptions(until=text)
