@@ -255,11 +255,12 @@ def test_conversations_take_turns(app):
                 whole = app.answer(messages[:-1], STOP_IDS)[0]
                 assert said(events) == whole[: whole.index("😀")] and events[-2] == ["end", "STOP"]
     assert {chat: app.core("messages", chat=chat)["messages"] for chat in heard} == heard
-    with app.core.pace(hold=0), pytest.raises(ValueError, match="another conversation's answer is still being given"):
-        app.send("Hi", chat="brief", twice="long")
-    app.core("reset", chat="long")
-    with pytest.raises(ValueError, match="an answer is still being given"):
-        app.send("Hi", chat="brief")
+    with app.core.pace(hold=0):
+        with pytest.raises(ValueError, match="another conversation's answer is still being given"):
+            app.send("Hi", chat="brief", twice="long")
+        app.core("reset", chat="long")
+        with pytest.raises(ValueError, match="an answer is still being given"):
+            app.send("Hi", chat="brief")
     app.core("stop", chat="brief")
     assert len(app.core("messages", chat="brief")["messages"]) == 6
     assert said(app.send("Hi")) == app.answer([["user", "Hi"]], STOP_IDS)[0]
