@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge_transact.api import heal as heal
     from edge_transact.api import inspect as inspect
     from edge_transact.api import load as load
+    from edge_transact.api import plan as plan
     from edge_transact.api import profile as profile
     from edge_transact.api import prune as prune
     from edge_transact.benchmarking.options import BenchOptions as BenchOptions
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from edge_transact.exporting.gguf import Export as Export
     from edge_transact.healing.run import HealResult as HealResult
     from edge_transact.inspection import Inspection as Inspection
+    from edge_transact.planning.options import PlanOptions as PlanOptions
+    from edge_transact.planning.run import Planned as Planned
     from edge_transact.profiling.options import ProfileOptions as ProfileOptions
     from edge_transact.profiling.run import Profiled as Profiled
     from edge_transact.pruning.options import Budget as Budget
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from edge_transact.widths import WidthPlan as WidthPlan
 
 _MODULES = {
-    "api": ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "profile", "prune"),
+    "api": ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "plan", "profile", "prune"),
     "benchmarking.options": ("BenchOptions",),
     "benchmarking.session": ("BenchOutcome",),
     "building.dist": ("Build",),
@@ -62,6 +65,8 @@ _MODULES = {
     "exporting.gguf": ("Export",),
     "healing.run": ("HealResult",),
     "inspection": ("Inspection",),
+    "planning.options": ("PlanOptions",),
+    "planning.run": ("Planned",),
     "profiling.options": ("ProfileOptions",),
     "profiling.run": ("Profiled",),
     "pruning.options": ("Budget", "PruneOptions"),

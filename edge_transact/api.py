@@ -18,6 +18,7 @@ from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import Options
 from edge_transact.options.keywords import keywords, part
+from edge_transact.planning.options import PlanOptions
 from edge_transact.profiling.options import ProfileOptions
 from edge_transact.pruning.options import Budget, PruneChoices, PruneOptions, ShotTraining
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edge_transact.exporting.gguf import Export
     from edge_transact.healing.run import HealResult
     from edge_transact.inspection import Inspection
+    from edge_transact.planning.run import Planned
     from edge_transact.profiling.run import Profiled
     from edge_transact.pruning.run import PruneResult
     from edge_transact.runtime.session import Session
@@ -91,6 +93,24 @@ class _Export(_Writing, ExportOptions):
 
 class _Bundle(_Writing, BundleOptions):
     pass
+
+
+@keywords(PlanOptions)
+def plan(*models: str | Path, options: PlanOptions) -> Planned:
+    """Compares what could be made of models for a budget, and recommends one candidate.
+
+    ``et.plan("demo:smollm2", memory="125MB", phone="galaxy-s23").recommended.ratio``
+
+    Args:
+        models: Checkpoints, hub ids, GGUF files or demo models.
+
+    Raises:
+        UsageError: Nothing is within the limits, or a profile is of another model, quantization or device.
+        EdgeTransactError: There is no such model.
+    """
+    from edge_transact.planning.run import plan_models
+
+    return plan_models([str(model) for model in models], options)
 
 
 @keywords(_Prune)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,8 @@ class ExplainOptions(Options):
 class Block:
     """What an attention or an MLP of a plan takes, or what a model has once (``layer`` is `None`).
 
-    Times are in seconds, with a profile, and `loss` is predicted, in nats a token, where pruning recorded it.
+    Times are in seconds, with a profile. `relative_loss` is the block's share of the loss by which pruning chose its
+    widths, where it recorded one: it ranks cuts, and isn't calibrated to what a plan loses in the end.
     """
 
     layer: int | None
@@ -53,7 +55,7 @@ class Block:
     kv_bytes: int = 0
     decode_s: float | None = None
     prefill_s: float | None = None
-    loss: float | None = None
+    relative_loss: float | None = None
 
 
 def explain_model(model: str, options: ExplainOptions) -> dict[str, Any]:
@@ -97,8 +99,9 @@ def blocks_of(
         return profile.decode_s(parts, options.context), profile.prefill_s(parts, options.prefill)
 
     blocks = []
+    whole = math.fsum(value for of_layer in losses for value in of_layer.values()) or 1.0
     for index, (layer, calls) in enumerate(zip(plan.layers, plan.virtual_layers, strict=True)):
-        loss = losses[index] if index < len(losses) else {}
+        loss = {name: value / whole for name, value in losses[index].items()} if index < len(losses) else {}
         for name, block in (
             ("attention", replace(layer, intermediate_size=0)),
             ("mlp", LayerWidths(0, 0, 0, 0, layer.intermediate_size)),
@@ -121,7 +124,7 @@ def plot_blocks(explained: dict[str, Any], path: Path, *, force: bool = False) -
         "kv_bytes": ("KV cache, MB", 1e-6),
         "decode_s": ("decode, ms", 1e3),
         "prefill_s": ("prefill, ms", 1e3),
-        "loss": ("predicted loss, nats", 1.0),
+        "relative_loss": ("relative loss, %", 100.0),
     }
     shown = [name for name in titles if blocks[0][name] is not None]
     with plotted(path, (9, 2 * len(shown)), force=force) as figure:

@@ -20,9 +20,10 @@ from pydantic_core import ErrorDetails
 from edge_transact.artifacts.outputs import new_file
 from edge_transact.building.options import CALIBRATED_ROUNDINGS, BuildOptions, check_pruning
 from edge_transact.errors import EdgeTransactError, UsageError, did_you_mean
-from edge_transact.healing.options import HealOptions
+from edge_transact.healing.options import FOUR_BITS, HealOptions
 from edge_transact.options import IN_A_FILE, Options, description_of, options_of
 from edge_transact.pruning.options import BUDGET_KEYS, BUDGETS, PruneChoices
+from edge_transact.quantization import default_quantization
 from edge_transact.reading import read_text
 
 FILE = "edge-transact.toml"
@@ -174,7 +175,8 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
     """
     import tomlkit
 
-    if os.path.lexists(path):
+    is_new = not os.path.lexists(path)
+    if not is_new:
         if not force:
             raise EdgeTransactError(f"{path} exists", fix="Edit it, or change it with --force.")
         project, text = read_project(path), read_text(path)
@@ -193,6 +195,11 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
             if section not in document:
                 document[section] = tomlkit.table()
             document[section][key] = getattr(project, section).model_dump(mode="json")[key]
+    if is_new:
+        if quant := _trained_quant(project.build):
+            document["heal"]["quant"] = quant
+        else:
+            del document["heal"]["quant"]
     for key in given.keys() & {"model", "output"}:
         document[key] = given[key]
     with new_file(path, b"", own=True) as fresh:
@@ -202,19 +209,26 @@ def write_project(path: Path, given: Mapping[str, Any], *, force: bool = False) 
     return project
 
 
+def _trained_quant(build: BuildOptions) -> str | None:
+    """The quantization to train through: the build's, if it keeps such codes."""
+    name = build.quant or default_quantization(build.target)
+    return name if name in FOUR_BITS and build.rounding is None and build.engine == "tvm" else None
+
+
 def _new_file() -> str:
     """The text of a new file, with every key and its default in a comment."""
     from edge_transact.artifacts.templates import template
 
     prune = {key["name"]: key for key in _options(Prune)}
     limits, *widths = ([prune.pop(name) for name in names if name != "ratio"] for names in BUDGETS)
-    del prune["ratio"]
+    del prune["ratio"], prune["calibration"]
+    heal = [key for key in _options(Heal) if key["name"] not in ("cross_entropy", "quant")]
     return template(f"{FILE}.j2").render(
         output=DEFAULT_OUTPUT,
         limits=limits,
         widths=[key for keys in widths for key in keys],
         prune=prune.values(),
-        heal=_options(Heal),
+        heal=heal,
         build=_options(Build),
     )
 

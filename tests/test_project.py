@@ -50,6 +50,23 @@ def test_what_the_template_has_commented_out_are_the_defaults():
     assert written.build.max_batch == BuildOptions().max_batch
 
 
+@pytest.mark.parametrize(
+    ("given", "quant"),
+    [
+        ((), "q4f16_0"),
+        (("--target", "host"), "q4f32_1"),
+        (("--quant", "q4f16_1"), "q4f16_1"),
+        (("--quant", "q0f16"), None),
+        (("--rounding", "best"), None),
+        (("--engine", "mlc"), None),
+    ],
+)
+def test_a_new_file_trains_through_the_grid_that_the_build_keeps(given, quant):
+    run("init", "demo:tiny", *given)
+    heal = read_project(Path("edge-transact.toml")).heal
+    assert heal == Heal(cross_entropy=0.3, quant=quant)
+
+
 def test_init_says_what_it_prunes():
     says = "demo:tiny, pruned as [prune] says (ratio 0.3), for android, host, into dist"
     assert says in run("init", "demo:tiny").stdout

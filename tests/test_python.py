@@ -22,6 +22,7 @@ from edge_transact.evaluation.options import EvalOptions
 from edge_transact.exporting.options import ExportOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options.keywords import keywords, part, signature_of
+from edge_transact.planning.options import PlanOptions
 from edge_transact.pruning.options import PruneChoices, PruneOptions
 from tests.support.dists import PLAN, make_dist
 
@@ -69,6 +70,7 @@ def test_an_unknown_name_is_no_attribute():
         ("bench", [BenchOptions]),
         ("evaluate", [EvalOptions]),
         ("inspect", [InspectOptions]),
+        ("plan", [PlanOptions]),
         ("export", [ExportOptions]),
         ("bundle", [BundleOptions]),
     ],

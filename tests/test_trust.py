@@ -41,6 +41,8 @@ PARSED = {
     "doctor/system.py": "the answer of our own process",
     "exporting/tokenizer.py": "text that the package tokenizers made",
     "inputs/glassllm.py": "files of a package from PyPI",
+    "planning/phones.py": "the table beside it",
+    "planning/quality.py": "the figures beside it",
     "project.py": "TOML of what read_text read",
     "reading.py": "the door",
     "runtime/chat_template.py": "the answer of our own process",

@@ -1,108 +1,20 @@
 """``docs/phones.md``: what phones should do, what others measured on them, and what `bench --evidence` files show.
 
 Measured rows are from the files in ``benchmarks/results/phones/``, instruction counts from ``docs/lab/performance.md``.
-Predictions and figures of others are written down here.
+Phones and figures of others are `planning.phones`'s, which predicts with them, too.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from benchmarks import page
 from benchmarks.evidence import EVIDENCE, HEADER, rows
-from edge_transact import costs
-from edge_transact.quantization import get_quantization
-from edge_transact.widths import WidthPlan
+from edge_transact.planning.phones import CONTEXT, PHONES, PUBLISHED, QUANTIZATION, decode_bytes, shares
 from tools.structure import ROOT
 
-QUANTIZATION = "q4f16_0"
-CONTEXT = 256 + 64 // 2
-"""The mean context while 64 tokens are decoded after 256."""
-
-MODELS = {
-    "SmolLM2-1.7B": (2048, 24, 32, 32, 64, 8192, 49152, True),
-    "Qwen3-1.7B": (2048, 28, 16, 8, 128, 6144, 151936, True),
-    "Llama-2-7B": (4096, 32, 32, 32, 128, 11008, 32000, False),
-}
-"""Hidden size, layers, heads, KV heads, head dim, MLP, vocabulary, tied embeddings: their ``config.json``."""
-
-
-@dataclass(frozen=True)
-class Phone:
-    """A phone that is predicted.
-
-    Attributes:
-        bandwidth_gb_s: The peak of its DRAM, of 64 bits at the clock that `memory` states.
-        ghz: The clock of its fastest core, if a page was found that says it.
-    """
-
-    name: str
-    chip: str
-    soc: str
-    bandwidth_gb_s: float
-    memory: str
-    ghz: float | None = None
-    cores: str | None = None
-
-
-PHONES = (
-    Phone(
-        "Galaxy S23", "Snapdragon 8 Gen 2", "SM8550", 67.2,
-        "https://droidholic.com/snapdragon-8-gen-3-launched/", 3.2, "https://droidholic.com/snapdragon-8-gen-3-launched/",
-    ),
-    Phone(
-        "Xiaomi 14", "Snapdragon 8 Gen 3", "SM8650", 76.8,
-        "https://droidholic.com/snapdragon-8-gen-3-launched/", 3.3, "https://droidholic.com/snapdragon-8-gen-3-launched/",
-    ),
-    Phone(
-        "Galaxy S25", "Snapdragon 8 Elite", "SM8750", 84.8,
-        "https://geektopia.es/es/technology/2024/10/22/noticias/amp/qualcomm-anuncia-el-snapdragon-8-elite-para-moviles-de-gama-alta.html",
-        4.32, "https://hi-tech.ua/en/qualcomm-snapdragon-8-elite-or-8-gen-4-is-the-new-top-processor-for-smartphones/",
-    ),
-    Phone(
-        "OnePlus 15", "Snapdragon 8 Elite Gen 5", "SM8850", 84.8,
-        "https://www.lowyat.net/2025/366994/qualcomm-snapdragon-8-elite-gen-5", 4.6,
-        "https://www.lowyat.net/2025/366994/qualcomm-snapdragon-8-elite-gen-5",
-    ),
-    Phone(
-        "vivo X100 Pro", "Dimensity 9300", "MT6989", 76.8,
-        "https://pt.thefilibusterblog.com/sk-hynix-begins-shipping-the-first-batch-of-lpddr5t-for-smartphones-to-be-adopted-in-dimensity-9300-devices-first-pt",
-    ),
-    Phone(
-        "vivo X200", "Dimensity 9400", "MT6991", 85.3,
-        "https://fanaticosdelhardware.com/se-confirma-que-el-chipset-mediatek-dimensity-9400-llegara-al-mercado-el-9-de-octubre",
-        3.63, "https://vietnam.vn/en/chip-dimensity-9400-so-huu-hieu-suat-do-hoa-an-tuong",
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Published:
-    """Decoded tokens a second that others published, of a model in 4 bits."""
-
-    soc: str
-    model: str
-    program: str
-    cpu: float | None
-    opencl: float | None
-    hexagon: float | None
-    source: str
-
-
-POCKETPAL = "https://github.com/a-ghorbani/pocketpal-ai/pull/"
-BASELINES = (
-    "https://github.com/a-ghorbani/pocketpal-ai/blob/a3a4c34f500dc250c429f0007e1ef590f7e437d2/e2e/baselines/benchmark/"
-)
-# The cell of #740's table is named by its values: #722 has the same ones for the baseline of qwen3-1.7b/q4_0.
-PUBLISHED = (
-    Published("SM8850", "SmolLM2-1.7B", "PocketPal", 40.2, 35.4, 33.8, BASELINES + "poco-myron.json"),
-    Published("SM8550", "SmolLM2-1.7B", "PocketPal", 17.8, 22.4, 22.4, BASELINES + "samsung-s23.json"),
-    Published("SM8850", "Qwen3-1.7B", "PocketPal", 30.4, 28.1, None, POCKETPAL + "702"),
-    Published("SM8850", "Qwen3-1.7B", "PocketPal", 38.0, 27.1, 30.4, POCKETPAL + "740"),
-    Published("SM8550", "Qwen3-1.7B", "PocketPal", 17.1, 16.6, 20.9, POCKETPAL + "740"),
-    Published("SM8550", "Llama-2-7B", "MLC-LLM", None, 10, None, "https://github.com/wangzhaode/mnn-llm/issues/146"),
-)
+MODELS = ("SmolLM2-1.7B", "Qwen3-1.7B", "Llama-2-7B")
+"""That are predicted."""
 
 
 def measured() -> str:
@@ -113,17 +25,17 @@ def measured() -> str:
 
 def predictions() -> str:
     """The bounds and the prediction of each phone and model, and what they are made of."""
-    low, high = _shares()
+    low, high = shares()
     per_cycle, smaller = _bytes_per_cycle()
     rows = []
-    for phone in PHONES:
+    for phone in PHONES.values():
         cells = [f"{phone.name}, {phone.chip}", f"[{phone.bandwidth_gb_s}]({phone.memory})"]
         cells.append(f"[{phone.ghz * per_cycle:.0f}]({phone.cores})" if phone.ghz else "")
         for model in MODELS:
-            most = phone.bandwidth_gb_s * 1e9 / _bytes(model)
+            most = phone.bandwidth_gb_s * 1e9 / decode_bytes(model)
             cells.append(f"{low * most:.0f} to {high * most:.0f}, < {most:.0f}")
         rows.append(tuple(cells))
-    *sizes, last = (f"{_bytes(model) / 1e6:,.0f} MB" for model in MODELS)
+    *sizes, last = (f"{decode_bytes(model) / 1e6:,.0f} MB" for model in MODELS)
     text = f"""
         Decoded tokens a second in `{QUANTIZATION}`, after {CONTEXT} tokens. A token reads every weight once:
         {", ".join(sizes)} and {last} for these models. No run can be faster than the DRAM's published peak allows (<).
@@ -138,35 +50,17 @@ def predictions() -> str:
 
 def published() -> str:
     """What others measured."""
-    names = {phone.soc: phone.chip for phone in PHONES}
+    names = {phone.soc: phone.chip for phone in PHONES.values()}
     rows = [
         (
             names[row.soc],
             row.model,
             f"[{row.program}]({row.source})",
-            *(f"{value:g}" if value else "" for value in (row.cpu, row.opencl, row.hexagon)),
+            *(f"{value:g}" if value else "" for value in (row.prefill, row.cpu, row.opencl, row.hexagon)),
         )
         for row in PUBLISHED
     ]
-    return _table(("chip", "model", "program", "CPU", "OpenCL", "Hexagon"), rows)
-
-
-def _bytes(model: str) -> int:
-    hidden, layers, heads, kv_heads, head_dim, mlp, vocabulary, tied = MODELS[model]
-    config = {
-        "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": mlp, "vocab_size": vocabulary,
-        "tie_word_embeddings": tied,
-    }  # fmt: skip
-    return costs.decode_read_bytes(WidthPlan.from_config(config), get_quantization(QUANTIZATION), CONTEXT)
-
-
-def _shares() -> tuple[float, float]:
-    """The lowest and the highest share of the peak bandwidth that others' CPU kernels reached with Qwen3-1.7B."""
-    peaks = {phone.soc: phone.bandwidth_gb_s for phone in PHONES}
-    rows = [row for row in PUBLISHED if row.cpu and row.model == "Qwen3-1.7B"]
-    shares = [row.cpu * _bytes(row.model) / peaks[row.soc] / 1e9 for row in rows if row.cpu]
-    return min(shares), max(shares)
+    return _table(("chip", "model", "program", "prefill, CPU", "CPU", "OpenCL", "Hexagon"), rows)
 
 
 def _bytes_per_cycle() -> tuple[float, float]:

@@ -45,6 +45,7 @@ KINDS = {
     "downloads": "weights of demo models, as published",
     "converted": "GGUF files and demo models as checkpoints",
     "texts": "text that models wrote",
+    "scores": "what cutting each part of a model costs, for prunings to any size",
     "pruned": "pruned checkpoints",
     "healed": "checkpoints that were trained after pruning",
     "rounded": "weights rounded to 4 bits with calibration text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_transact.architecture.matrices import matrices_of, norms_of
 from edge_transact.widths import LayerWidths, WidthPlan
 
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, LAST_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 ROPE_PAIRS = "self_attn.rope_pairs"
 """A layer's table of the RoPE pairs that its KV heads kept, int32 ``[num_key_value_heads, qk_head_dim / 2]``.
@@ -24,7 +24,7 @@ def tensor_shapes(plan: WidthPlan) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (plan.vocab_size, hidden)}
     for index, layer in enumerate(plan.layers):
         shapes |= {f"model.layers.{index}.{part}": shape for part, shape in layer_shapes(plan, layer).items()}
-    shapes["model.norm.weight"] = (hidden,)
+    shapes[LAST_NORM] = (hidden,)
     if not plan.tie_word_embeddings:
         shapes[LM_HEAD] = (plan.vocab_size, hidden)
     return shapes

@@ -30,6 +30,7 @@ million that stay; with Python's own 700, looking for garbage among those takes 
 """
 
 COMMANDS = {
+    "plan": "Compare what can be made of models, dense, cut, in fewer bits or trained, and recommend one for a budget.",
     "prune": "Make a model smaller by removing KV groups, dims inside heads and MLP dims.",
     "heal": "Recover a pruned model's quality by distillation from the model that it was pruned from.",
     "build": "Quantize a model and compile its libraries, for `run`, for MLC-LLM's engine and for apps.",

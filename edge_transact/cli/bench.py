@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_transact.benchmarking.options import BenchOptions
-from edge_transact.cli.common import FreshOption, JsonOption, guarded, show
+from edge_transact.cli.common import ExpectOption, FreshOption, JsonOption, guarded, show
 from edge_transact.errors import UsageError
 from edge_transact.options.command_line import completion, refuse_others
+from edge_transact.planning.expected import read_expected
 
 if TYPE_CHECKING:
     from edge_transact.benchmarking.analysis.results import Result
@@ -66,6 +67,7 @@ def bench(
             help="A llama-bench built for the phone, to run in turns on the same model.",
         ),
     ] = None,
+    expect: ExpectOption = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the models from the phone at the end.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured.")] = False,
     as_json: JsonOption = False,
@@ -103,6 +105,7 @@ def bench(
     perplexities = _perplexities(perplexity or [])
     if report is None and perplexities:
         raise UsageError("--perplexity is for a report", fix="Add --report DIR.")
+    planned = read_expected(expect) if expect else None
     from edge_transact.benchmarking.analysis.export import to_text
     from edge_transact.benchmarking.analysis.sustained import summarized
     from edge_transact.benchmarking.session import bench_models, plan_bench
@@ -150,6 +153,8 @@ def bench(
             _write(to_text(outcome.results, format or "md"))
 
     show(result, as_json, text)
+    if planned:
+        planned.compare_bench(outcome.results)
     logger.info(f"log: {output}")
     if outcome.page:
         logger.info(f"page: {outcome.page}")

@@ -13,6 +13,7 @@ from edge_transact import progress
 from edge_transact.building.options import BuildOptions
 from edge_transact.cli import common
 from edge_transact.cli.history import LOADING, History
+from edge_transact.planning.expected import read_expected
 from edge_transact.project import FILE, Project, given_in, read_project
 from edge_transact.pruning.options import PruneChoices
 
@@ -42,6 +43,7 @@ def build(
             metavar="DIR", help="Write what rounding to 4 bits costs into DIR: figures, a page and report.json."
         ),
     ] = None,
+    expect: common.ExpectOption = None,
     fresh: common.FreshOption = False,
     force: common.ForceOption = False,
     dry_run: common.DryRunOption = False,
@@ -69,6 +71,7 @@ def build(
     `edge-transact build model.gguf --target android,host -o dist --json | jq .libraries`
     """
     asked = {"model": model, "output": None if output is None else str(output)}
+    planned = read_expected(expect) if expect else None
     project = _project(asked | given_in(options) | given_in(pruning))
     chosen = [each for each in (project.build, project.prune, project.heal) if each]
     history = History("build", [project.model], chosen, output=Path(project.output), report=report is not None)
@@ -100,6 +103,8 @@ def build(
                 force=force,
             )
             degenerate = gate(made.directory) if runs_here else None
+            if planned:
+                planned.compare_build(made.manifest.quantization, made.manifest.weights_bytes)
     if dry_run:
         common.show_requirements(required, history, as_json)
         return

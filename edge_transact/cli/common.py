@@ -55,6 +55,9 @@ ThreadsOption = Annotated[
     int | None, RUN_OPTION(min=1, max=MOST_CPUS, help="Number of CPU threads.", show_default="one for each big core")
 ]
 ForceOption = Annotated[bool, RUN_OPTION("--force", help="Replace an output that exists.")]
+ExpectOption = Annotated[
+    Path | None, RUN_OPTION("--expect", metavar="PLAN", help="Compare with what `plan --json` printed into this file.")
+]
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: Callable[[], None]) -> None:

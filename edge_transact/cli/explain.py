@@ -45,7 +45,7 @@ def explain(
 
 
 def _print(explained: dict[str, Any], plot: Path | None) -> None:
-    header = ["layer", "block", "parameters", "weights", "KV cache", "decode", "prefill", "predicted loss"]
+    header = ["layer", "block", "parameters", "weights", "KV cache", "decode", "prefill", "relative loss"]
     rows = [_row(block) for block in (*explained["blocks"], {"layer": None, "block": "all", **explained["total"]})]
     used = [index for index in range(len(header)) if any(row[index] for row in rows)]
     header, *rows = ([row[index] for index in used] for row in (header, *rows))
@@ -59,7 +59,7 @@ def _print(explained: dict[str, Any], plot: Path | None) -> None:
 
 def _row(block: dict[str, Any]) -> list[str]:
     times = [milliseconds(block[name]) if block.get(name) is not None else "" for name in ("decode_s", "prefill_s")]
-    loss = f"{block['loss']:.4f}" if block.get("loss") is not None else ""
+    loss = f"{block['relative_loss']:.1%}" if block.get("relative_loss") is not None else ""
     layer = "" if block["layer"] is None else str(block["layer"])
     sizes = [megabytes(block[name]) for name in ("weight_bytes", "kv_bytes")]
     return [layer, block["block"], f"{block['parameters']:,}", *sizes, *times, loss]

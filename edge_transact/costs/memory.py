@@ -47,6 +47,14 @@ def pruning_bytes(plan: WidthPlan, tokens: int, itemsize: int, matrices: int, ba
     return states + layer + max(activations + FP32 * matrices * mlp**2, head)
 
 
+def norms_bytes(plan: WidthPlan, tokens: int, itemsize: int, batch: int, logits: int) -> int:
+    """The most tensors at once while norms are trained: a batch's input of every layer, a layer, and fp32 logits."""
+    hidden, mlp, batch = plan.hidden_size, plan.widest.intermediate_size, min(tokens, batch)
+    states = min(tokens * hidden * itemsize, costs.MEMORY_BYTES) + plan.num_hidden_layers * batch * hidden * itemsize
+    head = plan.vocab_size * (2 * hidden * itemsize + 5 * FP32 * min(batch, logits))
+    return states + head + 2 * _layer(plan) * itemsize + batch * (6 * mlp + 8 * hidden) * itemsize
+
+
 def codes_bytes(plan: WidthPlan, tokens: int, itemsize: int, batch: int, rows: int) -> int:
     """The most tensors at once while codes are chosen on a text: a layer, its codes, and hidden states, also inside it.
 

@@ -14,7 +14,7 @@ TEXT, TARGET, STEPS, MEMORY = "Text", "What is learned", "Steps", "Memory and sp
 
 FOUR_BITS = tuple(name for name, quantization in QUANTIZATIONS.items() if quantization.bits)
 
-MIXED = "Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one."
+TEXTS = "Text to train on. Repeat it to mix texts; TEXT=2 takes twice as much of one."
 
 
 class TrainOptions(Options):
@@ -22,7 +22,7 @@ class TrainOptions(Options):
 
     train: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | None,
-        Option(MIXED, TEXT, metavar="TEXT", example="demo:mixed"),
+        Option(TEXTS, TEXT, metavar="TEXT", example="demo:mixed"),
     ] = None
     train_tokens: Annotated[Count, Option("Number of tokens to train on.", TEXT)] = 131072
     train_window: Annotated[
@@ -61,7 +61,9 @@ class TrainOptions(Options):
 class HealOptions(TrainOptions):
     """The options of ``heal``."""
 
-    train: Annotated[str | Annotated[list[str], Field(min_length=1)], Option(MIXED, TEXT, metavar="TEXT")] = "demo:sotu"
+    train: Annotated[str | Annotated[list[str], Field(min_length=1)], Option(TEXTS, TEXT, metavar="TEXT")] = (
+        "demo:mixed"
+    )
     seed: Annotated[int, Option("Order of the sequences. The same seed writes the same bytes.", TEXT)] = 0
     teacher: Annotated[
         str | None,

@@ -88,6 +88,10 @@ class Encoder:
         ids = self._codec.backend.encode(part.text, add_special_tokens=part.begins).ids
         return self._checked([*ids, self._end] if part.ends and self._end is not None else ids)
 
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
     @cached_property
     def _template(self) -> str | None:
         return self._codec.chat_template
@@ -153,7 +157,7 @@ class TrainingText:
     def __init__(self, checkpoint: Checkpoint, texts: Several[str], *, length: int, seed: int) -> None:
         encoder = Encoder(checkpoint)
         self._length, self._seed = length, seed
-        self._shares = shares_of(texts)
+        self._shares = shares_of(texts, for_chats=encoder.has_chat_template)
         self._streams = [
             _Stream(checkpoint, share, encoder, length, f"{seed}, text {number}")
             for number, share in enumerate(self._shares)

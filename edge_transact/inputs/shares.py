@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from edge_transact.errors import UsageError
-from edge_transact.inputs.demo_texts import MIXED, MIXED_PARTS
+from edge_transact.inputs.demo_texts import CHATS, MIXED, MIXED_PARTS
 from edge_transact.reading import user_path
 
 
@@ -31,13 +31,17 @@ def share_of(text: str) -> Share:
     return Share(name, number)
 
 
-def shares_of(texts: str | Iterable[str]) -> list[Share]:
-    """The texts with their weights; ``demo:mixed`` becomes its parts, which share its weight."""
+def shares_of(texts: str | Iterable[str], *, for_chats: bool = False) -> list[Share]:
+    """The texts with their weights; ``demo:mixed`` becomes its parts, which share its weight.
+
+    Where a model has a chat template (`for_chats`), chats have twice the share of the mix's other parts.
+    """
     shares = []
+    parts = MIXED_PARTS | ({CHATS: 2.0} if for_chats else {})
     for share in map(share_of, [texts] if isinstance(texts, str) else texts):
         if share.text == MIXED:
-            total = sum(MIXED_PARTS.values())
-            shares += [Share(part, share.weight * weight / total) for part, weight in MIXED_PARTS.items()]
+            total = sum(parts.values())
+            shares += [Share(part, share.weight * weight / total) for part, weight in parts.items()]
         else:
             shares.append(share)
     return shares

@@ -25,7 +25,7 @@ from edge_transact.checkpoint.layers import (
     load_layer,
     rotation,
 )
-from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes
+from edge_transact.checkpoint.layout import EMBEDDING, LAST_NORM, LM_HEAD, layer_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.system.computation import compute_device, is_bf16_fast
 from edge_transact.widths import LayerWidths
@@ -173,10 +173,11 @@ class LayerwiseModel:
 
     @cached_property
     def _final_norm(self) -> torch.nn.Module:
-        return final_norm(self.checkpoint, self._finite("model.norm.weight").to(self.dtype)).to(self.device)
+        return final_norm(self.checkpoint, self._finite(LAST_NORM).to(self.dtype)).to(self.device)
 
     @cached_property
-    def _lm_head(self) -> torch.Tensor:
+    def lm_head(self) -> torch.Tensor:
+        """Its weight, ``[vocab_size, hidden_size]``, on `device`."""
         name = EMBEDDING if self.checkpoint.plan.tie_word_embeddings else LM_HEAD
         return self._finite(name).to(self.dtype).to(self.device)
 
@@ -185,12 +186,12 @@ class LayerwiseModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 of the last layer's output ``[tokens, hidden_size]``."""
-        return functional.linear(self._final_norm(hidden.to(self.device)), self._lm_head).float()
+        return functional.linear(self._final_norm(hidden.to(self.device)), self.lm_head).float()
 
     def logit_blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
         """`logits` in blocks of the vocabulary: fp32 ``[tokens, LOGITS_VOCABULARY or fewer]`` each."""
         normed = self._final_norm(hidden.to(self.device))
-        for rows in self._lm_head.split(LOGITS_VOCABULARY):
+        for rows in self.lm_head.split(LOGITS_VOCABULARY):
             yield functional.linear(normed, rows).float()
 
     def loss_gradients(
@@ -224,13 +225,13 @@ class LayerwiseModel:
     @torch.no_grad()
     def _by_normed(self, normed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The gradient with respect to `lm_head`'s input: the softmax's mean of its rows, minus the label's row."""
-        blocks = self._lm_head.split(LOGITS_VOCABULARY)
+        blocks = self.lm_head.split(LOGITS_VOCABULARY)
         logits = [functional.linear(normed, rows) for rows in blocks]
         total = torch.stack([block.float().logsumexp(dim=-1) for block in logits]).logsumexp(dim=0)
         gradient = torch.zeros_like(normed, dtype=torch.float32)
         for block, rows in zip(logits, blocks, strict=True):
             gradient += block.float().sub_(total[:, None]).exp_().to(self.dtype) @ rows
-        return (gradient - self._lm_head[labels]).to(self.dtype)
+        return (gradient - self.lm_head[labels]).to(self.dtype)
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:

@@ -25,8 +25,8 @@ class CalibrationOptions(Options):
             TEXT,
             metavar="TEXT",
         ),
-    ] = "demo:sotu"
-    calibration_tokens: Annotated[Count, Option("Number of calibration tokens.", TEXT)] = 16384
+    ] = "demo:mixed"
+    calibration_tokens: Annotated[Count, Option("Number of calibration tokens.", TEXT)] = 32768
     calibration_window: Annotated[
         Count | None,
         Option("Tokens per calibration window.", TEXT, default="512, or the model's context if shorter", example=512),

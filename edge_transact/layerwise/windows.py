@@ -108,13 +108,13 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         EdgeTransactError: A text is shorter than a window, can't be read, repeats one token, or has ids outside the
             model's vocabulary.
     """
-    texts, tokens = shares_of(options.calibration), options.calibration_tokens
-    window = window_of(checkpoint, options.calibration_window)
+    tokens, window = options.calibration_tokens, window_of(checkpoint, options.calibration_window)
+    files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
+    tokenizer = _tokenizer(checkpoint.path, files_digest(files))
+    texts = shares_of(options.calibration, for_chats=tokenizer.chat_template is not None)
     if tokens < window * len(texts):
         each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
         raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
-    files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
-    tokenizer = _tokenizer(checkpoint.path, files_digest(files))
     rows = [[] if text.text == SELF else _rows(text.text, tokens, options.seed) for text in texts]
     pools = [
         None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, options.packing)

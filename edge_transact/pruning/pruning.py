@@ -10,14 +10,17 @@ from dataclasses import replace
 import torch
 
 from edge_transact.cache.journal import Journal
+from edge_transact.checkpoint.layout import LAST_NORM
 from edge_transact.layerwise.model import LayerwiseModel
 from edge_transact.progress import working
 from edge_transact.pruning.allocate.allocation import Allocation, allocate, reached, shot_plans
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.compensate import compensation
+from edge_transact.pruning.compensate.norms import NormFit, train_norms
 from edge_transact.pruning.compensate.regression import Fit
 from edge_transact.pruning.cut import LAYERS_PREFIX, LayerSelection, pruned_layer, select, shifted_biases
 from edge_transact.pruning.options import PruneOptions
+from edge_transact.pruning.score.kept import KeptScores
 from edge_transact.pruning.score.methods.scorer import Scorer
 from edge_transact.pruning.score.passes import Scoring, description
 from edge_transact.pruning.score.sensitivity import Curves, measure_sensitivity, sensitivity_curves
@@ -38,13 +41,15 @@ class Pruning:
         journal: What is known already, and where new results go. Prunings to several budgets can share one.
         seed: For methods that draw random numbers.
         compared: The texts on which a search compares plans, as `compared_texts` returns them.
+        kept: Scores and sensitivities of earlier prunings of this model on these windows, to this or another budget.
         wants_losses: Whether methods that can predict losses should; `allocate` decides it otherwise.
 
     Attributes:
         sensitivity: The result of `measure_sensitivity`, if the allocation needed it.
         searched: What the search found, if there was one.
         digest: The sha256 of all scores, fp32, shot by shot.
-        last_norm_scale: The factor on the last norm's weight; 1 without compensation.
+        last_norm_scale: The factor on the last norm's weight before the norms are trained; 1 without compensation.
+        norm_fit: What training the norms brought; `None` without compensation.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Pruning:
         *,
         wants_losses: bool = False,
         compared: Mapping[str, torch.Tensor] | None = None,
+        kept: KeptScores | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -67,8 +73,10 @@ class Pruning:
         self.sensitivity: torch.Tensor | None = None
         self.digest = hashlib.sha256()
         self.last_norm_scale = 1.0
+        self.norm_fit: NormFit | None = None
         self.wants_losses = wants_losses
         self.compared = compared
+        self.kept = kept
         self.searched: Found | None = None
 
     def allocate(self, options: PruneOptions) -> Allocation:
@@ -78,7 +86,7 @@ class Pruning:
             self.wants_losses = True
             self.first_scores = self.score(1, options.shots)
             self.sensitivity = measure_sensitivity(
-                self.model, self.selections, self.first_scores, self.journal, drops=bool(options.drop)
+                self.model, self.selections, self.first_scores, self.journal, drops=bool(options.drop), kept=self.kept
             )
             curves = sensitivity_curves(self.first_scores, self.plan.layers, self.sensitivity)
         with working(WIDTHS_STEP):
@@ -109,8 +117,7 @@ class Pruning:
         if not self.first_scores:
             self.first_scores = scores
         for index, (layer, widths) in enumerate(zip(scores, plan.layers, strict=True)):
-            for tensor in layer.ranks().values():
-                self.digest.update(tensor.contiguous().numpy().tobytes())
+            self.digest.update(layer.rank_bytes())
             kept, further = self.selections[index], select(layer, widths)
             if layer.means is not None:
                 tensors = pruned_layer(self.model.checkpoint, index, kept, self.model.replaced)
@@ -118,22 +125,27 @@ class Pruning:
             self.selections[index] = kept.then(further)
 
     def compensate(self, journal: Journal | None = None) -> list[dict[str, Fit]]:
-        """Solves the consuming projections again and scales the last norm; returns each layer's fits by projection.
+        """Solves the consuming projections again and trains the norms; returns each layer's fits by projection.
 
         Results depend on the budget, and go to `journal` if one is given.
         """
-        weights, fits, scale = compensation.compensate(self.model, self.selections, journal or self.journal)
+        journal = journal or self.journal
+        weights, fits, scale = compensation.compensate(self.model, self.selections, journal)
         for index, of_layer in enumerate(weights):
             self._replace(index, of_layer)
         self.last_norm_scale = scale
-        self.model.replace(compensation.LAST_NORM, scale * self.model.checkpoint.tensor(compensation.LAST_NORM).float())
+        self.model.replace(LAST_NORM, scale * self.model.checkpoint.tensor(LAST_NORM).float())
+        source = journal[compensation.STATE]["source"]
+        norms, self.norm_fit = train_norms(self.model, self.selections, source, journal)
+        for name, weight in norms.items():
+            self.model.replace(name, weight)
         return fits
 
     def score(self, shot: int, shots: int) -> list[LayerScores]:
         """The scores of each layer as it is now, computed or from the journal."""
-        title = description(shot, shots)
+        title, kept = description(shot, shots), self.kept if shots == 1 else None
         return Scoring(
-            self.model, self.selections, self.method, self.journal, title, self.seed, self.wants_losses
+            self.model, self.selections, self.method, self.journal, title, self.seed, self.wants_losses, kept
         ).layers()
 
     def _replace(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -142,8 +142,11 @@ def sensitivity_section(divergence: torch.Tensor) -> Section:
     )
 
 
-def compensation_section(fits: Sequence[Mapping[str, Fit]]) -> Section:
-    """The distance of each consuming projection from its target, before and after it is solved again."""
+def compensation_section(fits: Sequence[Mapping[str, Fit]], norms: Mapping[str, float]) -> Section:
+    """The distance of each consuming projection from its target, before and after it is solved again.
+
+    `norms` is what training the norms brought, as `NormFit` has it.
+    """
     charts = []
     for name in PROJECTIONS:
         before, after = zip(*(_errors(of_layer, name) or (0.0, 0.0) for of_layer in fits), strict=True)
@@ -154,7 +157,8 @@ def compensation_section(fits: Sequence[Mapping[str, Fit]]) -> Section:
         "Error before and after compensation",
         charts,
         text="The squared distance of a projection's output from that of the source, on held-out calibration text, "
-        "before and after its weights are solved again.",
+        "before and after its weights are solved again. Training the norms then moved the divergence of the "
+        f"predictions from {norms['divergence_before']:.3f} to {norms['divergence_after']:.3f} nats a token.",
         legend={"before": SOURCE, "after": PRUNED},
         header=("layer", *(f"{name}, {when}" for name in PROJECTIONS for when in ("before", "after"))),
         rows=[
@@ -202,15 +206,7 @@ def page(values: Mapping[str, Any], charts: Sequence[Section], origin: Origin) -
         rows=list(_comparison(source, pruned, values["quantization"])),
         note=note,
     )
-    by_loss = (
-        "The predicted loss, by which widths are chosen, is the sum of what each layer's cut alone is expected to add, "
-    )
-    notes = Section(
-        "notes",
-        "Notes",
-        text="; ".join(values["notes"]),
-        note=f"{by_loss}before compensation." if values["allocation"] == "budgeted" else "",
-    )
+    notes = Section("notes", "Notes", text="; ".join(values["notes"]))
     return Report(
         f"{smaller} smaller, perplexity {number(before)} → {number(after)}",
         f"{values['model']} pruned",
@@ -319,7 +315,7 @@ def _charts(result: PruneResult) -> Iterator[Section]:
     if result.sensitivity is not None:
         yield sensitivity_section(result.sensitivity)
     if result.fits:
-        yield compensation_section(result.fits)
+        yield compensation_section(result.fits, result.provenance["norms"])
     for unit in sorted(UNITS.values(), key=lambda unit: MODULES.index(unit.module)):
         # Query heads are also cut with their KV head.
         field = "num_attention_heads" if unit is QUERIES else unit.field

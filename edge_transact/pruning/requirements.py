@@ -17,7 +17,7 @@ from edge_transact.inputs.texts import is_whole, needed_characters
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
 from edge_transact.pruning.allocate.limits import limits_of
-from edge_transact.pruning.compensate import compensation
+from edge_transact.pruning.compensate import compensation, norms
 from edge_transact.pruning.options import PruneOptions, ShotTraining, find_method
 from edge_transact.pruning.pruning import WIDTHS_STEP
 from edge_transact.pruning.report import REPORT_STEP
@@ -56,6 +56,8 @@ def requirements(
     tokens = options.calibration_tokens // window * window
     matrices = 8 if wants_losses else 4 if options.compensate else 0
     in_shots = memory.pruning_bytes(plan, tokens, itemsize, matrices, BATCH_TOKENS, LOGITS_TOKENS)
+    if options.compensate:
+        in_shots = max(in_shots, memory.norms_bytes(plan, tokens, itemsize, BATCH_TOKENS, LOGITS_TOKENS))
     resident = [memory.PACKAGES_BYTES + max(text_bytes(options.calibration, options.calibration_tokens), in_shots)]
     resident += [each.memory_bytes for each in trainings]
     if options.search:
@@ -84,7 +86,7 @@ def levels_bytes(plan: WidthPlan, itemsize: int) -> int:
 
 
 def _steps(options: PruneOptions, wants_losses: bool, trainings: Sequence[Requirements]) -> Iterator[str]:
-    finish = [*([compensation.STEP, compensation.LAST_NORM_STEP] if options.compensate else []), WRITE_STEP]
+    finish = [*([compensation.STEP, compensation.LAST_NORM_STEP, norms.STEP] if options.compensate else []), WRITE_STEP]
     parts = ("",) if find_method(options.method).gradients == "none" else (", forward", ", loss", ", backward")
     yield TEXT_STEP
     for shot in range(1, options.shots + 1):

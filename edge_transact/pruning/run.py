@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,10 @@ from edge_transact.pruning.compensate.regression import Fit
 from edge_transact.pruning.cut import pruned_tensors
 from edge_transact.pruning.options import PruneOptions, ShotTraining, find_method
 from edge_transact.pruning.pruning import Pruning
+from edge_transact.pruning.score.kept import KeptScores
+from edge_transact.pruning.score.methods.scorer import Scorer
+from edge_transact.pruning.score.passes import Scoring
+from edge_transact.pruning.score.sensitivity import measure_sensitivity
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.search.loop import Found
 from edge_transact.pruning.search.scoring import compared_texts
@@ -186,7 +190,8 @@ def prune(
         written = is_main and _WRITTEN in journal and record.is_file() and journal.noted(_WRITTEN) == sha256(record)
         if is_main and not written:
             refuse_existing(output, force, apart_from=inputs)
-        run = Pruning(LayerwiseModel(source, windows), scoring, journal, options.seed, compared=compared)
+        kept = KeptScores(f"scores of {model}", score_ingredients(source, scoring))
+        run = Pruning(LayerwiseModel(source, windows), scoring, journal, options.seed, compared=compared, kept=kept)
         cut = trainer.cut(run, options, provenance) if trainer else _cut(run, options, provenance)
         if is_main:
             with working(WRITE_STEP):
@@ -226,6 +231,7 @@ def _cut(run: Pruning, options: PruneOptions, provenance: dict[str, Any]) -> Cut
     provenance = provenance | {"scores_sha256": run.digest.hexdigest()}
     fits = run.compensate() if options.compensate else []
     provenance = provenance | {"last_norm_scale": run.last_norm_scale}
+    provenance |= {"norms": asdict(run.norm_fit)} if run.norm_fit else {}
     return Cut(target, pruned_tensors(run.model.checkpoint, run.selections, run.model.replaced), provenance, fits)
 
 
@@ -239,6 +245,16 @@ def ingredients(source: Checkpoint, options: PruneOptions, trainer: ShotTrainer 
         "code": code_of(prune, *([type(trainer)] if trainer else ())),
         **{package: version(package) for package in ("torch", "transformers")},
         **(trainer.ingredients(source, options) if trainer else {}),
+    }
+
+
+def score_ingredients(source: Checkpoint, scoring: type[Scorer]) -> dict[str, Any]:
+    """What a method's scores depend on beside the calibration windows and the seed, as JSON values."""
+    return {
+        "source": source.digest(*COPIED_FILES),
+        "computation": computation(source),
+        "code": code_of(Scoring, measure_sensitivity, scoring),
+        **{package: version(package) for package in ("torch", "transformers")},
     }
 
 

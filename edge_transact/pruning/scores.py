@@ -61,6 +61,10 @@ class LayerScores:
         """The four scores by name: what every method gives."""
         return {name: getattr(self, name) for name in RANKS}
 
+    def rank_bytes(self) -> bytes:
+        """Them all as bytes, in their order, for a digest."""
+        return b"".join(tensor.contiguous().numpy().tobytes() for tensor in self.ranks().values())
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors under flat names, for a file."""
         tensors = self.ranks()

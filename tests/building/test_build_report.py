@@ -115,7 +115,8 @@ def test_every_figure_is_that_of_the_shards(rounded, tmp_path):
     """Divergences by transformers with some tensors replaced, and errors from the inputs' Gram matrices, in fp64."""
     journal = Journal(tmp_path / "journal")
     measurement = measure(rounded.checkpoint, rounded.views, tokenizer, "", journal)
-    close = partial(pytest.approx, rel=1e-3)
+    # What rounds to itself differs by the products' fp32 sums alone.
+    close = partial(pytest.approx, rel=1e-3, abs=1e-6)
 
     embedding, lm_head = ("model.embed_tokens.",), ("lm_head.", "model.norm.")
     parts = {f"layer {index}": (f"model.layers.{index}.",) for index in range(len(rounded.checkpoint.plan.layers))}

@@ -58,7 +58,7 @@ def test_a_pruned_model_says_its_losses_and_limits(random_model: Path, tmp_path:
     assert code == 0, err
     found = json.loads(out)
     assert found["binds"] == "--ratio 0.3" and len(found["limits"]) == 2
-    assert sum(block["loss"] or 0 for block in found["blocks"]) > 0
+    assert sum(block["relative_loss"] or 0 for block in found["blocks"]) == pytest.approx(1)
     assert "attention" in (tmp_path / "blocks.svg").read_text()
     code, out, _ = edge_transact("explain", pruned)
-    assert "--ratio 0.3: " in out and ", which binds" in out and "predicted loss" in out
+    assert "--ratio 0.3: " in out and ", which binds" in out and "relative loss" in out

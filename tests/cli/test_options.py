@@ -22,6 +22,7 @@ from edge_transact.exporting.options import ExportOptions
 from edge_transact.healing.options import HealOptions
 from edge_transact.inspection import InspectOptions
 from edge_transact.options import COMMAS, Bytes, Count, OneOf, Option, Options, options_of
+from edge_transact.planning.options import PlanOptions
 from edge_transact.project import Build, Prune
 from edge_transact.pruning.options import PruneChoices, PruneOptions
 
@@ -57,6 +58,7 @@ def flags(command: str) -> set[str]:
         ("init", BuildOptions),
         ("init", PruneChoices),
         ("bench", BenchOptions),
+        ("plan", PlanOptions),
         ("eval", EvalOptions),
         ("inspect", InspectOptions),
         ("export", ExportOptions),

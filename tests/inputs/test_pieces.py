@@ -110,6 +110,8 @@ def test_weights_of_texts(tmp_path):
         share_of("a.txt=0")
     assert sum(share.weight for share in shares_of(["demo:mixed=2", "a.txt"])) == pytest.approx(3)
     assert len(shares_of("demo:mixed")) == 4
+    chats = {share.text: share.weight for share in shares_of("demo:mixed=5", for_chats=True)}
+    assert chats == pytest.approx(dict.fromkeys(chats, 1) | {"demo:chats": 2})
     # Three to one; the second text has only two, and the others get the rest.
     assert dealt([100, 100], [3, 1], 8) == [6, 2] and dealt([100, 2, 100], [1, 1, 2], 10) == [3, 2, 5]
 

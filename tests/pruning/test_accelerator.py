@@ -10,6 +10,7 @@ from edge_transact.layerwise import model as layerwise
 from edge_transact.pruning.options import METHODS, PruneOptions
 from edge_transact.pruning.run import prune
 from tests.support.accelerator import NAME, accelerator
+from tests.support.pruning import another_cache
 
 
 def test_tensors_of_two_devices_do_not_mix() -> None:
@@ -46,6 +47,7 @@ def test_the_same_model_as_from_the_cpu(random_model, tmp_path: Path, monkeypatc
     prune(str(random_model), tmp_path / "cpu", chosen)
     with accelerator() as device:
         monkeypatch.setattr(layerwise, "compute_device", lambda: torch.device(NAME, 0))
+        another_cache(tmp_path / "cache", monkeypatch)
         prune(str(random_model), tmp_path / "device", chosen)
     assert device.products > 0 or options["method"] in ("magnitude", "random")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("device", "cpu"))

@@ -87,8 +87,8 @@ def allocate(options: PruneOptions, source: WidthPlan, curves: Sequence[Curves] 
             for narrow, full in zip(uniform.plan.layers, source.layers, strict=True)
         )
         spent = cheapest(cut, curves, limits, units=[MLP.name], bucket=bucket)
-    notes = (reached(spent.plan, source, limits), f"predicted loss {spent.loss:.3f} nats a token")
-    return Allocation(spent.plan, (*notes, *_uncut(spent.plan, source, units, why)), spent.losses)
+    notes = (reached(spent.plan, source, limits), *_uncut(spent.plan, source, units, why))
+    return Allocation(spent.plan, notes, spent.losses)
 
 
 def check_reachable(options: PruneOptions, source: WidthPlan) -> None:

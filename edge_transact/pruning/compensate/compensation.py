@@ -35,7 +35,9 @@ PROJECTIONS = tuple(matrix.name for matrix in CONSUMERS.values())
 
 STEP = "compensate"
 
-LAST_NORM = "model.norm.weight"
+STATE = "compensated-state"
+"""The journal's group with the output of the last layer that was solved, of the ``source`` and of the ``pruned`` model.
+"""
 
 LAST_NORM_STEP = "scale the last norm"
 
@@ -85,8 +87,8 @@ def compensate(
 @torch.no_grad()
 def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: Journal) -> torch.Tensor:
     """Solves all layers; returns the output of the last one."""
-    if "compensated-state" in journal:
-        state = journal["compensated-state"]
+    if STATE in journal:
+        state = journal[STATE]
         done, source, pruned = int(state["done"]), state["source"], state["pruned"]
     else:
         done, source = 0, model.embeddings(journal)
@@ -106,7 +108,7 @@ def _run(model: LayerwiseModel, selections: Sequence[LayerSelection], journal: J
             check_finite({"hidden states": pruned, "the source": source}, model.checkpoint, index)
             journal[f"compensated-{index}"] = tensors
             state = {"source": source, "pruned": pruned, "done": torch.tensor(index + 1)}
-            journal.now_and_then("compensated-state", state, last=index + 1 == len(selections))
+            journal.now_and_then(STATE, state, last=index + 1 == len(selections))
     return pruned
 
 

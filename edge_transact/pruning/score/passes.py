@@ -17,6 +17,7 @@ from edge_transact.layerwise.gram import sums_of
 from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces, through
 from edge_transact.progress import bar
 from edge_transact.pruning.cut import LayerSelection, cut_layer
+from edge_transact.pruning.score.kept import KeptScores
 from edge_transact.pruning.score.methods.scorer import Activations, Scorer
 from edge_transact.pruning.scores import LayerScores
 
@@ -36,7 +37,7 @@ class Scoring:
     """The passes that score every layer of the model that `selections` leave.
 
     `description` is the title of the progress bar, and what the journal calls the scores. `seed` is for methods that
-    draw random numbers; `wants_losses` tells whether methods that can predict losses should.
+    draw at random; `wants_losses` tells whether methods that can predict losses should; `kept` may have the scores.
     """
 
     model: LayerwiseModel
@@ -46,6 +47,7 @@ class Scoring:
     description: str
     seed: int = 0
     wants_losses: bool = True
+    kept: KeptScores | None = None
 
     def layers(self) -> list[LayerScores]:
         """The scores of each layer, from the journal as far as it has them.
@@ -53,12 +55,25 @@ class Scoring:
         Raises:
             EdgeTransactError: The model holds or computes NaN or infinity; the tensor or the layer is named.
         """
-        if self.method.gradients != "none":
+        if not all(name in self.journal for name in self.names()):
+            if self.kept:
+                asked = [self.method.__name__, self.seed, self.wants_losses]
+                self.kept.bring(self.journal, self.names(), self.model.windows, asked, self.run)
+            else:
+                self.run()
+        return [LayerScores.from_tensors(self.journal[name]) for name in self.names()]
+
+    def run(self) -> None:
+        """The passes, which write the scores to the journal. Raises the same."""
+        if self.method.gradients == "none":
+            self.forward()
+        else:
             self.model = self.model.sample(GRADIENT_TOKENS)
-        names = [self.name(index) for index in range(len(self.selections))]
-        if not all(name in self.journal for name in names):
-            (self.forward if self.method.gradients == "none" else self.backward)()
-        return [LayerScores.from_tensors(self.journal[name]) for name in names]
+            self.backward()
+
+    def names(self) -> list[str]:
+        """The journal's groups of the layers' scores."""
+        return [self.name(index) for index in range(len(self.selections))]
 
     def name(self, part: int | str) -> str:
         """The journal's name of a layer's scores, or of ``state``: the hidden states or gradients between layers."""

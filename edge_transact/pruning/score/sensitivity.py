@@ -7,6 +7,7 @@ predictions has little noise: a difference shows even where no variant predicts 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from edge_transact.cache.journal import Journal, release
 from edge_transact.layerwise.model import LayerwiseModel, divergences, through
 from edge_transact.progress import bar
 from edge_transact.pruning.cut import LayerSelection, cut_layer, select
+from edge_transact.pruning.score.kept import KeptScores
 from edge_transact.pruning.scores import LayerScores, PredictedLosses
 from edge_transact.pruning.units import GROUPS, MEASURED_UNITS, MLP, MODULES, UNITS, Module
 from edge_transact.widths import LayerWidths
@@ -68,17 +70,25 @@ def measure_sensitivity(
     journal: Journal,
     *,
     drops: bool = False,
+    kept: KeptScores | None = None,
 ) -> torch.Tensor:
     """The divergence, in nats a token, when attention or the MLP of one layer is cut to `reference`.
 
-    Scores decide which units are cut of what earlier shots' selections left.
+    Scores decide which units are cut of what earlier shots' selections left. `kept` may have it.
 
     Returns:
         fp32, ``[layers, 2]``; the columns are `MODULES`. With `drops`, ``[layers, 4]``: also where they are gone whole.
     """
     name = "sensitivity" + ", dropped" * drops
-    if name not in journal:
-        journal[name] = {"divergence": _measure(source, selections, scores, journal, drops)}
+
+    def measure() -> None:
+        if name not in journal:
+            journal[name] = {"divergence": _measure(source, selections, scores, journal, drops)}
+
+    if kept and name not in journal:
+        ranks = hashlib.sha256(b"".join(of_layer.rank_bytes() for of_layer in scores)).hexdigest()
+        kept.bring(journal, [name], source.windows, ["sensitivity", drops, ranks], measure)
+    measure()
     return journal[name]["divergence"]
 
 
