@@ -15,13 +15,17 @@ PROCESSES := -n 3 --dist worksteal
 # A test that hangs ends its process, with every thread's stack, and so fails instead of never ending.
 PROCESSES += -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-.PHONY: demo test bench soak lint audit lock docs format coverage system-packages clean
+.PHONY: demo test check bench soak lint audit lock docs format coverage system-packages clean
 
 demo: $(VENV)/.edge-transact-demo-data ## A real model pruned, built for Android and this host, and asked a question
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.edge-transact-test system-packages ## All tests, in three processes
 	$(BIN)/python -m pytest $(PROCESSES)
+
+BASE ?= origin/main
+check: lint ## Lint, and the fast tests nearest to what changed since BASE
+	files=$$($(BIN)/python -m tools.affected $(BASE)) && $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $$files
 
 bench: $(VENV)/.edge-transact-test ## The tables of docs/lab/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -21,13 +21,13 @@ def run(*words: str | Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_programs_start():
     run("-c", IMPORT_ALL)
     assert "llama_cpp: SmolLM2" in " ".join(run("-m", "benchmarks", "--help").split())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_pictures_are_those_of_the_pages(tmp_path):
     run("-m", "benchmarks.pictures", "-o", tmp_path)
     for picture in ("widths.svg", "sensitivity-curves.svg"):

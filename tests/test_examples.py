@@ -1,5 +1,8 @@
 """The examples of every page and of every command's help are run, in order, in a directory for each.
 
+Those of the README and of Python's page in every run, the others in ``make soak``: that each is one of today's commands
+and options is a test of the pages.
+
 Nothing in a line is changed, but what it names is small: models are one random layer, since no example depends on what
 a model has learnt, and texts are short. Examples that measure a phone, install weights, build an app or look at one are
 in the tests of that. ``--engine mlc`` needs a checkout.
@@ -9,6 +12,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +28,7 @@ from edge_transact.healing.schedule import Schedule
 from edge_transact.inputs import demo_texts, models
 from edge_transact.inputs.names import package_directory
 from edge_transact.layerwise import windows
+from edge_transact.profiling import run as profiling
 from edge_transact.pruning import run
 from tests.support.bench_logs import repetition, write_log
 from tests.support.examples import EXAMPLES, ROOT, run_line, small_model, split
@@ -34,7 +39,7 @@ HUB_MODELS = (
     *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
     *("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-1.5B-Instruct"),
 )
-TUTORIAL = "docs/tutorial.md"
+README, TUTORIAL = "README.md", "docs/tutorial.md"
 ELSEWHERE = [
     "--device all",
     "--device SERIAL",
@@ -163,15 +168,23 @@ def made(inputs, tmp_path_factory) -> Path:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benches have 2 rounds or a second, answers 8 tokens, prunings 2 shots, trainings 4 steps, calibrations 4 windows.
 
+    And profiles are measured at 16 and 32 tokens, in 2 rounds.
+
     Else the examples would take as long as with a model of any size: random weights never end an answer.
     """
     bench, resolved, schedule, dealt = session.bench_models, run.resolved, Schedule.of, windows.dealt
+    measured = profiling.profile
 
     def briefly(dists, how, **more):
         short = {"repetitions": 2, "warmups": 0, "until": None, "sustained_s": how.sustained_s and 1.0}
         return bench(dists, how.model_copy(update=short), **more)
 
+    def coarsely(model, output, options, **more):
+        short = {"contexts": [16, 32]} | ({} if options.gflops else {"repetitions": 2, "until": 1.0})
+        return measured(model, output, options.model_copy(update=short), **more)
+
     for owner, name, quick in (
+        (profiling, "profile", coarsely),
         (session, "bench_models", briefly),
         (basics, "answers", partial(basics.answers, max_tokens=8)),
         (run, "resolved", lambda how: resolved(how.model_copy(update={"shots": min(how.shots, 2)}))),
@@ -181,20 +194,19 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, quick)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", [where for where in EXAMPLES if here(where) and where != TUTORIAL])
-def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monkeypatch):
+def run_in_order(where: str, inputs: Path, others: Iterable[Path], tmp_path: Path, patches: pytest.MonkeyPatch) -> None:
+    """Runs the lines of a place, where those of the inputs and of other files are that the lines name."""
     named = {word.partition("=")[0].rstrip("/") for line in EXAMPLES[where] for word in split(line)}
-    for path in (*inputs.iterdir(), *made.iterdir()):
+    for path in (*inputs.iterdir(), *others):
         if path.name in named:
             Path(path.name).symlink_to(path.resolve())
     if any("--tasks" in line for line in EXAMPLES[where]):
         import lm_eval.tasks
 
         own = lm_eval.tasks.TaskManager(include_path=str(inputs / "tasks"), include_defaults=False)
-        monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path=None, metadata=None: own)
+        patches.setattr(lm_eval.tasks, "TaskManager", lambda include_path=None, metadata=None: own)
     for line in here(where):
-        with monkeypatch.context() as patched:
+        with patches.context() as patched:
             if "transact cache" in line:  # everybody's is not to be cleared
                 patched.setenv("EDGE_TRANSACT_CACHE", str(tmp_path / "cache"))
                 cache.made(cache.Recipe("weights", "quantize", {}, lambda directory: None))
@@ -203,9 +215,19 @@ def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monk
             if "--target-params" in line:
                 patched.setattr(models, "_demo_model", lambda name: inputs / "large")
             run_line(line)
-    if where == "README.md":
-        (program,) = python_in(where)
-        exec(program, {})
+
+
+@pytest.mark.slow
+def test_the_readme_runs_in_order(inputs, hub, project, tmp_path, monkeypatch):
+    run_in_order(README, inputs, [], tmp_path, monkeypatch)
+    (program,) = python_in(README)
+    exec(program, {})
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("where", [where for where in EXAMPLES if here(where) and where not in (README, TUTORIAL)])
+def test_examples_run_in_order(where, inputs, made, hub, project, tmp_path, monkeypatch):
+    run_in_order(where, inputs, made.iterdir(), tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
@@ -225,7 +247,7 @@ def test_the_python_page_runs_in_order_logs_its_steps_and_prints_nothing(hub, pr
     assert "".join(first.stream("Say hello.")) == second.answer("Say hello.").text
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_tutorial_runs_in_order_from_nothing(hub, project):
     for line in here(TUTORIAL):
         run_line(line)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_transact.cache import cache_directory
+from tests.support.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     """The sdist, and the wheel built from it."""
     output = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout + done.stderr
     (sdist,), (wheel,) = output.glob("*.tar.gz"), output.glob("*.whl")
     return sdist, wheel
@@ -31,7 +32,7 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
     """The wheel installed by itself, away from the source tree."""
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
-    done = subprocess.run([*command, str(distributions[1])], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, str(distributions[1])], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return target
 

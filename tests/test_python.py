@@ -25,6 +25,7 @@ from edge_transact.options.keywords import keywords, part, signature_of
 from edge_transact.planning.options import PlanOptions
 from edge_transact.pruning.options import PruneChoices, PruneOptions
 from tests.support.dists import PLAN, make_dist
+from tests.support.patience import HANG_S
 
 FUNCTIONS = ("bench", "build", "bundle", "evaluate", "export", "heal", "inspect", "load", "prune")
 
@@ -37,7 +38,7 @@ logging.getLogger("edge_transact.pruning.run").warning("nobody has asked for log
 et.prune, dir(et)
 print([name for name in ("torch", "tvm") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")
 
 

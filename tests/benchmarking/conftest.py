@@ -15,6 +15,7 @@ from edge_transact.runtime.host import HostModel
 from tests.support.bench_runs import QUICK
 from tests.support.dists import edit_json
 from tests.support.hostile_names import NAME
+from tests.support.patience import HANG_S
 from tests.support.phone.leftovers import binfmt
 from tests.support.phone.phone import AdbServer, Phone
 from tests.support.phone.root import missing
@@ -128,7 +129,7 @@ def when_logged(tmp_path: Path) -> Iterator[Callable[..., threading.Thread]]:
 
     def when(kind: str, count: int, action: Callable[[], object]) -> threading.Thread:
         def watch() -> None:
-            end = time.monotonic() + 60
+            end = time.monotonic() + HANG_S
             while time.monotonic() < end:
                 if log.exists() and log.read_text().count(f'"kind": "{kind}"') >= count:
                     action()
@@ -142,4 +143,4 @@ def when_logged(tmp_path: Path) -> Iterator[Callable[..., threading.Thread]]:
 
     yield when
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG_S)

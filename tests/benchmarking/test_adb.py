@@ -10,6 +10,7 @@ from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, ShellOu
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused
 from edge_transact.errors import UsageError
 from tests.support.hostile_names import NAMES
+from tests.support.patience import HANG_S
 
 ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 WORDS = st.lists(ANY | st.lists(st.sampled_from(NAMES), max_size=8).map("".join), min_size=1, max_size=6)
@@ -50,4 +51,4 @@ def test_a_phone_that_is_back_with_a_slow_shell_is_waited_for(monkeypatch):
 
     monkeypatch.setattr(device, "state", lambda: "device")
     monkeypatch.setattr(device, "script", script)
-    assert device.wait(10, threading.Event())
+    assert device.wait(HANG_S, threading.Event())

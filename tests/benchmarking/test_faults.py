@@ -16,6 +16,7 @@ from edge_transact.benchmarking.drivers.base import DeviceLost
 from edge_transact.benchmarking.records.plan import Lengths
 from edge_transact.errors import EdgeTransactError
 from tests.support.bench_logs import repetitions
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,7 @@ def fake_runner(tmp_path, script: str):
     return tmp_path / "fake"
 
 
+@pytest.mark.soak
 def test_device_dies_during_a_push(phone, run_bench, monkeypatch):
     chunks, died = client._chunks, []
 
@@ -68,7 +70,12 @@ DURING_A_RUN = {
 }
 
 
-@pytest.mark.parametrize("fault", DURING_A_RUN)
+IN_SOAK = ("the network fails and the runner goes on", "the adb server is killed")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.soak] * (fault in IN_SOAK)) for fault in DURING_A_RUN]
+)
 def test_what_fails_once_during_a_run_costs_nothing(phone, adb_server, run_bench, when_logged, fault):
     when_logged("repetition", 1, lambda: DURING_A_RUN[fault](phone, adb_server))
     outcome = run_bench(phone.serial, repetitions=6, sample_s=0.2)
@@ -86,10 +93,11 @@ def test_device_dies_between_runs_and_does_not_come_back(phone, run_bench, when_
         outcome.require()
     assert "same command again" in error.value.fix
     phone.start()
-    client.AndroidDevice(client.adb_client(), phone.serial).wait(20, threading.Event())
+    client.AndroidDevice(client.adb_client(), phone.serial).wait(HANG_S, threading.Event())
     resumes(phone, run_bench)
 
 
+@pytest.mark.soak
 def test_a_device_is_lost_again_while_it_recovers(phone, run_bench, when_logged, monkeypatch):
     pull, lost = client.AndroidDevice.pull, []
 
@@ -127,6 +135,7 @@ def test_storage_of_the_device_is_full(phone, run_bench, monkeypatch):
     resumes(phone, run_bench)
 
 
+@pytest.mark.soak
 def test_storage_of_the_device_fills_up_between_runs(two_attempts, phone, run_bench, monkeypatch):
     send = client.AndroidDevice.push
     with monkeypatch.context() as patch, contextlib.ExitStack() as ballast:
@@ -160,6 +169,7 @@ def test_storage_of_this_computer_is_full(phone, run_bench, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.soak
 def test_runner_crashes_at_once(two_attempts, phone, run_bench, tmp_path):
     runner = fake_runner(tmp_path, "echo 'what a pity' >&2; kill -SEGV $$")
     outcome = run_bench(phone.serial, repetitions=1, runner=runner)
@@ -180,18 +190,19 @@ GARBAGE = r"""
     [
         pytest.param("kill -9 $$", "memory runs out", id="is killed"),
         pytest.param("sleep 600", "took longer", id="hangs"),
-        pytest.param(GARBAGE, "makes no sense", id="prints garbage"),
+        pytest.param(GARBAGE, "makes no sense", id="prints garbage", marks=pytest.mark.soak),
         pytest.param(
             'repetition 1 | { IFS= read -r line; printf %s "${line%tokens*}"; }',
             "without its final line",
             id="stops in the middle of a line",
+            marks=pytest.mark.soak,
         ),
     ],
 )
 def test_runner_fails_every_time(two_attempts, phone, run_bench, tmp_path, monkeypatch, then, words):
     """Two attempts, each of which leaves one good repetition. The next round doesn't try the model again."""
     monkeypatch.setattr("edge_transact.benchmarking.drivers.adb.runner.GRACE_S", 0)
-    runner, timeout_s = fake_runner(tmp_path, f"repetition 0\n{then}"), 1 if words == "took longer" else 60
+    runner, timeout_s = fake_runner(tmp_path, f"repetition 0\n{then}"), 1 if words == "took longer" else HANG_S
     outcome = run_bench(phone.serial, runner=runner, repetitions=6, timeout_s=timeout_s)
     assert len(repetitions(run_bench.log)) == 2 and not runs_on(phone)
     assert len(outcome.failures) == 1 and words in outcome.failures[0]
@@ -215,14 +226,16 @@ def test_a_shard_is_damaged_on_the_device(phone, run_bench, when_logged):
     assert result["tokens_equal"] and result["tokens_agreed"] == result["tokens_checked"]
 
 
+@pytest.mark.soak
 def test_the_computers_clock_jumps(phone, run_bench, monkeypatch):
     real, jumps = time.time, iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86400 * 365)
     outcome = run_bench(phone.serial)
     (result,) = outcome.results
-    assert outcome.failures == [] and 0 < result["ttft_s"] < result["e2e_s"] < 60
+    assert outcome.failures == [] and 0 < result["ttft_s"] < result["e2e_s"] < HANG_S
 
 
+@pytest.mark.soak
 def test_a_phone_never_cools(phone, run_bench, when_logged):
     when_logged("repetition", 1, lambda: phone.set_temperature(60))
     outcome = run_bench(phone.serial, repetitions=40, cool_timeout_s=1, sample_s=0.3)
@@ -232,6 +245,7 @@ def test_a_phone_never_cools(phone, run_bench, when_logged):
     resumes(phone, run_bench, repetitions=len(kept) + 1)
 
 
+@pytest.mark.soak
 def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
     def heat_up():
         phone.set_temperature(70)
@@ -248,6 +262,7 @@ def test_the_ceiling_pauses_a_visit(phone, run_bench, when_logged):
     assert outcome.results[0]["temp_peak_c"] == 70
 
 
+@pytest.mark.soak
 def test_interrupted_during_a_push(phone, run_bench, monkeypatch):
     chunks, sent = client._chunks, []
 
@@ -275,7 +290,7 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     when_logged("repetition", 1, lambda: process.send_signal(signal.SIGINT)).join()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130 and "interrupted" in errors and "same command again" in errors
     assert not runs_on(phone) and phone.read("/standin/fixed_performance").split()[-1] == "false"
     kept = len(repetitions(run_bench.log))

@@ -29,6 +29,7 @@ from tests.support.command import run, said
 from tests.support.dists import make_dist
 from tests.support.examples import examples_with, run_line
 from tests.support.kills import Runs
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("clang-19")
 
@@ -180,7 +181,7 @@ def test_a_phone_that_stays_away_is_an_error_and_the_next_call_goes_on(chat, pro
     assert len(list((chat.root / HOME / "big").iterdir())) == 4
     monkeypatch.undo()
     # For adb, it is still offline for a moment.
-    assert client.AndroidDevice(client.adb_client(), chat.serial).wait(30, threading.Event())
+    assert client.AndroidDevice(client.adb_client(), chat.serial).wait(HANG_S, threading.Event())
     assert len(install(project, device=chat.serial).files) == 2
     assert complete(chat.root / HOME, "big", dist)
 
@@ -197,7 +198,7 @@ def test_a_process_that_is_killed(chat, project, dist, monkeypatch):
     words = ["install", str(project), "--device", chat.serial]
     process = subprocess.Popen([sys.executable, "-c", SLOW, *words], stderr=subprocess.DEVNULL)
     model = chat.root / HOME / "big"
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while time.monotonic() < end and not whole(model, "params_shard_0.bin", dist):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

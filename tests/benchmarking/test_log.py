@@ -18,6 +18,7 @@ from edge_transact.benchmarking.records.log import Log, read_records, to_line
 from edge_transact.cache.resume import Start
 from edge_transact.errors import EdgeTransactError, UsageError
 from tests.support.bench_logs import in_rounds, repetitions, write_log
+from tests.support.patience import HANG_S
 
 RECORDS = in_rounds(1.0, 2.0, 3.0)
 FOREIGN = [
@@ -142,8 +143,8 @@ def test_a_bench_is_hung_up_and_its_successor_suspended(tiny_dist, tmp_path, whe
         first.send_signal(signal.SIGHUP)
 
     when_logged("repetition", 1, hang_up)
-    assert first.wait(timeout=120) == 130
-    assert psutil.wait_procs(runners, timeout=10)[1] == []
+    assert first.wait(timeout=HANG_S) == 130
+    assert psutil.wait_procs(runners, timeout=HANG_S)[1] == []
     kept = repetitions(path)
     assert 1 <= len(kept) < 50
 
@@ -158,7 +159,7 @@ def test_a_bench_is_hung_up_and_its_successor_suspended(tiny_dist, tmp_path, whe
         second.send_signal(signal.SIGCONT)
 
     when_logged("repetition", len(kept) + 1, suspend)
-    printed, _ = second.communicate(timeout=120)
+    printed, _ = second.communicate(timeout=HANG_S)
     (result,) = json.loads(printed.splitlines()[-1])["results"]
     assert stopped.is_set() and second.returncode == 0
     assert result["repetitions"] == len(kept) + 8 and repetitions(path)[: len(kept)] == kept

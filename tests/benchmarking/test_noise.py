@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import statistics
 import time
 from collections import Counter
@@ -277,16 +278,17 @@ def test_a_sustained_visit_ends_by_the_clock_or_at_the_ceiling(bench: Bench) -> 
     device, once = WarmingDevice({"dense": 0.02, "pruned": 0.02}), [("dense", 0), ("pruned", 0)]
     outcome = bench(device, "dense pruned", sustained_s=0.3, sample_s=0.001, cool_c=45.0)
     assert device.visited == once and outcome.failures == outcome.results == []
-    assert all(each["complete"] and 0.3 <= each["seconds"] < 30 for each in outcome.sustained)
+    assert all(each["complete"] and each["seconds"] >= 0.3 for each in outcome.sustained)
     assert [each["temp_max_c"] for each in outcome.sustained] == [40, 40]
     hot = WarmingDevice({"dense": 0.02, "pruned": 0.02})
     hot.end_c = 50.0
     outcome = bench(hot, "dense pruned", sustained_s=1000.0, sample_s=0.001, cool_c=60.0)
     assert hot.visited == once, "neither paused nor tried again"
-    words = "host: {} 8+4: ended after 1 s: 50.0 C, above the ceiling of 46 C"
-    assert outcome.failures == [words.format(name) for name in ("dense", "pruned")]
+    words = r"host: {} 8\+4: ended after \d+ s: 50\.0 C, above the ceiling of 46 C"
+    for name, failure in zip(("dense", "pruned"), outcome.failures, strict=True):
+        assert re.fullmatch(words.format(name), failure)
     assert [each["complete"] for each in outcome.sustained] == [True, True, False, False]
-    assert "ended after 1 s of 17 min" in outcome.sustained[-1]["warnings"]
+    assert any(re.fullmatch(r"ended after \d+ s of 17 min", each) for each in outcome.sustained[-1]["warnings"])
 
 
 @pytest.mark.parametrize("warm", [{"ceiling_c": 35}, {"ceiling_c": 37}, {"cool_c": 50}])

@@ -24,6 +24,7 @@ from edge_transact.pruning.options import PruneOptions
 from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import copy_dist
 from tests.support.hostile_names import NAME
+from tests.support.patience import HANG_S
 from tests.support.phone.phone import adb_server_beside
 
 
@@ -166,7 +167,7 @@ def test_energy_is_reported_only_on_battery(phone, run_bench):
         outcome = run_bench(phone.serial, lengths=(Lengths(16, 112),), sample_s=0.1)
     finally:
         drained.set()
-        thread.join(60)
+        thread.join(HANG_S)
     assert outcome.results[0]["energy_per_token_j"] > 0
 
 

@@ -23,6 +23,7 @@ from edge_transact.benchmarking.session import plan_bench
 from edge_transact.errors import UsageError
 from tests.support.bench_logs import in_rounds, repetition, visit, write_log
 from tests.support.command import run, said
+from tests.support.patience import HANG_S
 
 START_S = 1000.0
 
@@ -202,7 +203,7 @@ def test_on_this_host(built_dist, tmp_path):
     command = ("bench", built_dist, "--sustained", "1s", "--lengths", "8+4", "-o", tmp_path / "log.jsonl")
     first = said(*command, "--evidence", tmp_path / "host.zip")
     (found,) = first["sustained"]
-    assert first["results"] == [] and found["complete"] and 1 <= found["seconds"] < 60
+    assert first["results"] == [] and found["complete"] and found["seconds"] >= 1
     records = [each for each in read_records(tmp_path / "log.jsonl") if each.kind == "repetition"]
     assert found["tokens"] == 4 * len(records) and found["first_tok_s"] > 0
     assert make_sustained(read_records(tmp_path / "host.zip"))[0]["minutes"] == found["minutes"]
@@ -230,7 +231,7 @@ def test_a_phone_that_throttles_and_is_lost_once(phone, run_bench, when_logged):
         outcome = run_bench(phone.serial, sustained_s=5.0, sample_s=0.1, evidence=log.with_name("phone.zip"))
     finally:
         stop.set()
-        thread.join(60)
+        thread.join(HANG_S)
     assert outcome.failures == [] and outcome.results == []
     cut, whole = outcome.sustained
     assert not cut["complete"] and "of 5 s" in cut["warnings"][0] and whole["complete"]

@@ -29,6 +29,7 @@ from tests.support.bench_logs import repetitions
 from tests.support.bench_runs import QUICK, NoisyDevice
 from tests.support.command import run, said
 from tests.support.dists import make_dist
+from tests.support.patience import HANG_S
 
 A520, A55, A78, A715, X4 = "d80", "d05", "d41", "d4d", "d82"
 
@@ -211,11 +212,11 @@ def test_two_benches_of_a_phone_take_turns(dist, tmp_path, monkeypatch, caplog):
     measure = Thread(target=bench_models, args=([dist], QUICK), kwargs={"log": tmp_path / "log.jsonl"})
     with lock(entry_of("phones", {"serial": serial}), "install"):
         measure.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + HANG_S
         while f"bench on {serial}: waiting" not in caplog.text and time.monotonic() < end:
             time.sleep(0.01)
         assert f"bench on {serial}: waiting" in caplog.text and not phone.visited
-    measure.join(60)
+    measure.join(HANG_S)
     assert phone.visited
 
 

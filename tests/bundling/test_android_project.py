@@ -30,6 +30,7 @@ from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
 from tests.support.json_ffi.fields import GOLDEN
 from tests.support.kotlin import LIBRARY, kotlin, kotlinc
+from tests.support.patience import HANG_S
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 # AGP: the Gradle that it needs at least, its highest API level, its default NDK and the JDK that it needs
@@ -202,7 +203,7 @@ def test_gradles_files_are_groovy_and_take_every_version_from_one_file(project, 
     broken.write_text((project / "edge" / "build.gradle").read_text().replace("}", "", 1))
     classpath = ":".join(f"/usr/share/java/{name}.jar" for name in ("groovy-all", "antlr", "asm"))
     command = ["java", "-XX:TieredStopAtLevel=1", "-cp", classpath, str(ROOT / "tests/bundling/GroovyParser.java")]
-    done = subprocess.run([*command, *map(str, files), str(broken)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *map(str, files), str(broken)], capture_output=True, text=True, timeout=HANG_S)
     assert re.findall(r"(\S+): \d+: ", done.stdout) == [str(broken)], done.stdout + done.stderr
     for file in files:
         text = file.read_text()

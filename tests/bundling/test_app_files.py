@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kotlin_app import app_command
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("java", "npm")
 
@@ -15,7 +16,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What ``FilesMain`` says, by the first word of each line."""
     directory: Path = tmp_path_factory.mktemp("files") / "chats"
     done = subprocess.run(
-        app_command("FilesMainKt", str(directory)), capture_output=True, encoding="utf-8", check=False, timeout=120
+        app_command("FilesMainKt", str(directory)), capture_output=True, encoding="utf-8", check=False, timeout=HANG_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {line.partition(" | ")[0]: line.partition(" | ")[2] for line in done.stdout.splitlines()}

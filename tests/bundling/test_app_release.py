@@ -12,6 +12,7 @@ from edge_transact.bundling.project import Project, bundle
 from tests.support.android_project import ROOT, render
 from tests.support.command import run
 from tests.support.dists import make_dist
+from tests.support.patience import HANG_S
 
 KEY = {"releaseStoreFile": "my.jks", "releaseStorePassword": "s$", "releaseKeyAlias": "me", "releaseKeyPassword": "k"}
 """Gradle's properties with a key."""
@@ -29,7 +30,7 @@ def gradle(file: Path, **properties: str) -> dict[str, Any]:
     command = ["java", "-XX:TieredStopAtLevel=1", "-cp", GROOVY, "groovy.ui.GroovyMain"]
     words = [str(file), *(f"{name}={value}" for name, value in properties.items())]
     script = str(ROOT / "tests/bundling/GradleScript.groovy")
-    done = subprocess.run([*command, script, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, script, *words], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

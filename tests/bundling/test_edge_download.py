@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.edge_app import SHARD, Core, Failed, change, same, wait_until
 from tests.support.file_server import FileServer, answer, cut, endless, hold, nonsense, ranges, serve, whole
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("java", "javac")
 
@@ -98,7 +99,7 @@ def test_a_download_that_was_killed_goes_on_at_the_byte_where_it_was(app, places
     part = places["internal"] / ".short.part" / SHARD
     wait_until(lambda: part.exists() and part.stat().st_size == half)
     core.kill()
-    downloading.join(60)
+    downloading.join(HANG_S)
     release.set()
     assert not downloading.is_alive()
     server.directory = tmp_path / "later"

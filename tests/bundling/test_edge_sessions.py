@@ -16,6 +16,7 @@ from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import STOP_IDS, TEMPLATE_TOKENS
 from tests.support.edge_app import ENOUGH, WINDOW, Failed, java, said
 from tests.support.json_ffi.engine import Engine
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("java", "javac")
 
@@ -384,7 +385,7 @@ def talk(app, choice: str, *answers: list[str]) -> list[dict]:
     arguments = (models, "weather", "Tells the weather.", json.dumps(PARAMETERS), choice)
     command = java("edgetransact.edge.ToolTalk", *arguments)
     lines = "".join(json.dumps(answer) + "\n" for answer in answers)
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -475,7 +476,7 @@ def test_weights_that_the_library_does_not_fit(app, tmp_path):
 
 def test_engines_that_hang_or_throw_errors(app):
     command = java("edgetransact.edge.HostileEngines", json.dumps({"models": [app.entry("short")]}))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.stdout.splitlines() == [
         "unload hangs | true",
         "reload hangs | ENGINE_FAILED | it wasn't ready after 0 seconds | true",

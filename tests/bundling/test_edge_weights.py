@@ -13,6 +13,7 @@ import pytest
 from edge_transact.bundling.project import bundle
 from tests.support.dists import make_dist
 from tests.support.edge_app import BOTH, SHARD, Core, Failed, change, entry, same, wait_until
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("java", "javac")
 
@@ -190,7 +191,7 @@ def test_a_copy_that_was_killed_goes_on(app, places, tmp_path):
         pipe.write(content[:half])
         wait_until(lambda: part.exists() and part.stat().st_size == half)
         core.kill()
-        copying.join(60)
+        copying.join(HANG_S)
         assert not copying.is_alive()
     shard.unlink()
     shard.write_bytes(bytes(half) + content[half:])
@@ -239,7 +240,7 @@ def test_storage_that_fills_up_meanwhile(app, places, small, tmp_path):
     filling.start()
     with pytest.raises(Failed) as failed:
         app.core("prepare", id="short", **places)
-    filling.join(60)
+    filling.join(HANG_S)
     assert not filling.is_alive()
     assert failed.value.code == "STORAGE_FULL"
     (small / "photos").unlink()

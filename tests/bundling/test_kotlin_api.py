@@ -11,6 +11,7 @@ import pytest
 from tests.support.byte_model import STOP_IDS
 from tests.support.edge_app import REPOSITORY, engine
 from tests.support.edge_library import library_command, shown_kotlin
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.needs("java", "javac", "npm")
 
@@ -46,7 +47,7 @@ def told(app, log, assets, command, tmp_path_factory: pytest.TempPathFactory) ->
     for engines, code in ((["killed"], -signal.SIGKILL), (engine({"tiny": app.library, "tiny-cpu": app.library}), 0)):
         arguments = [*command, "edgetransact.tests.EdgeMain", str(phone), str(assets), *engines]
         variables = {**os.environ, **names}
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=180, cwd=REPOSITORY, env=variables)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG_S, cwd=REPOSITORY, env=variables)
         assert done.returncode == code, done.stdout + done.stderr
         lines += done.stdout.splitlines()
     return {step: words for step, *words in map(json.loads, lines)}
@@ -178,7 +179,7 @@ def test_what_the_engine_is_asked(told, log):
 def test_whatever_an_app_does_at_once_one_model_is_in_memory_and_nothing_hangs(command, assets, tmp_path):
     """Eight users of two models, with an engine that dies now and then."""
     arguments = [*command, "edgetransact.tests.StressMain", str(tmp_path), str(assets), "60", "1"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout + done.stderr
     most, answers, watched = map(int, done.stdout.split())
     assert (most, watched) == (1, 0) and answers > 0

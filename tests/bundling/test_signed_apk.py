@@ -19,6 +19,7 @@ from tests.support.android_project import APPLICATION_ID, aapt2, java, javac, re
 from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
 from tests.support.kotlin import kotlin
+from tests.support.patience import HANG_S
 from tests.support.signed_apk import ABI, ENGINE, TOOLS, Member, dex, libraries, mlc, read_dex, shrink, sign, symbols
 
 PROGRAMS = f"{ABI}/libedge_programs.so"
@@ -68,7 +69,7 @@ def module(dist: Path, directory: Path) -> dict[str, Path]:
 
 
 def said(*command: str | Path) -> str:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=HANG_S).stdout
 
 
 def test_its_signatures_are_those_of_android_7_and_9(app):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
 from edge_transact.cli import app
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -66,19 +67,19 @@ def test_a_second_process_waits_for_the_first(monkeypatch):
 
     def make_slowly(directory: Path) -> None:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(HANG_S)
         kitchen(directory)
 
     first = threading.Thread(target=cache.made, args=[replace(kitchen.recipe(), make=make_slowly)])
     second = threading.Thread(target=cache.made, args=[kitchen.recipe()])
     first.start()
-    assert begun.wait(30)
+    assert begun.wait(HANG_S)
     second.start()
-    assert waits.wait(30)
+    assert waits.wait(HANG_S)
     assert second.is_alive()
     go_on.set()
     for thread in (first, second):
-        thread.join(30)
+        thread.join(HANG_S)
     assert kitchen.times == 1
 
 
@@ -190,7 +191,7 @@ input()
     own = cache.made(Kitchen().recipe("weights"))
     assert [entry["kind"] for entry in run("--clear")["entries"]] == ["weights"]
     assert (directory / "a").exists() and not own.exists()
-    reader.communicate("\n", timeout=60)
+    reader.communicate("\n", timeout=HANG_S)
     assert [entry["kind"] for entry in run("--clear")["entries"]] == ["pruned"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from tests.support.checkpoints import narrowed, odd_plan
+from tests.support.patience import HANG_S
 
 LOAD = """
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -74,7 +75,7 @@ def without_edge_transact(modules: Path) -> str:
 
 
 def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 

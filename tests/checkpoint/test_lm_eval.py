@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from tests.support.checkpoints import narrowed, odd_plan
+from tests.support.patience import HANG_S
 
 TASK = """
 task: two_cities
@@ -59,7 +60,7 @@ def test_lm_eval_scores_a_written_checkpoint(tiny_model, tmp_path):
     (tasks / "two_cities.yaml").write_text(TASK.replace("DATA", str(tmp_path / "rows.jsonl")))
     command = [sys.executable, "-c", PROGRAM, str(written.path), str(tasks)]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, env=environment)
     assert done.returncode == 0, done.stderr
 
     model = AutoModelForCausalLM.from_pretrained(written.path, dtype=torch.float32)

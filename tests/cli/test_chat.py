@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.chats import READY, Terminal, chatting
 from tests.support.command import run
+from tests.support.patience import HANG_S
 
 HOSTILE = "<script>\x1b]0;owned\x07 \"'[bold]😀\n/a/b\x1b[2J<b>"
 
@@ -178,7 +179,7 @@ def test_a_suspended_chat_goes_on(dist, home):
         ["--norc", "--noprofile", "-i"],
         env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home), "PS1": "shell$ "},
         encoding="utf-8",
-        timeout=60,
+        timeout=HANG_S,
     )
     shell.expect_exact("shell$ ")
     shell.sendline(f"{sys.executable} -m edge_transact run {dist} --max-tokens 4")

@@ -25,13 +25,14 @@ from edge_transact.cli import COMMANDS, app, common, load_command, logs
 from edge_transact.cli.command import pasteable
 from edge_transact.errors import EdgeTransactError, did_you_mean
 from tests.support.examples import EXAMPLES
+from tests.support.patience import HANG_S
 
 HEAVY = ("torch", "transformers", "tvm", "numpy", "huggingface_hub", "jinja2", "safetensors")
 
 
 def edge_transact(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "edge_transact", *arguments], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, "-m", "edge_transact", *arguments], capture_output=True, text=True, timeout=HANG_S, **options
     )
 
 
@@ -248,7 +249,7 @@ def test_bars_of_other_libraries_stay_out_of_logs():
         "from edge_transact.cli.common import guarded\n"
         "guarded(lambda: list(__import__('tqdm').tqdm(range(3))) and None)()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S, check=True)
     assert done.stderr == ""
 
 
@@ -312,7 +313,7 @@ def on_a_terminal(*arguments: str, columns: int = 80, term: str = "dumb") -> str
     )
     os.close(slave)
     chunks = []
-    while select.select([master], [], [], 60)[0]:
+    while select.select([master], [], [], HANG_S)[0]:
         try:
             chunk = os.read(master, 4096)
         except OSError:  # how Linux says that the other end is closed
@@ -323,7 +324,7 @@ def on_a_terminal(*arguments: str, columns: int = 80, term: str = "dumb") -> str
     else:
         process.kill()
     os.close(master)
-    assert process.wait(timeout=60) >= 0, f"{arguments} said nothing for 60 s"
+    assert process.wait(timeout=HANG_S) >= 0, f"{arguments} hangs"
     return b"".join(chunks).decode().replace("\r\n", "\n")
 
 

@@ -13,6 +13,7 @@ import pytest
 from edge_transact.cache.resume import RESUME_HINT, described, journal_of
 from tests.support.command import run, said
 from tests.support.interruption import ended_after
+from tests.support.patience import HANG_S
 from tests.support.pruning import TEXT
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -91,12 +92,12 @@ def test_two_runs_of_the_same_work_take_turns(caplog: pytest.LogCaptureFixture) 
     with journal_of("a work", {"seed": 1}) as journal:
         journal["piece-0"] = {}
         thread.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + HANG_S
         while "a work: waiting for another process" not in caplog.text and time.monotonic() < end:
             thread.join(0.01)
         assert thread.is_alive() and "deleted 0 entries" in run("cache", "--clear", "--kind", "unfinished").stdout
         assert "piece-0" in journal
-    thread.join(60)
+    thread.join(HANG_S)
     assert found == [[]], "the first one is complete, so it left nothing"
 
 

@@ -26,6 +26,7 @@ from edge_transact.cli.common import PLANNING
 from edge_transact.cli.history import LOADING
 from edge_transact.progress import Clock, Run, Step
 from tests.support.interruption import KilledError
+from tests.support.patience import HANG_S
 from tests.support.pruning import TEXT
 
 
@@ -313,6 +314,12 @@ class Terminal:
         found = re.search(r"(\d+)%$", self.lines[-1] if self.lines else "")
         return int(found[1]) if found else 0
 
+    @property
+    def left_s(self) -> int:
+        """Seconds that are left, as the last line but one says."""
+        hours, minutes, seconds = map(int, self.lines[-2].split()[-2].split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
     def read_until(self, text: str) -> None:
         """Reads until the screen shows something."""
         while text not in "\n".join(self.lines):
@@ -363,13 +370,13 @@ def test_suspended_and_continued_a_run_goes_on_and_its_times_stay_sane() -> None
         shown.read_until("2 of 2")
         while shown.percent < 5:
             assert shown.read(10), shown.lines
+        before = shown.left_s
         shown.process.send_signal(signal.SIGSTOP)
         time.sleep(3)
         shown.process.send_signal(signal.SIGCONT)
         while shown.percent < 15:
             assert shown.read(10), shown.lines
-        hours, minutes, seconds = map(int, shown.lines[-2].split()[-2].split(":"))
-        assert (hours, minutes) == (0, 0) and seconds < 40, "17 s are left, and 3 s more were none of work"
+        assert shown.left_s < before + 10, "if 3 s were work, they would add 17"
         assert b"\x1b[?25h" in shown.sent, "the shell gets its cursor back"
 
 
@@ -378,10 +385,10 @@ def test_a_terminal_that_is_closed_under_a_bar_ends_the_run_as_an_interrupt_does
         shown.read_until("2 of 2")
         os.close(shown.master)
         shown.process.send_signal(signal.SIGHUP)
-        assert shown.process.wait(timeout=60) == 130
+        assert shown.process.wait(timeout=HANG_S) == 130
 
 
 def test_in_a_pipe_steps_are_lines_without_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, "2"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "2"], capture_output=True, text=True, timeout=HANG_S)
     assert done.stdout == "done\n" and done.stderr == "a step with a name that is long\n"
     assert progress.drawable() is None

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from edge_transact.pruning.options import PruneOptions, ShotTraining
 from edge_transact.pruning.run import prune
 from edge_transact.pruning.shots import ShotTrainer
 from tests.support.examples import ROOT
+from tests.support.patience import HANG_S
 from tests.support.pruning import another_cache
 
 SIZES = {"train_tokens": 64 * 4 * 6, "batch_tokens": 256, "micro_batch_tokens": 64, "learning_rate": 3e-3}
@@ -77,7 +77,7 @@ def launcher() -> Iterator[subprocess.Popen]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     with subprocess.Popen([sys.executable, "-c", LAUNCHER], **pipes) as process:
         yield process
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_S)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def launched(launcher: subprocess.Popen, environment, tmp_path: Path) -> Callabl
 def by_torchrun(environment: dict[str, str], code: str) -> subprocess.CompletedProcess:
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python", sys.executable]
     return subprocess.run(
-        [sys.executable, *torchrun, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *torchrun, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S
     )
 
 
@@ -129,14 +129,13 @@ def test_two_processes(pruned_model: Path, chapters: Path, tmp_path: Path, envir
     options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
     expected = losses(heal(str(pruned_model), tmp_path / "one", options).measures.rows)
 
-    started = time.monotonic()
     dies = DIES.format(how="os.kill(os.getpid(), 9)")
     killed = code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS)
     result = by_torchrun(environment, killed)
     # torchrun names the signal, and ends process 0, which may have said before that it lost the connection.
     words = ("Signal 9 (SIGKILL) received", "process 0 lost the connection to another process")
     assert result.returncode != 0 and any(word in result.stderr for word in words), result.stderr
-    assert not (tmp_path / "two").exists() and time.monotonic() - started < 200
+    assert not (tmp_path / "two").exists()
 
     dies = DIES.format(how="raise OSError('the text is gone')")
     status, output = launched(code_of(pruned_model, tmp_path / "two", chapters, dies, **AGAINST_LOOPS))
@@ -169,7 +168,7 @@ processes.Processes.__init__, train.Training.run = pretending, checked
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, launched) -> None:
     """FSDP2 has the losses of one process, and both continue what two have saved; whole weights are written."""
     options = HealOptions(train=str(chapters), **AGAINST_LOOPS)
@@ -226,7 +225,7 @@ def test_recipe_is_a_configuration_of_accelerate() -> None:
     assert {name.removeprefix("fsdp_") for name in recipe.fsdp_config} <= known | {"version"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_train_between_shots(
     random_model: Path, chapters: Path, calibration: dict, tmp_path: Path, launched
 ) -> None:

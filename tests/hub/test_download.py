@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub import MEMBER, STRANGER, Hub
+from tests.support.patience import HANG_S
 
 CARD = """---
 library_name: transformers
@@ -40,7 +41,7 @@ def edge_transact(hub: Hub, tmp_path: Path):
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         settings |= {"HF_TOKEN": token} if token else {}
         command, environment = [sys.executable, "-m", "edge_transact", *arguments], inherited | settings | environment
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
 
     return run
 

@@ -13,6 +13,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.inputs import read_text, resolve_model, texts
 from edge_transact.inputs.html import strip_html
 from edge_transact.inputs.names import package_directory
+from tests.support.patience import HANG_S
 
 
 def test_demo_sotu_splits_by_year():
@@ -128,7 +129,9 @@ def test_hub_data_sets_are_read_by_split(tmp_path, hub):
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.url,
     }
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["train 0\n\ntrain 1", "test 0\n\ntest 1"]
 

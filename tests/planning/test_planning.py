@@ -227,7 +227,7 @@ def planned_file(path: Path, words: list[object], **changed: object) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_build_says_how_it_differs_from_the_plan(tmp_path, caplog):
     words = ["demo:tiny", "--quant", "q4f32_1", "--no-heal"]
     size = said("plan", *words)["recommended"]["weight_bytes"]

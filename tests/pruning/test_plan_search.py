@@ -150,7 +150,7 @@ def test_a_narrowed_regression_is_that_of_the_inputs_alone() -> None:
     assert of_narrowed.damping == fit.damping and of_narrowed.error_after == pytest.approx(fit.error_after, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_several_processes_find_the_same(random_model, tmp_path, own_cache, searching, whole, monkeypatch) -> None:
     _, result = whole
     monkeypatch.setattr("edge_transact.pruning.search.executor.workers", lambda: 2)

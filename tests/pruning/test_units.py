@@ -13,6 +13,7 @@ from edge_transact.pruning.options import METHODS, find_method
 from edge_transact.pruning.scores import LayerScores
 from edge_transact.pruning.units import UNITS, Unit
 from edge_transact.widths import LayerWidths
+from tests.support.patience import HANG_S
 
 LAYER = LayerWidths(9, 3, 8, 8, 40)
 
@@ -20,7 +21,7 @@ LAYER = LayerWidths(9, 3, 8, 8, 40)
 def test_the_table_needs_no_torch() -> None:
     """The command line reads the names of units from it."""
     code = "import sys, edge_transact.pruning.units; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=HANG_S).returncode == 0
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=list(UNITS))

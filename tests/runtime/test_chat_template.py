@@ -14,6 +14,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime import chat_template
 from edge_transact.runtime.chat_template import TemplateRefusal, render_chat, require_template
 from tests.support.command import run
+from tests.support.patience import HANG_S
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -80,7 +81,7 @@ def test_threads_and_forks_get_their_own_answers():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG_S)
     assert found == {i: f"{i}" * 1000 for i in range(20)}
     program = """
 import os
@@ -92,7 +93,7 @@ assert all(content(f"{child} {i}") == f"{child} {i}" for i in range(50))
 if child:
     assert os.waitpid(child, 0)[1] == 0
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=HANG_S)
 
 
 def test_it_sees_no_secrets_and_may_neither_write_nor_start(monkeypatch, tmp_path):

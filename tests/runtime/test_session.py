@@ -14,6 +14,7 @@ from edge_transact.runtime.session import Session
 from edge_transact.runtime.text import TextCodec
 from tests.support.chats import chatting
 from tests.support.dists import edit_json
+from tests.support.patience import HANG_S
 from tests.support.tokenizers import save_byte_level
 
 SPOKEN = ["Once upon", "a time", "there", "was"]
@@ -162,7 +163,7 @@ def test_run_imports_neither_torch_nor_transformers_nor_tvms_compiler(dist):
         "except SystemExit as ended:\n    assert not ended.code\n"
         "print([name for name in ('torch', 'transformers', 'tvm', 'scipy', 'prompt_toolkit') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=HANG_S)
     result, imported = done.stdout.splitlines()
     assert imported == "[]" and len(json.loads(result)["tokens"]) == 4
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edge_transact.errors import EdgeTransactError
 from edge_transact.runtime.text import TextCodec, TokenStream, split_reasoning
+from tests.support.patience import HANG_S
 from tests.support.tokenizers import save_byte_level, save_sentencepiece
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "data/chat_templates").iterdir()}
@@ -158,7 +159,7 @@ codec = TextCodec(Path({str(path)!r}))
 codec.encode_chat([{{"role": "user", "content": "Hi"}}]), codec.decode(codec.encode("the times"))
 print([name for name in ("transformers", "torch") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert done.stdout.strip() == "[]"
 
 

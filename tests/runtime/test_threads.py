@@ -15,6 +15,7 @@ from edge_transact.runtime import threads as module
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.threads import Threads, default_threads
 from edge_transact.system.cores import Cores
+from tests.support.patience import HANG_S
 
 TWO_OF_FOUR = Cores(cpus=4, physical=4, big=(2, 3), fast=2)
 
@@ -111,7 +112,7 @@ print(default_threads() == before, "TVM_NUM_THREADS" in os.environ)
 """
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     command = [sys.executable, "-c", program, str(built_dist)]
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=HANG_S)
     assert output.stdout.split() == ["3", "1", "2"] * 2 + ["1", "2", "1", "True", "False"]
 
 
@@ -147,7 +148,7 @@ for line in sys.argv[1:]:
          "-o", str(tmp_path / "log.jsonl"), "--json"],
     ]  # fmt: skip
     command = [sys.executable, "-c", program, *map(json.dumps, lines)]
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=HANG_S)
     run, evaluated, measured = map(json.loads, output.stdout.splitlines())
     assert (run["threads"], evaluated["threads"], measured["results"][0]["n_threads"]) == (3, 2, 2)
     assert len(run["tokens"]) == 3

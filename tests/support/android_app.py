@@ -15,6 +15,7 @@ from edge_transact.benchmarking.records.lines import AppRequest
 from tests.support.android_project import ROOT, Compiled, Done, java, javac
 from tests.support.edge_app import entry
 from tests.support.kotlin import compile_kotlin, kotlin
+from tests.support.patience import HANG_S
 
 FAKES = ROOT / "tests" / "bundling" / "fakes"
 TVM_FFI = Path(sysconfig.get_path("purelib")) / "tvm_ffi"
@@ -103,7 +104,7 @@ class Programs:
         _run("gcc", *flags, str(FAKES / "jni_without_memory.c"), "-o", str(program))
         variables = {**os.environ, "LD_LIBRARY_PATH": str(TVM_FFI / "lib")}
         command = [program, self.library, fails]
-        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=HANG_S)
 
     def on_core(self, core: int) -> Done:
         """Has a thread of a new process use one core, as an engine's thread, with TVM's runtime."""
@@ -166,9 +167,9 @@ def jni_headers() -> list[Path]:
 def _start(classpath: list[Path], libraries: Path, main: str, *arguments: str, **environment: str) -> Done:
     command = ["java", *QUICK, f"-Djava.library.path={libraries}", "-cp", ":".join(map(str, classpath)), main]
     variables = {**os.environ, **environment}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=variables, timeout=120)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=variables, timeout=HANG_S)
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout + done.stderr

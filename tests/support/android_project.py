@@ -13,6 +13,7 @@ import pytest
 from edge_transact.bundling.models import AppModel
 from edge_transact.bundling.options import BundleOptions
 from edge_transact.bundling.project import render_templates
+from tests.support.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON = Path("/usr/share/java/com.android.json.jar")
@@ -113,4 +114,4 @@ def javac(sources: Iterable[Path], classpath: Sequence[Path], output: Path, *fla
 
 def run_tool(command: Sequence[str]) -> Done:
     """Runs a program of the JDK or the SDK."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.support.patience import HANG_S
+
 RESOURCES = Path(__file__).parents[2] / "templates" / "android" / "app" / "src" / "main" / "res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 WIDTH_DP, HEIGHT_DP, BAR_DP, GAP_DP, SCALE = 360, 640, 24, 16, 2
@@ -216,7 +218,7 @@ def draw(output: Path) -> None:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         flags.append(f"--force-device-scale-factor={SCALE}")
         picture = [size, f"--user-data-dir={directory}/profile", f"--screenshot={output.resolve()}", page.as_uri()]
-        subprocess.run(["chromium", *flags, *picture], check=True, capture_output=True, timeout=120)
+        subprocess.run(["chromium", *flags, *picture], check=True, capture_output=True, timeout=HANG_S)
 
 
 if __name__ == "__main__":

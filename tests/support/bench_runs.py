@@ -15,9 +15,16 @@ from edge_transact.benchmarking.records.lines import Line, LoadLine, RepetitionL
 from edge_transact.benchmarking.records.plan import Lengths, Visit
 from edge_transact.benchmarking.records.readings import Reading
 from tests.support.dists import edit_json
+from tests.support.patience import HANG_S
 
 QUICK = BenchOptions(
-    lengths=(Lengths(8, 4),), repetitions=2, warmups=0, timeout_s=60, cool_timeout_s=20, reconnect_s=30, sample_s=1
+    lengths=(Lengths(8, 4),),
+    repetitions=2,
+    warmups=0,
+    timeout_s=HANG_S,
+    cool_timeout_s=HANG_S,
+    reconnect_s=HANG_S,
+    sample_s=1,
 )
 
 

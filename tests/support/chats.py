@@ -14,6 +14,7 @@ import pexpect
 from edge_transact.artifacts.manifest import Manifest
 from tests.support.byte_model import CHAT_TEMPLATE
 from tests.support.dists import edit_json
+from tests.support.patience import HANG_S
 
 READY = r"\x1b\[\?2004h"
 """What prompt_toolkit prints when it waits for a line."""
@@ -59,7 +60,7 @@ class Terminal:
             env={**inherited, "TERM": "xterm", "XDG_STATE_HOME": str(home)} | environment,
             encoding="utf-8",
             dimensions=(24, columns),
-            timeout=60,
+            timeout=HANG_S,
         )
         self.seen = ""
 
@@ -76,7 +77,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Presses Ctrl-C in an answer: once the terminal makes a signal of it, as prompt_toolkit's own mode doesn't."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + HANG_S
         while not termios.tcgetattr(self.child.child_fd)[3] & termios.ISIG:
             assert time.monotonic() < end, self.seen
             time.sleep(0.01)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from edge_transact.runtime.host import HostModel
 from edge_transact.runtime.text import TextCodec
 from tests.support.byte_model import byte_model
+from tests.support.patience import HANG_S
 from tests.support.phone.runner import CACHE, REPOSITORY, one_at_a_time
 
 CORE = REPOSITORY / "templates/android/edge/src/main/java/edgetransact/edge"
@@ -26,7 +27,6 @@ NULLABLE = REPOSITORY / "tests/bundling/stubs/org/jetbrains/annotations/Nullable
 ORG_JSON = Path("/usr/share/java/com.android.json.jar")
 """Android's own org.json, from Debian's libandroid-json-java."""
 
-TIMEOUT_S = 120
 WINDOW = 128
 """The context window of ``demo:tiny``."""
 ENOUGH = 10**9
@@ -98,7 +98,7 @@ def same(directory: Path, other: Path) -> bool:
 
 def wait_until(condition) -> None:
     """Wait for another process."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -138,7 +138,7 @@ class Core:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps({"command": command, **values}) + "\n")
         self._process.stdin.flush()
-        hangs = threading.Timer(TIMEOUT_S, self._process.kill)
+        hangs = threading.Timer(HANG_S, self._process.kill)
         hangs.start()
         line = self._process.stdout.readline()
         hangs.cancel()
@@ -168,7 +168,7 @@ class Core:
 
     def ended(self) -> int:
         """How it ended, once it has: the number of a signal is negative."""
-        return self._process.wait(TIMEOUT_S)
+        return self._process.wait(HANG_S)
 
     def kill(self) -> None:
         """End it as a phone ends an app."""

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from tests.support.machine import with_callers
+from tests.support.patience import HANG_S
 
 CHANGES = {f"os.{name}" for name in ("link", "mkdir", "remove", "rename", "rmdir", "symlink")}
 CHANGES |= {"subprocess.Popen", "socket.connect"}
@@ -156,7 +157,7 @@ def _run(request: dict[str, Any], report: Path) -> None:
 
 def _left(session: int) -> list[str]:
     """The commands of a session's processes that are still there after a while."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + HANG_S
     while True:
         left = []
         for process in psutil.process_iter():
