@@ -13,7 +13,7 @@ MINUTES ?= 60
 # Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
 PROCESSES := -n 3 --dist worksteal
 # A test that hangs ends its process, with every thread's stack, and so fails instead of never ending.
-PROCESSES += -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+PROCESSES += -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 
 .PHONY: demo test check bench soak lint audit lock docs format coverage system-packages clean
 

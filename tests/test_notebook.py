@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from tests.support.patience import HANG_S
 from tools.notebooks import EXAMPLES, WIDGET, executed, without_bars
 
 NOTEBOOK = EXAMPLES / "checkpoint_to_tokens.ipynb"
@@ -44,13 +45,13 @@ def test_it_was_kept_with_what_it_showed():
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_runs(tmp_path):
     """With a smaller model: building it and asking it are the same."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         cell.source = cell.source.replace(SMOLLM2, TINY).replace("context=512", "context=128")
-    ran = executed(notebook, tmp_path, cell_timeout_s=120)
+    ran = executed(notebook, tmp_path, cell_timeout_s=HANG_S)
     check(ran, TINY)
     assert [output for output in outputs(ran, "prune") if WIDGET in output.get("data", ())], "no bar was drawn"
     assert not [text for cell in ("prune", "evaluate", "build") if (text := printed(ran, cell))]

@@ -79,7 +79,7 @@ def test_the_wheel_brings_the_command_its_templates_and_its_requirements(install
     assert "glassllm" in checks["demo"]["found"] and "glassllm" not in checks["packages"]["found"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_wheel_alone_does_the_main_job(installed, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()

@@ -120,7 +120,7 @@ def test_a_second_bench_leaves_the_log_of_the_first_alone(tmp_path, start):
 # The command itself, on this host.
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_bench_is_hung_up_and_its_successor_suspended(tiny_dist, tmp_path, when_logged):
     """A closed terminal ends the runner, what is in the log isn't measured again, and a stop does no harm."""
     path = tmp_path / "log.jsonl"

@@ -57,6 +57,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.soak
 def test_plans_in_a_storm(make_phone, adb_server, tiny_dist, runner, run_bench, tmp_path):
     phones = [make_phone(), make_phone()]
     known = run_bench("host", log=tmp_path / "host.jsonl", repetitions=1).results[0]["tokens"]

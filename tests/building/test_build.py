@@ -130,7 +130,9 @@ def test_another_rounding_changes_the_weights_alone(built, tiny_model, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("q0f32", marks=pytest.mark.soak), "q4f16_0", "q4f16_1", "q0f16"])
+@pytest.mark.parametrize(
+    "name", ["q4f16_0", "q4f16_1", *(pytest.param(name, marks=pytest.mark.soak) for name in ("q0f16", "q0f32"))]
+)
 def test_the_odd_plan_passes_parity_in_every_quantization(tiny_model, tmp_path, monkeypatch, name):
     """In one of them on a machine of one core, whose kernels have no second thread to divide their work with."""
     if name == "q4f16_0":
@@ -193,7 +195,7 @@ def test_at_least_two_layers_with_any_attention_and_mlp_are_compared(layers, cou
     assert dist.first_layers(plan).layers == plan.layers[:count]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_without_a_host_library_the_first_layers_are_compared(tiny_model, tmp_path):
     """Here three, because the first two have no attention. Neither shards nor libraries have anything of it."""
     layers = [NO_ATTENTION, NONE, FULL, NO_MLP]

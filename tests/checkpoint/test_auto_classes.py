@@ -137,7 +137,7 @@ def test_importing_edge_transact_imports_no_torch():
     assert run(f"{program}\nprint([name for name in ('torch', 'tvm', 'safetensors') if name in sys.modules])") == "[]"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_peft_knows_the_modules(odd_tiny, forked):
     """Also if it is imported after the model was loaded."""
     line = forked(

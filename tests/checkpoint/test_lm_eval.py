@@ -49,7 +49,7 @@ def log_likelihood(model, tokenizer, context: str, continuation: str) -> float:
     return log_probabilities.gather(1, ids[0, 1:, None])[start - 1 :].sum().item()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_lm_eval_scores_a_written_checkpoint(tiny_model, tmp_path):
     source = Checkpoint.open(tiny_model)
     plan = odd_plan(source.plan)

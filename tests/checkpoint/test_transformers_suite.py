@@ -10,8 +10,8 @@ CLASSES = ("Model", "ForCausalLM")
 """The other classes have transformers' own heads on the same model."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", [VARIANT, *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)])
+@pytest.mark.soak
+@pytest.mark.parametrize("variant", [VARIANT, *OTHERS])
 def test_ours_passes_transformers_tests(pytestconfig, variant):
     for name in MARKERS:
         pytestconfig.addinivalue_line("markers", f"{name}: in transformers' tests")

@@ -57,7 +57,7 @@ def test_no_output_replaces_a_text(line: str, tmp_path, models: None) -> None:
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["t.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_command_replaces_what_it_wrote(tiny_model, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("Some words for a small model to read. " * 400)

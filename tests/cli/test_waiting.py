@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_the_run_does_and_a_killed_report_goes_on_without_pr
     assert other.exit_code == 1 and f"{pruned} exists" in other.stderr, "nothing is unfinished any more"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_second_dry_run_of_build_knows_its_times_and_leaves_out_what_the_cache_has(
     random_model, tmp_path, own_cache, entered
 ) -> None:

@@ -62,8 +62,9 @@ PHONE = [case for case in CASES if case not in HOST]
 LOWERED = ["host", "host, attention and MLPs that are gone", "host, normed and cut heads"]
 """Whose lowered module is kept."""
 COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
-COMBINED |= {"host, gone, normed heads", "phone, attention and MLPs that are gone"}
-"""What other cases have together; `soak` has each alone."""
+COMBINED |= {"host, gone, normed heads", "phone, attention and MLPs that are gone", "host, a layer without RoPE"}
+COMBINED |= {"phone, a layer without RoPE", "phone, partial RoPE and cut heads", "phone, cut heads in 16 bits"}
+"""What other cases have together, or have on the other device; `soak` has each alone."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def test_fp16_becomes_fp32_and_back_as_ieee_754_says():
 
 @pytest.mark.slow
 @pytest.mark.needs("clang-19", "ld.lld-19", "llvm-objdump-19")
-@pytest.mark.parametrize("name", ["q4f16_0", pytest.param("q4f32_1", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["q4f16_0", "q4f32_1"])
 def test_a_library_needs_no_more_than_sse4_2_and_gives_torchs_tokens(source, name, tmp_path, monkeypatch):
     weights, quantization = source.weights(name)
     library = library_name(f"{MODEL_LIB}_{name}", TARGET)  # a process may load both

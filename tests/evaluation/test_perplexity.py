@@ -144,7 +144,7 @@ def test_different_tokenizers_are_named(random_model, evaluated, tmp_path):
     assert "perplexities of different tokenizers don't compare" in said and f"for {other}" in said
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_smollm2_on_demo_sotu():
     """3 windows spread evenly over the speeches; 64 give 23.7, known from outside. (The first 64 are harder: 24.5.)"""
     path = resolve_model("demo:smollm2")

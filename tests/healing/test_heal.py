@@ -82,6 +82,7 @@ def curve(metrics: Path, kind: str, figure: str) -> list[tuple[int, float]]:
     return [(row["tokens"], row[kind][figure]) for row in rows if kind in row]
 
 
+@pytest.mark.soak
 def test_perplexity_of_other_text_and_tasks_while_it_trains(
     pruned_model: Path, tmp_path: Path, options: HealOptions, monkeypatch
 ) -> None:
@@ -166,7 +167,7 @@ def test_same_bytes_wherever_it_was_interrupted(
         {"freeze_embedding": True, "gradient_checkpointing": True},
         {"cross_entropy": 1.0},
         {"cross_entropy": 0.5},
-        {"unlikelihood": 1.0, "lora": 4, "gradient_checkpointing": True},
+        pytest.param({"unlikelihood": 1.0, "lora": 4, "gradient_checkpointing": True}, marks=pytest.mark.soak),
     ],
 )
 def test_ways_to_train(pruned_model: Path, tmp_path: Path, options: HealOptions, choices: dict) -> None:

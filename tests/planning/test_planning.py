@@ -86,7 +86,7 @@ def test_every_candidate_is_priced_as_its_parts_are(model, tmp_path):
         assert bool(each["cpu_s"]) == each["is_healed"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_commands_of_a_recommendation_make_what_was_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dense = said("plan", "demo:tiny", "--quant", "q4f16_0", "--no-heal")["recommended"]

@@ -41,7 +41,21 @@ RUNS += [
 ]
 
 
-@pytest.mark.parametrize("options", RUNS, ids=lambda options: "-".join(map(str, options.values())))
+def name_of(options: dict) -> str:
+    return "-".join(map(str, options.values()))
+
+
+IN_SOAK = [
+    options
+    for options in RUNS
+    if options["method"] in ("magnitude", "random", "wanda", "flap") or options.get("compensate") is False
+]
+"""What the other runs compute, too."""
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param(each, id=name_of(each), marks=[pytest.mark.soak] * (each in IN_SOAK)) for each in RUNS]
+)
 def test_the_same_model_as_from_the_cpu(random_model, tmp_path: Path, monkeypatch, calibration, options: dict) -> None:
     chosen = PruneOptions(ratio=0.3, **options, **calibration)
     prune(str(random_model), tmp_path / "cpu", chosen)

@@ -108,7 +108,14 @@ def test_pieces_take_turns_and_some_text_stays_unseen() -> None:
 
 
 @pytest.mark.parametrize(
-    "after", ["supernet-0-1", "search-0-1", "search-0-unseen", "supernet-1-3", "search-1-0", "search-1-2"]
+    "after",
+    [
+        *("supernet-0-1", "search-1-0"),
+        *(
+            pytest.param(name, marks=pytest.mark.soak)
+            for name in ("search-0-1", "search-0-unseen", "supernet-1-3", "search-1-2")
+        ),
+    ],
 )
 def test_an_interrupted_search_finds_the_same(random_model, tmp_path, own_cache, searching, whole, after: str) -> None:
     names, result = whole
@@ -176,7 +183,7 @@ def halved(plan: WidthPlan) -> WidthPlan:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_plan_scores_the_same_alone_and_among_others_and_in_other_processes(scoring: Scoring, monkeypatch) -> None:
     source = Checkpoint.open(scoring.source).plan
     one = source.with_layers([*source.layers[:2], *halved(source).layers[2:]])

@@ -45,8 +45,16 @@ def whole(calibration: dict) -> PruneOptions:
     return PruneOptions(ratio=0.4, **calibration)
 
 
-@pytest.mark.parametrize("method", ["obs", "transact", "llm-pruner"])
-@pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        pytest.param(
+            method, after, marks=[] if (method == "obs" and after % 3 == 1) or after == 9 else pytest.mark.soak
+        )
+        for method in ("obs", "transact", "llm-pruner")
+        for after in (1, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    ],
+)
 def test_the_same_bytes_wherever_it_was_interrupted(
     random_model, tmp_path: Path, uninterrupted, unfinished, monkeypatch, method: str, after: int
 ) -> None:

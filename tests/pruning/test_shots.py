@@ -81,6 +81,7 @@ def test_a_shot_is_a_pruning_and_a_training(random_model, trainer, calibration, 
     assert weights_of(tmp_path / "shots") == weights_of(Path(model))
 
 
+@pytest.mark.soak
 def test_only_one_shots_model_is_in_memory(random_model, trainer, calibration, tmp_path, monkeypatch) -> None:
     """With gradients and AdamW's means it is most of what a training takes, and accelerate keeps what it is given."""
     alive: weakref.WeakSet[Student] = weakref.WeakSet()
@@ -117,7 +118,9 @@ def test_best_is_compensated_trained_and_recorded(random_model: Path, whole: Pat
     assert model.model.layers[1].mlp.up_proj.weight.equal(written["model.layers.1.mlp.up_proj.weight"])
 
 
-@pytest.mark.parametrize("where", ["between shots", "inside the second shot's training"])
+@pytest.mark.parametrize(
+    "where", [pytest.param("between shots", marks=pytest.mark.soak), "inside the second shot's training"]
+)
 def test_it_goes_on_where_it_was_interrupted(
     random_model: Path,
     trainer: ShotTrainer,
