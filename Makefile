@@ -11,7 +11,7 @@ BENCH ?=
 MINUTES ?= 60
 
 # Of three processes, one is mostly waiting for a phone: they keep two CPUs busy.
-PROCESSES := -n 3 --dist worksteal
+PROCESSES := -n 3 --dist loadfile --no-loadscope-reorder
 # A test that hangs ends its process, with every thread's stack, and so fails instead of never ending.
 PROCESSES += -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 
@@ -25,7 +25,7 @@ test: $(VENV)/.edge-transact-test system-packages ## All tests, in three process
 
 BASE ?= origin/main
 check: lint ## Lint, and the fast tests nearest to what changed since BASE
-	files=$$($(BIN)/python -m tools.affected $(BASE)) && $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $$files
+	files=$$($(BIN)/python -m tools.affected $(BASE)) && $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $$files
 
 bench: $(VENV)/.edge-transact-test ## The tables of docs/lab/performance.md, measured here; BENCH takes sections and options
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,20 +67,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first, for people. Of several processes, each begins with slow ones and none waits for another's last.
+    """Fast tests first, for people. Several processes take whole files, those with the most slow tests first.
 
-    pytest-xdist gives each process an equal part of the list. Whichever is done first takes over fast tests.
+    So what a file's fixtures make is made once, and no process waits long for another's last file.
     """
     if "soak" not in config.option.markexpr:
         _deselect(config, items, "soak")
-    # Libraries for phones take a minute: tests of them stand together, so that one process builds them.
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    slow.sort(key=lambda item: "archives" not in item.fixturenames)
-    fast = [item for item in items if not item.get_closest_marker("slow")]
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    count = Counter(item.path for item in items)
     if hasattr(config, "workerinput"):
-        items[:] = _in_parts(slow, fast, config.workerinput["workercount"])
+        items.sort(key=lambda item: (-slow[item.path], -count[item.path], item.path))
     else:
-        items[:] = [*fast, *slow]
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> None:
@@ -87,21 +86,6 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> N
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
-
-
-def _in_parts(slow: list[pytest.Item], fast: list[pytest.Item], count: int) -> list[pytest.Item]:
-    """A part for each process, slow tests first."""
-    items: list[pytest.Item] = []
-    begun, total = 0, len(slow) + len(fast)
-    for left in range(count, 0, -1):
-        size = (total - len(items)) // left
-        end = begun + (len(slow) - begun) // left
-        while begun < end < len(slow) and slow[end].path == slow[end - 1].path:
-            end += 1  # what a file's fixtures make is made once
-        rest = max(0, size - (end - begun))
-        items += [*slow[begun:end], *fast[:rest]]
-        begun, fast = end, fast[rest:]
-    return items
 
 
 @pytest.hookimpl(hookwrapper=True)

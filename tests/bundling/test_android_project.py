@@ -32,6 +32,8 @@ from tests.support.json_ffi.fields import GOLDEN
 from tests.support.kotlin import LIBRARY, kotlin, kotlinc
 from tests.support.patience import HANG_S
 
+pytestmark = pytest.mark.slow
+
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 # AGP: the Gradle that it needs at least, its highest API level, its default NDK and the JDK that it needs
 # (developer.android.com/build/releases, "Compatibility" of each version's release notes, read in November 2026).
