@@ -19,6 +19,7 @@ import edge_transact
 from edge_transact.artifacts.digests import sha256
 from edge_transact.cache import Recipe, made
 from edge_transact.cache.keys import code_of
+from edge_transact.compiler.archive import C_LIBRARIES, link_empty
 from edge_transact.errors import EdgeTransactError
 from edge_transact.hub.wheels import take_from_wheels
 
@@ -88,6 +89,9 @@ def _make(compiler: str, directory: Path) -> None:
             if not (directory / name).exists():
                 shutil.copy(_library(compiler, name), directory / name)
                 wanted.append(directory / name)
+    # Models' libraries need Android's libraries by name. Here their symbols are found in the runner's own needs.
+    for name in C_LIBRARIES:
+        link_empty([compiler], directory / name)
 
 
 def _needed(binary: Path) -> list[str]:

@@ -31,17 +31,26 @@ WORKSPACE_SYMBOL = "TVMBackendAllocWorkspace"
 TVM_PREFIXES = ("TVMFFI", "TVMBackend")
 """Prefixes of the symbols that TVM's runtime resolves."""
 
-_C_SYMBOLS = """
-    memcpy memset memmove bzero malloc free abort getauxval sincos sincosf
-    __stack_chk_fail __cxa_finalize __gmon_start__
-    _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable __extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee
-"""
+_C_SYMBOLS = "memcpy memset memmove malloc free abort getauxval sincos sincosf __stack_chk_fail __cxa_finalize"
 _MATH_SYMBOLS = """
-    exp exp2 exp10 log log2 log10 pow sin cos tan sinh cosh tanh asin acos atan atan2 sqrt erf floor ceil round
-    roundeven nearbyint rint trunc fabs fma fmod fmin fmax ldexp
+    exp exp2 log log2 log10 pow sin cos tan sinh cosh tanh asin acos atan atan2 sqrt erf floor ceil round nearbyint rint
+    trunc fabs fma fmod fmin fmax ldexp
 """
 C_SYMBOLS = frozenset(_C_SYMBOLS.split()) | {name + suffix for name in _MATH_SYMBOLS.split() for suffix in ("", "f")}
-"""The symbols that libc, libm and the compiler's runtime library resolve."""
+"""The symbols that Android's `C_LIBRARIES` resolve, in the NDK's lists for Android 8."""
+
+_HOST_SYMBOLS = """
+    bzero exp10 exp10f roundeven roundevenf __extendhfsf2 __truncsfhf2 __gnu_f2h_ieee __gnu_h2f_ieee
+    __gmon_start__ _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable
+"""
+"""What this machine's libraries resolve besides."""
+
+C_LIBRARIES = ("libm.so", "libc.so")
+"""What every library for Android names as needed.
+
+Android's loader looks symbols up in the executable, what was preloaded, the library and its needs; never, as glibc
+does, in the executable's needs (AOSP's ``bionic/linker/linker.cpp``).
+"""
 
 PAGE_BYTES = 16384
 """Android's largest page size. Google Play requires segments to be aligned to it."""
@@ -82,7 +91,8 @@ def check_library(path: Path, target: BuildTarget, model_lib: str) -> None:
         wanted_machine = f"EM_{architecture(target).upper()}"
         if target.is_system_lib and machine != wanted_machine:
             raise EdgeTransactError(f"{where} is for {machine}, not for {wanted_machine}", fix="Build again.")
-        unknown = sorted(name for name in undefined if not (name.startswith(TVM_PREFIXES) or name in C_SYMBOLS))
+        known = C_SYMBOLS if target.is_system_lib else C_SYMBOLS.union(_HOST_SYMBOLS.split())
+        unknown = sorted(name for name in undefined if not (name.startswith(TVM_PREFIXES) or name in known))
         if unknown:
             raise EdgeTransactError(f"{where} needs {unknown[0]}, which no phone has", fix="Report this as a bug.")
     if wanted not in defined:
@@ -148,19 +158,18 @@ def android_linker(architecture: str = "aarch64") -> list[str] | None:
 def link_android(archive: Path, output: Path, linker: list[str], engine: str | None = None) -> None:
     """Link an archive of Android objects into a shared library, its segments aligned to `PAGE_BYTES`.
 
-    `engine` names the library with TVM's runtime, which Android's loader loads first: it resolves symbols in what a
-    library needs, and nowhere else. An `EdgeTransactError` if the linker fails or aligns segments differently.
+    It needs `C_LIBRARIES`, and `engine`, the library with TVM's runtime, unless the executable that loads it has that.
+    An `EdgeTransactError` if the linker fails or aligns segments differently.
     """
     from elftools.elf.elffile import ELFFile
 
     with tempfile.TemporaryDirectory(dir=output.parent) as workspace, tarfile.open(archive) as objects:
         objects.extractall(workspace, filter="data")
-        inputs = sorted(map(str, Path(workspace).rglob("*.o")))
-        if engine is not None:  # an empty library of that name is enough for the linker
-            stub = Path(workspace) / engine
-            _link(linker, stub, ["-x", "c", os.devnull], archive)
-            inputs += ["-Wl,--no-as-needed", str(stub)]
-        _link(linker, output, inputs, archive)
+        inputs = [*sorted(map(str, Path(workspace).rglob("*.o"))), "-Wl,--no-as-needed"]
+        for name in (*([engine] if engine else []), *C_LIBRARIES):
+            link_empty(linker, Path(workspace) / name)
+            inputs.append(str(Path(workspace) / name))
+        _link(linker, output, inputs)
     with output.open("rb") as stream:
         for segment in ELFFile(stream).iter_segments("PT_LOAD"):
             if segment["p_align"] % PAGE_BYTES:
@@ -170,10 +179,15 @@ def link_android(archive: Path, output: Path, linker: list[str], engine: str | N
                 )
 
 
-def _link(linker: list[str], output: Path, inputs: list[str], archive: Path) -> None:
+def link_empty(linker: list[str], output: Path) -> None:
+    """A library without symbols, whose name is all that a linker or a loader wants of it."""
+    _link(linker, output, ["-x", "c", os.devnull])
+
+
+def _link(linker: list[str], output: Path, inputs: list[str]) -> None:
     flags = ["-nostdlib", "-shared", f"-Wl,-z,max-page-size={PAGE_BYTES}", f"-Wl,-soname,{output.name}"]
     command = [*linker, *flags, "-o", str(output), *inputs]
     logger.debug("$ %s", shlex.join(command))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EdgeTransactError(f"{archive} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")
+        raise EdgeTransactError(f"{output.name} doesn't link: {done.stderr.strip()}", fix="Report this as a bug.")

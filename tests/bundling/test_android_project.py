@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from edge_transact.benchmarking.drivers.host import parse_cores
+from edge_transact.benchmarking.portable import _library
 from edge_transact.bundling.models import AppModel
 from edge_transact.doctor.android import JDK_MAJOR, NDK_PACKAGE
 from tests.support.android_api import ApiClass, install_api, level_of, read_api
@@ -26,6 +28,7 @@ from tests.support.android_app import (
     weights_of_pack,
 )
 from tests.support.android_project import ROOT, WARNINGS, Compiled, javac, link_resources, merged_manifest, render
+from tests.support.bionic import lacks, read, tvm_runtime
 from tests.support.class_files import read_classes
 from tests.support.compiled_project import compile_project
 from tests.support.json_ffi.fields import GOLDEN
@@ -409,9 +412,13 @@ def test_an_engine_runs_on_the_cores_that_were_found_best_and_nothing_else_does(
 @NATIVE
 @pytest.mark.needs("readelf")
 def test_the_native_library_needs_only_tvms_c_interface_and_runs_on_pages_of_16_kb(programs):
-    symbols = subprocess.check_output(["readelf", "--dyn-syms", "-W", programs.library], text=True)
-    undefined = re.findall(r"UND (\w*tvm\w*)", symbols, re.IGNORECASE)
+    found = read(programs.library)
+    undefined = [name for name in found.undefined if "tvm" in name.lower()]
     assert undefined and all(name.startswith("TVMFFI") for name in undefined)
+    # In place of MLC's engine the library that has its part of it, and this machine's C and C++ for the NDK's.
+    assert "libtvm_ffi.so" in found.needed
+    others = {name: replace(read(_library("g++", name)), needed=()) for name in found.needed if name != "libtvm_ffi.so"}
+    assert lacks(programs.library, {"libtvm_ffi.so": tvm_runtime(), **others}) == []
     segments = subprocess.check_output(["readelf", "-lW", programs.library], text=True)
     assert set(re.findall(r"LOAD.* (0x\d+)$", segments, re.M)) == {"0x4000"}
 

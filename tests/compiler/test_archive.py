@@ -19,6 +19,7 @@ from edge_transact.compiler.archive import (
 )
 from edge_transact.compiler.targets import TARGETS, get_target, library_name, system_lib_prefix
 from edge_transact.errors import EdgeTransactError, UsageError
+from tests.support.bionic import lacks, tvm_runtime
 from tests.support.odd_models import MODEL_LIB
 
 
@@ -48,6 +49,7 @@ def test_android_archives_link_as_an_app_links_them(archives, tmp_path, name):
         names = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
         assert system_lib_prefix(library_name(MODEL_LIB, name)) + LIBRARY_SYMBOL in names
         assert {segment["p_align"] for segment in elf.iter_segments("PT_LOAD")} == {16384}
+    assert lacks(tmp_path / "model.so", executable=tvm_runtime()) == []
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ import torch
 import tvm
 from tvm.script import tirx as T
 
-from edge_transact.compiler.archive import android_linker, archived, link_android
+from edge_transact.compiler.archive import C_LIBRARIES, android_linker, archived, link_android, link_empty
 from edge_transact.compiler.library import build_library
 from edge_transact.compiler.lowering import PIPELINE, PLAIN_LOOPS
 from edge_transact.compiler.targets import get_target, library_name, system_lib_prefix
 from edge_transact.compiler.vector import cast, kernel_body, load, store, tensor
 from edge_transact.runtime.host import HostModel, import_tvm_ffi
+from tests.support.bionic import lacks, tvm_runtime
 from tests.support.emulated import llvm_tool, run
 from tests.support.odd_models import MODEL_LIB
 
@@ -72,6 +73,10 @@ def test_a_library_needs_no_more_than_sse4_2_and_gives_torchs_tokens(source, nam
         assert member != "lib0.o" or "pmaddubsw" in code
         assert re.findall(r"R_X86_64\w+\s+__\w*hf", code) == [], "a call for each element"
     link_android(tmp_path / "library.tar", tmp_path / "libmodel.so", android_linker("x86_64"))
+    assert lacks(tmp_path / "libmodel.so", executable=tvm_runtime()) == []
+    for each in C_LIBRARIES:  # Android's; their symbols are found in this process
+        link_empty(android_linker("x86_64"), tmp_path / each)
+        ctypes.CDLL(str(tmp_path / each))
     ffi = import_tvm_ffi()
     ffi.libinfo.load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL")
     ctypes.CDLL(str(tmp_path / "libmodel.so"))
