@@ -31,9 +31,13 @@ struct Repetition {
   std::vector<int32_t> tokens;
 };
 
+// What the steady clock doesn't count would make a repetition too short.
+constexpr double kMostSuspended = 0.01;
+
 Repetition RunOnce(Model& model, const std::vector<int32_t>& prompt, int decode_tokens) {
   Repetition result;
   model.Reset();
+  double suspended = SuspendedSeconds();
   double start = Now();
   int32_t token = model.Prefill(prompt, &result.chunks_s);
   result.prefill_s = Now() - start;
@@ -45,6 +49,12 @@ Repetition RunOnce(Model& model, const std::vector<int32_t>& prompt, int decode_
     result.tokens.push_back(token);
   }
   result.e2e_s = Now() - start;
+  suspended = SuspendedSeconds() - suspended;
+  if (suspended > kMostSuspended) {
+    char text[99];
+    std::snprintf(text, sizeof(text), "the phone was suspended for %.2f s: keep it awake, or plug it in", suspended);
+    throw std::runtime_error(text);
+  }
   return result;
 }
 

@@ -196,7 +196,7 @@ void Model::LoadWeights(const Options& options) {
   }
   int64_t available = StatusBytes("/proc/meminfo", "MemAvailable");
   int64_t needed = weights_bytes_ + workspace_bytes_ + kv_bytes_per_token_ * context_tokens_;
-  if (available >= 0 && needed > available) throw LowMemory(needed, available);
+  if (!options.ignore_memory && available >= 0 && needed > available) throw LowMemory(needed, available);
   ffi::Function::GetGlobalRequired("vm.builtin.tensor_cache.load")(
       ffi::String(options.model), static_cast<int>(device_.device_type), device_.device_id);
   params_ = ffi::Function::GetGlobalRequired("vm.builtin.param_array_from_cache_by_name")(param_names_)

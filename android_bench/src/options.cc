@@ -58,7 +58,7 @@ std::vector<int> ReadCores(const std::string& text) {
 
 enum Name {
   kModel = 1, kLibrary, kSystemLibPrefix, kDevice, kPrompt, kCheck, kDecode, kWarmups, kRepetitions, kThreads, kCores,
-  kTimeout, kWatchStdin, kRun, kOutput, kPrograms
+  kTimeout, kIgnoreMemory, kWatchStdin, kRun, kOutput, kPrograms
 };
 
 const option kOptions[] = {
@@ -74,6 +74,7 @@ const option kOptions[] = {
     {"threads", required_argument, nullptr, kThreads},
     {"cores", required_argument, nullptr, kCores},
     {"timeout", required_argument, nullptr, kTimeout},
+    {"ignore-memory", no_argument, nullptr, kIgnoreMemory},
     {"watch-stdin", no_argument, nullptr, kWatchStdin},
     {"run", required_argument, nullptr, kRun},
     {"output", required_argument, nullptr, kOutput},
@@ -98,6 +99,7 @@ void Set(Options& options, int name, const std::string& value) {
     case kThreads: options.threads = ReadInt("--threads", value, 0, kMostCores); break;
     case kCores: options.cores = ReadCores(value); break;
     case kTimeout: options.timeout_s = ReadInt("--timeout", value, 0); break;
+    case kIgnoreMemory: options.ignore_memory = true; break;
     case kWatchStdin: options.watch_stdin = true; break;
     case kRun: options.run = value; break;
     case kOutput: options.output = value; break;
@@ -131,6 +133,7 @@ const char* Usage() {
   return "edge-bench --model DIR --library FILE.so --prompt FILE [--decode N] [--device cpu|opencl]\n"
          "  [--repetitions N] [--warmups N] [--threads N] [--cores 4-7] [--timeout SECONDS] [--check FILE]\n"
          "  [--system-lib-prefix NAME] [--programs FILE] [--output FILE] [--run NAME] [--watch-stdin]\n"
+         "  [--ignore-memory]\n"
          "FILE of --prompt: token ids on one line. FILE of --check: the ids of a prompt, and on the next line the ids\n"
          "that must follow it. Prints one JSON line for each repetition, and a final one.\n";
 }

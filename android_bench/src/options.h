@@ -20,6 +20,7 @@ struct Options {
   int threads = 0;                // 0: the runtime's own choice
   std::vector<int> cores;         // empty: any
   double timeout_s = 0;           // 0: none
+  bool ignore_memory = false;     // load a model that free memory can't hold
   bool watch_stdin = false;       // end when stdin is closed, because the bench that started us is gone
   std::string run;                // repeated on every line
   std::string output;             // a file that every line is also written to

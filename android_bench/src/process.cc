@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -40,6 +41,23 @@ int ChooseCores(int threads, const std::vector<int>& cores) {
   }
   if (threads > 0) setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
   return threads;
+}
+
+double SuspendedSeconds() {
+  auto seconds = [](clockid_t clock) {
+    timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec + now.tv_nsec * 1e-9;
+  };
+  double suspended = 0, narrowest = 1e9;
+  // Other threads may run between two readings, so the closest ones count.
+  for (int i = 0; i < 5; ++i) {
+    double before = seconds(CLOCK_MONOTONIC), boot = seconds(CLOCK_BOOTTIME), after = seconds(CLOCK_MONOTONIC);
+    if (after - before >= narrowest) continue;
+    narrowest = after - before;
+    suspended = boot - (before + after) / 2;
+  }
+  return suspended;
 }
 
 void VolunteerForOom() {

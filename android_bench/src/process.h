@@ -14,6 +14,9 @@ int64_t StatusBytes(const char* file, const char* field);
  *  before the runtime starts the pool. */
 int ChooseCores(int threads, const std::vector<int>& cores);
 
+/*! Seconds since boot in which the phone was suspended: the boot clock counts them, and the steady clock doesn't. */
+double SuspendedSeconds();
+
 /*! Asks the kernel to kill this process before others if memory runs out. */
 void VolunteerForOom();
 

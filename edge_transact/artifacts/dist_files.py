@@ -28,5 +28,8 @@ TOKENIZER_FILES = (
 )
 """The files that a tokenizer can have."""
 
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+"""The files in which a model's publisher may say its terms, which go along wherever the model goes."""
+
 MODEL_FILES = (TENSOR_CACHE, SHARDS, *TOKENIZER_FILES)
 """What a library and its users read, as globs."""

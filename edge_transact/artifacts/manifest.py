@@ -40,6 +40,7 @@ class Manifest:
             read none.
         device_profile: The phones' GPUs that libraries were checked for; `None` if none is for a GPU that varies, or if
             MLC's compiler made them.
+        license: The licence that the model's card names.
         libraries: Target to path relative to the DIST.
         files: The sha256 of every file but the manifest, by path relative to the DIST.
     """
@@ -60,6 +61,7 @@ class Manifest:
     libraries: Mapping[str, str]
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
+    license: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -92,6 +92,9 @@ class BenchOptions(Options):
         ),
     ] = None
     app: Annotated[str, Option("Run in this bundled app instead of the runner.", WHERE, metavar="PACKAGE")] = ""
+    ignore_memory: Annotated[
+        bool, Option("Measure although a phone says that it has too little memory free.", WHERE)
+    ] = False
     tune: Annotated[
         bool, Option("Find the phone's cores, or its GPU, that run a DIST best, at the last of --lengths.", WHERE)
     ] = False

@@ -264,7 +264,7 @@ class _Worker:
                                 logger.info(f"{self.driver.label}: {(now - began_s) // 60:.0f} min")
                 since = now
                 if latest and (latest[0].temp_c or 0) > self.conditions.ceiling_c:
-                    hot = f"{latest[0].temp_c:.1f} C, above the ceiling of {self.conditions.ceiling_c:g} C"
+                    hot = f"{latest[0].warmth}, above the ceiling of {self.conditions.ceiling_c:g} C"
                     if began_s is None:
                         raise RunFailed(f"{self._title(visit)}: {hot} before a repetition has ended")
                     if visit.seconds is not None:
@@ -349,16 +349,16 @@ class _Worker:
         deadline = time.monotonic() + self.conditions.cool_timeout_s
         announced = False
         while not self.stop.is_set():
-            temperature = self.driver.read().temp_c
-            if temperature is None or temperature <= self.conditions.cool_c:
+            reading = self.driver.read()
+            if reading.temp_c is None or reading.temp_c <= self.conditions.cool_c:
                 return
             if time.monotonic() > deadline:
                 raise TooHot(
-                    f"{self.driver.label} is at {temperature:.1f} C and does not cool to {self.conditions.cool_c:g} C",
+                    f"{self.driver.label} is at {reading.warmth} and does not cool to {self.conditions.cool_c:g} C",
                     fix="Let it cool and run the same command again, or raise --cool-below.",
                 )
             if not announced:
-                logger.info(f"{self.driver.label}: {temperature:.1f} C, waiting for {self.conditions.cool_c:g} C")
+                logger.info(f"{self.driver.label}: {reading.warmth}, waiting for {self.conditions.cool_c:g} C")
                 announced = True
             self.stop.wait(min(5.0, self.conditions.sample_s))
 

@@ -264,19 +264,20 @@ def drivers_of(
     from edge_transact.benchmarking.drivers.app import AppDriver
 
     built = None if options.app else _built_runner(options)
-    target = options.target or (
-        "android-cpu" if options.tune else _common_target(models, opencl=bool(options.app or built))
-    )
-    for model in models:
-        model.library(target, link=not dry_run)
     devices = find_devices(options.device)
     infos = [describe(phone) for phone in devices]
+    opencl = bool(options.app or built) and all(info.opencl for info in infos)
+    target = options.target or ("android-cpu" if options.tune else _common_target(models, opencl=opencl))
+    for model in models:
+        model.library(target, link=not dry_run)
     runner = built or (Path() if options.app or dry_run else _portable_runner(target))
+    # One that the NDK built has to prove itself on the phone, unless it is named.
+    otherwise = portable_runner if built and options.runner is None else None
     names = labels({info.serial: info.name for info in infos})
     return [
         AppDriver(phone, info, names[info.serial], target, options, options.app)
         if options.app
-        else RunnerDriver(phone, info, names[info.serial], target, options, runner, clean)
+        else RunnerDriver(phone, info, names[info.serial], target, options, runner, clean, otherwise)
         for phone, info in zip(devices, infos, strict=True)
     ]
 
@@ -316,7 +317,7 @@ def _portable_runner(target: str) -> Path:
 
 
 def _common_target(models: Sequence[BenchModel], *, opencl: bool) -> str:
-    """The target to measure: OpenCL first, but last where only the portable runner is there."""
+    """The target to measure: OpenCL first, but last where a phone or the runner has none."""
     for target in ("android", "android-cpu") if opencl else ("android-cpu", "android"):
         if all(target in model.manifest.libraries for model in models):
             return target

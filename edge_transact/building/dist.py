@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_transact import costs
 from edge_transact.architecture.families import with_rope_of
-from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST, SHARDS, TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import CHAT_CONFIG, LICENCE_FILES, MANIFEST, SHARDS, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import new_directory, refuse_existing, scratch_directory
 from edge_transact.artifacts.summary import Summarized, Summary
@@ -26,7 +26,7 @@ from edge_transact.building.stages import Rounding, Weights, healed, place_libra
 from edge_transact.cache.resume import Start, resume_hint
 from edge_transact.cache.sources import public, remember_source
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.checkpoint.writer import PROVENANCE_FILE, copy_files
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, copy_files, license_of, provenance_of
 from edge_transact.compiler.gpu.devices import GENERIC
 from edge_transact.compiler.library import require_c_compiler
 from edge_transact.compiler.targets import BuildTarget, get_target, library_name
@@ -323,6 +323,7 @@ def _fill(
         weights_bytes=sum(shard.stat().st_size for shard in directory.glob(SHARDS)),
         libraries=libraries,
         parity=parity.to_dict(),
+        license=provenance_of(checkpoint.path).get("license") or license_of(checkpoint.path),
         versions={
             "edge-transact": __version__,
             **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
@@ -382,7 +383,7 @@ class Maker:
             prefill_chunk_size=sizes["prefill_chunk_size"],
         )
         (directory / CHAT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        copy_files(checkpoint.path, directory, (*TOKENIZER_FILES, PROVENANCE_FILE))
+        copy_files(checkpoint.path, directory, (*TOKENIZER_FILES, *LICENCE_FILES, PROVENANCE_FILE))
         if self.mlc is None:
             return place_weights(checkpoint, definition, self.quantization, self.rounding, directory)
         self.mlc.write_model(self.emitted, checkpoint.path, definition, self.quantization, sizes, directory)

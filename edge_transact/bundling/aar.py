@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_transact.artifacts.digests import sha256
-from edge_transact.artifacts.dist_files import MANIFEST
+from edge_transact.artifacts.dist_files import LICENCE_FILES, MANIFEST
+from edge_transact.artifacts.manifest import Manifest
 from edge_transact.artifacts.outputs import scratch_directory
 from edge_transact.artifacts.templates import environment
 from edge_transact.benchmarking.link import require_linker
@@ -49,24 +51,32 @@ class Repository:
         return {"project": str(self.directory), "package_config": None, "models": models}
 
 
-def bundle_modules(dists: Sequence[Path], output: Path, weights: str = "auto") -> Repository:
+def bundle_modules(
+    dists: Sequence[Path], output: Path, weights: str = "auto", without_engine: bool = False
+) -> Repository:
     """Adds a module for each DIST's model to a folder of a Maven repository, all or none.
 
-    They need the newest library ``edge`` that `bundle_engine` put there, if it did. A module's version ends in a digest
-    of its content, because Gradle keeps released versions. Weights above `ASSETS_BYTES` stay out of it, unless
-    `weights` is ``assets``: `install` puts them on a phone, or the app downloads them if `weights` is a URL. Raises the
-    errors of `read_sources`, and an `EdgeTransactError` if there is no linker or `output` is another output.
+    They need the newest library ``edge`` that `bundle_engine` put there. A version ends in a digest of the content,
+    because Gradle keeps released versions. Weights above `ASSETS_BYTES` stay out of it, unless `weights` is ``assets``:
+    `install` puts them on a phone, or the app downloads them if `weights` is a URL. Raises the errors of
+    `read_sources`, and an `EdgeTransactError` if there is no linker, `output` is another output, or there is no engine
+    in it and not `without_engine`.
     """
     require_repository(output)
     if weights in ("pack", "fast-follow"):
         raise UsageError(f"--aar has no --weights {weights}", fix="An asset pack belongs to an app: leave out --aar.")
     sources = [_alone(source) if weights == "auto" else source for source in read_sources(dists, weights)]
-    with scratch_directory() as scratch, working("write the models' modules"):
+    with maven.locked(output), scratch_directory() as scratch, working("write the models' modules"):
         needs = newest(output, maven.GROUP, "edge")
+        if not needs and not without_engine:
+            raise EdgeTransactError(
+                f"{output} has no engine, and no app compiles with its models alone",
+                fix=f"Build it: edge-transact bundle --engine -o {output}; or --without-engine, if the app has it.",
+            )
         engines = [name for each in needs for name in maven.entries(output, each)]
         # A device runs an app for the first ABI of its own that any of the app's parts has.
         abis = [abi for abi in ABIS if abi == ABI or f"jni/{abi}/{ENGINE}" in engines]
-        modules = [_module(source, scratch, needs, abis) for source in sources]
+        modules = [_module(output, source, scratch, needs, abis) for source in sources]
         add(output, modules)
         write_readme(output)
     return Repository(output, [source.model for source in sources], [module.coordinates for module in modules])
@@ -94,7 +104,7 @@ def _alone(source: Source) -> Source:
     return replace(source, model=source.model.model_copy(update={"weights": weights, "pack": None}))
 
 
-def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[str]) -> Module:
+def _module(output: Path, source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[str]) -> Module:
     model = source.model
     has_cpu = "android-cpu" in model.libraries  # by whose name apps ask for the library of emulators, too
     for abi in ABIS:
@@ -106,6 +116,7 @@ def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[
         "AndroidManifest.xml": manifest(f"{GROUP}.{_package(model.id)}", downloads=model.url is not None),
         "classes.jar": EMPTY_JAR,
         "R.txt": b"",
+        "META-INF/NOTICE": _notice(source.manifest).encode(),
         f"assets/edge/{model.id}/models.json": AppModels(models=[model]).text().encode(),
     }
     for abi in abis:
@@ -114,12 +125,26 @@ def _module(source: Source, scratch: Path, needs: Sequence[str], abis: Sequence[
             library.parent.mkdir(exist_ok=True)
             link_android(archive, library, require_linker("aarch64" if abi == ABI else abi), ENGINE)
             entries[f"jni/{abi}/{library.name}"] = (library, sha256(library))
+    for file in model.files:
+        if file.path in LICENCE_FILES:
+            entries[f"META-INF/{model.id}/{file.path}"] = (source.dist / file.path, file.sha256)
     if model.weights == "assets":
         for file in model.files:
             entries[f"assets/edge/{model.id}/{file.path}"] = (source.dist / file.path, file.sha256)
     logger.info(f"{model.id}: {megabytes(model.bytes)}, weights in {model.weights}")
-    version = f"{__version__}-{digest(entries, needs)[:8]}"
-    return Module(GROUP, model.id, version, entries, needs)
+    version = maven.next_version(output, GROUP, model.id, digest(entries, needs))
+    hub, _, revision = source.manifest.source.partition("@")
+    origin = (f"https://huggingface.co/{hub}", revision or "main") if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else None
+    licence = source.manifest.license
+    return Module(GROUP, model.id, version, entries, needs, name=model.name, licence=licence, origin=origin)
+
+
+def _notice(manifest: Manifest) -> str:
+    licence = f"under {manifest.license}" if manifest.license else "under the terms of its publisher"
+    return (
+        f"Weights of {manifest.source}, {licence}; edge-transact {__version__} made {manifest.quantization} of them.\n"
+        "Its libraries call Apache TVM's runtime (Apache-2.0).\n"
+    )
 
 
 def _package(identifier: str) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +18,7 @@ from edge_transact.artifacts.digests import sha256
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import opened
+from edge_transact.version import __version__
 
 GROUP = "edgetransact"
 """The folder of a repository that all modules are in."""
@@ -33,6 +34,9 @@ class Module:
     """A library for Android with its name in a repository.
 
     Attributes:
+        name: What it is, for people.
+        licence: The name of its licence, as its publisher has it.
+        origin: The address of what it was made from, and the revision there, as far as they are known.
         entries: The content of its AAR, by path in it: a file with its sha256, or bytes.
         needs: Modules that it needs, as ``group:artifact:version``.
         sources: The files of its sources, by their places in packages.
@@ -44,6 +48,9 @@ class Module:
     entries: Mapping[str, tuple[Path, str] | bytes]
     needs: Sequence[str] = ()
     sources: Mapping[str, bytes] = field(default_factory=dict)
+    name: str = ""
+    licence: str | None = None
+    origin: tuple[str, str] | None = None
 
     @property
     def coordinates(self) -> str:
@@ -61,6 +68,24 @@ def digest(entries: Mapping[str, tuple[Path, str] | bytes], needs: Sequence[str]
         for name, content in entries.items()
     }
     return hashlib.sha256(json.dumps([known, *needs], sort_keys=True).encode()).hexdigest()
+
+
+def locked(repository: Path) -> AbstractContextManager[None]:
+    """Lets one process at a time choose versions in a repository and `add` modules; the others wait."""
+    entry = cache.entry_of("repositories", {"path": os.path.realpath(repository)})
+    return cache.lock(entry, f"write to {repository}")
+
+
+def next_version(repository: Path, group: str, artifact: str, digest: str) -> str:
+    """The version of a module with this content: the newest one's if that has it, otherwise a higher one.
+
+    Gradle compares numbers between ``-`` as such. Where two libraries need different versions, it takes the higher one,
+    which is the one that was added later.
+    """
+    versions = _versions(repository, group, artifact)
+    if versions and re.fullmatch(rf"{re.escape(__version__)}-\d+-{digest[:8]}", versions[-1]):
+        return versions[-1]
+    return f"{__version__}-{len(versions) + 1}-{digest[:8]}"
 
 
 def newest(repository: Path, group: str, artifact: str) -> list[str]:
@@ -103,20 +128,18 @@ def add(repository: Path, modules: Sequence[Module]) -> None:
     """Adds modules to a repository, all or none; an `EdgeTransactError` if a file or a module there was changed.
 
     ``maven-metadata.xml`` lists a module after all of them are there: a call that was killed before may leave whole
-    modules that nothing lists, and the same call goes on.
+    modules that nothing lists, and the same call goes on. Others write meanwhile unless the repository is `locked`.
     """
-    entry = cache.entry_of("repositories", {"path": os.path.realpath(repository)})
-    with cache.lock(entry, f"write to {repository}"):
-        with ExitStack() as fresh:
-            for module in modules:
-                place = repository / module.directory
-                if not place.exists():
-                    _write(module, fresh.enter_context(new_directory(place)))
-                    continue
-                for name, what in problems(place, place).items():
-                    raise EdgeTransactError(f"{place / name} {what}", fix=f"Remove {place}: it is written again.")
+    with ExitStack() as fresh:
         for module in modules:
-            _write_versions(repository, module)
+            place = repository / module.directory
+            if not place.exists():
+                _write(module, fresh.enter_context(new_directory(place)))
+                continue
+            for name, what in problems(place, place).items():
+                raise EdgeTransactError(f"{place / name} {what}", fix=f"Remove {place}: it is written again.")
+    for module in modules:
+        _write_versions(repository, module)
 
 
 def _write(module: Module, directory: Path) -> None:
@@ -154,6 +177,14 @@ def _pom(module: Module) -> bytes:
     own = {"groupId": module.group, "artifactId": module.artifact, "version": module.version}
     for name, text in {"modelVersion": "4.0.0", **own, "packaging": "aar"}.items():
         ElementTree.SubElement(project, name).text = text
+    ElementTree.SubElement(project, "name").text = module.name
+    if module.licence:
+        licence = ElementTree.SubElement(ElementTree.SubElement(project, "licenses"), "license")
+        ElementTree.SubElement(licence, "name").text = module.licence
+    if module.origin:
+        scm = ElementTree.SubElement(project, "scm")
+        for name, text in zip(("url", "tag"), module.origin, strict=True):
+            ElementTree.SubElement(scm, name).text = text
     dependencies = ElementTree.SubElement(project, "dependencies")
     for coordinates in module.needs:
         dependency = ElementTree.SubElement(dependencies, "dependency")

@@ -20,6 +20,7 @@ from edge_transact.bundling.sources import ABI, ENGINE
 from edge_transact.doctor.android import ALIGNED_NDK, find_ndk, ndk_revision
 from edge_transact.errors import EdgeTransactError
 from edge_transact.mlc.checkout import find
+from edge_transact.mlc.package import EMULATORS
 from edge_transact.progress import working
 from edge_transact.reading import read_object
 
@@ -108,7 +109,16 @@ def package_step(directory: Path) -> Step:
         environment |= ALIGN
     config = read_object(directory / PACKAGE_CONFIG)
     archives = sorted(config["model_lib_path_for_prepare_libs"].values())
-    arguments = ["--package-config", PACKAGE_CONFIG, "--mlc-llm-source-dir", str(source), "--output", "dist"]
+    emulators = [] if archives else [EMULATORS]
+    arguments = [
+        *emulators,
+        "--package-config",
+        PACKAGE_CONFIG,
+        "--mlc-llm-source-dir",
+        str(source),
+        "--output",
+        "dist",
+    ]
     return Step(
         name="package",
         does="MLC's packaging: link the engine and the models' libraries",

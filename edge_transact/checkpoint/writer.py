@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edge_transact import costs
 from edge_transact.architecture.families import SOURCE_TYPE, family_of, rope_parameters
 from edge_transact.artifacts.digests import SEAL
-from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import LICENCE_FILES, TOKENIZER_FILES
 from edge_transact.artifacts.listing import FILES, write_listing
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.templates import template
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from edge_transact.checkpoint.configuration_edge_llama import EdgeLlamaConfig
 
-COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
+COPIED_FILES = (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json")
 """The files that a checkpoint copies from its source."""
 
 _PLACES = {"name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file"}

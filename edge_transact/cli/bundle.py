@@ -37,6 +37,9 @@ def bundle(
     aar: Annotated[
         bool, typer.Option("--aar", help="Write a Maven repository instead: a library of each model, for your own app.")
     ] = False,
+    without_engine: Annotated[
+        bool, typer.Option("--without-engine", help="Let --aar write where no engine is, since your app has one.")
+    ] = False,
     engine: Annotated[
         bool, typer.Option("--engine", help="Build the library that such models need into the repository, once.")
     ] = False,
@@ -94,7 +97,7 @@ def bundle(
     if not dists:
         raise UsageError("there is no DIST", fix="Name a directory that `edge-transact build` wrote for Android.")
     if aar:
-        _modules(dists, output, options.weights, as_json)
+        _modules(dists, output, options.weights, without_engine, as_json)
         return
     if update:
         project = update_project(dists, output, options.weights)
@@ -131,10 +134,10 @@ def _engine(output: Path, as_json: bool) -> None:
     show(result, as_json, lambda: print(f'implementation("{result["engine"]}"): see {output}/edgetransact/README.md'))
 
 
-def _modules(dists: list[Path], output: Path, weights: str, as_json: bool) -> None:
+def _modules(dists: list[Path], output: Path, weights: str, without_engine: bool, as_json: bool) -> None:
     from edge_transact.bundling.aar import bundle_modules
 
-    made = bundle_modules(dists, output, weights)
+    made = bundle_modules(dists, output, weights, without_engine)
 
     def text() -> None:
         for model, name in zip(made.models, made.coordinates, strict=True):

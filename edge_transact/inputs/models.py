@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_transact import cache
 from edge_transact.artifacts.digests import sha256
-from edge_transact.artifacts.dist_files import TOKENIZER_FILES
+from edge_transact.artifacts.dist_files import LICENCE_FILES, TOKENIZER_FILES
 from edge_transact.cache.keys import code_of
 from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE
 from edge_transact.errors import EdgeTransactError
@@ -35,6 +35,7 @@ HUB_FILES = (
     "generation_config.json",
     PROVENANCE_FILE,
     MODEL_CARD,
+    *LICENCE_FILES,
 )
 
 

@@ -162,6 +162,10 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     assert abs(first["started_at"] - second["started_at"]) > 700 * 86400
     for line in (first, second):
         assert 0 < line["ttft_s"] < line["e2e_s"] < 60 and all(0 < step < 60 for step in line["decode_steps_s"])
+    slept = run_on(*options, *library, *more, preload=f"{home}/clock.so SUSPENDED=1")
+    kinds = [json.loads(line)["kind"] for line in slept.stdout.splitlines()]
+    assert slept.returncode == 1 and kinds == ["start", "load", "error"]
+    assert "the phone was suspended for" in json.loads(slept.stdout.splitlines()[-1])["message"]
     for token in (-7, 2**31 - 1, model.manifest.plan.vocab_size):
         (phone.tmp / "prompt").write_text(f"5 {token}\n")
         assert f"token {token} is outside the vocabulary of" in last(*library)["message"]
@@ -182,4 +186,6 @@ def test_broken_models_end_with_an_error_line(run_on, phone, tiny_dist):
     content["records"][0]["nbytes"] = 10**15
     index.write_text(json.dumps(content))
     starved = run_on(*options, *library)
+    ignored = json.loads(run_on(*options, *library, "--ignore-memory").stdout.splitlines()[-1])
+    assert "low_memory" not in ignored.values()
     assert starved.returncode == 3 and json.loads(starved.stdout.splitlines()[-1])["code"] == "low_memory"

@@ -1,5 +1,6 @@
 """What is refused before anything is pushed, and how a phone's sensors are read."""
 
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from edge_transact.benchmarking.drivers import host
 from edge_transact.benchmarking.drivers.adb import client, devices
 from edge_transact.benchmarking.drivers.adb.client import AndroidDevice, ShellOutput
 from edge_transact.benchmarking.drivers.adb.devices import check
-from edge_transact.benchmarking.drivers.adb.sensors import parse_sensors
+from edge_transact.benchmarking.drivers.adb.sensors import READ_SCRIPT, parse_sensors
 from edge_transact.benchmarking.drivers.base import DeviceInfo
 from edge_transact.benchmarking.records.readings import Reading, energy_j
 from edge_transact.errors import EdgeTransactError, UsageError
@@ -115,8 +116,33 @@ pm8550_tz 99000
     reading = parse_sensors(text, 1.0)
     assert (reading.temp_c, reading.cpu_c, reading.gpu_c, reading.thermal_status) == (38.1, 52.5, None, None)
     assert (reading.cpu_mhz, reading.gpu_mhz, reading.on_battery) == (3302.4, 680.0, None)
-    assert parse_sensors(text.replace("skin-therm 38100", ""), 1.0).temp_c == 30.1
+    assert (reading.temp_source, reading.warmth, reading.screen_on) == ("skin", "38.1 C", None)
+    of_battery = parse_sensors(text.replace("skin-therm 38100", "") + "== screen\nfalse\n", 1.0)
+    assert (of_battery.temp_c, of_battery.temp_source, of_battery.screen_on) == (30.1, "battery", False)
+    assert of_battery.warmth == "30.1 C of the battery"
     assert parse_sensors("", 1.0) == Reading(at_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "mhz"),
+    [
+        ({"class/kgsl/kgsl-3d0/gpuclk": 680_000_000, "class/kgsl/kgsl-3d0/devfreq/cur_freq": 1}, 680),  # Adreno
+        ({"class/misc/mali0/device/cur_freq": 890_000}, 890),  # a Pixel
+        ({"class/misc/mali0/device/clock": 754}, 754),  # a Galaxy with Exynos
+        ({"class/misc/mali0/device/devfreq/13000000.mali/cur_freq": 1_000_000_000}, 1000),  # Mali's own driver
+        ({"class/devfreq/13040000.mali/cur_freq": 390_000_000}, 390),
+        ({"kernel/gpu/gpu_clock": 221}, 221),
+        ({}, None),
+    ],
+)
+def test_gpus_say_their_clock_where_their_drivers_have_it(tmp_path, files, mhz):
+    """The script itself, on files where the makers' drivers have them, in their units."""
+    for name, value in files.items():
+        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys" / name).write_text(f"{value}\n")
+    script = READ_SCRIPT.replace("/sys/", f"{tmp_path}/sys/")
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert parse_sensors(said, 1.0).gpu_mhz == mhz
 
 
 def test_the_hosts_sensors_are_read(monkeypatch):

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from edge_transact.benchmarking import session
 from edge_transact.benchmarking.drivers.adb import client, push
 from edge_transact.benchmarking.drivers.base import DeviceLost
 from edge_transact.benchmarking.records.plan import Lengths
@@ -44,6 +45,41 @@ def fake_runner(tmp_path, script: str):
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "edge-bench").write_text(textwrap.dedent(prologue) + textwrap.dedent(script))
     return tmp_path / "fake"
+
+
+NDKS = {
+    "cannot locate symbol": """line '"error","message":"dlopen failed: cannot locate symbol \\"memcpy\\""'; exit 1""",
+    "measures here": """i=0; while [ $i -lt $n ]; do repetition $i; i=$((i + 1)); done; line '"final"'""",
+}
+
+
+@pytest.mark.parametrize("words", NDKS)
+def test_the_ndks_runner_measures_cpus_once_it_has_proven_itself(
+    phone, run_bench, runner, tmp_path, monkeypatch, caplog, words
+):
+    """One that can't load the model gives way to the portable one, and the log says which measured."""
+    caplog.set_level("INFO", "edge_transact")
+    (tmp_path / "android_bench").mkdir()
+    fake_runner(tmp_path, NDKS[words]).rename(tmp_path / "android_bench/build")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "portable_runner", lambda: runner)
+    outcome = run_bench(phone.serial, runner=None, warmups=0)
+    assert outcome.failures == [] and words in caplog.text
+    kinds = {record.runner for record in repetitions(run_bench.log)}
+    assert kinds == ({"ndk"} if words == "measures here" else {"portable"})
+    assert outcome.results[0]["repetitions"] == 2
+
+
+def test_a_call_that_was_killed_leaves_the_phones_settings_to_the_next(phone, run_bench):
+    """What it set isn't taken for the user's."""
+    (phone.tmp / "edge-transact").mkdir()
+    (phone.tmp / "edge-transact/awake").write_text("15000 null\n")
+    phone.write("/standin/settings/system.screen_off_timeout", 2147483647)
+    phone.write("/standin/settings/global.stay_on_while_plugged_in", 15)
+    run_bench(phone.serial)
+    assert phone.read("/standin/settings/system.screen_off_timeout") == "15000"
+    assert not (phone.root / "standin/settings/global.stay_on_while_plugged_in").exists()
+    assert not (phone.tmp / "edge-transact/awake").exists()
 
 
 @pytest.mark.soak
@@ -293,6 +329,7 @@ def test_interrupted(phone, run_bench, tiny_dist, runner, when_logged):
     _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130 and "interrupted" in errors and "same command again" in errors
     assert not runs_on(phone) and phone.read("/standin/fixed_performance").split()[-1] == "false"
+    assert phone.read("/standin/settings/system.screen_off_timeout") == "60000"
     kept = len(repetitions(run_bench.log))
     assert kept >= 1
     assert run_bench(phone.serial, resume=True, repetitions=2, warmups=1).results[0]["repetitions"] >= kept

@@ -73,6 +73,10 @@ def test_a_pruned_model_gives_the_hosts_tokens(phone, run_bench, tmp_path, monke
     assert on_phone.results[0]["tokens_agreed"] == on_phone.results[0]["tokens_checked"] == 3
 
 
+def settings_of(phone) -> dict[str, str]:
+    return {path.name: path.read_text().strip() for path in (phone.root / "standin/settings").iterdir()}
+
+
 def test_nothing_is_left_running_or_changed(phone, run_bench):
     evidence = run_bench.log.with_name("phone.zip")
     (result,) = run_bench(phone.serial, evidence=evidence).results
@@ -81,6 +85,9 @@ def test_nothing_is_left_running_or_changed(phone, run_bench):
     assert {record.serial for record in read_records(evidence)} == {"device-1"}
     assert result["model"] == NAME and not (phone.root / "pwned").exists()
     assert phone.read("/standin/fixed_performance").split()[-1] == "false"
+    # The screen was on, and is allowed to go off as before, with what was never set unset.
+    assert {record.screen_on for record in repetitions(run_bench.log)} == {True}
+    assert settings_of(phone) == {"system.screen_off_timeout": "60000"}
     assert [line for line in phone.processes().values() if "edge-bench" in line] == []
     assert not (phone.tmp / "edge-transact/runs").exists()
     assert list((phone.tmp / "edge-transact/models").iterdir())

@@ -24,7 +24,7 @@ class Block {
             String of = name == 'create' ? arguments[0] : name
             set[of] = set[of] ?: new Block()
             set[of].run(arguments[-1])
-        } else if (name == 'proguardFiles') {
+        } else if (name in ['proguardFiles', 'consumerProguardFiles']) {
             set[name] = arguments as List
         } else {
             throw new MissingMethodException(name, Block, arguments as Object[])
@@ -82,6 +82,20 @@ class Catalog {
     }
 }
 
+/** A folder, or a file in it. */
+class Folder {
+    File asFile
+
+    Folder dir(String name) {
+        return new Folder(asFile: new File(asFile, name))
+    }
+
+    Folder file(String name) {
+        return dir(name)
+    }
+}
+
+def warned = []
 def given = args.tail().collectEntries { it.split('=', 2) as List }
 def rules = []
 def android = new Block()
@@ -99,9 +113,19 @@ def scope = new Binding(
     dependencies: nothing,
     android: { Closure body -> android.run(body) },
     libs: new Catalog(),
-    providers: [gradleProperty: { name -> [getOrNull: { -> given[name] }] }],
-    rootProject: [file: { path -> "root/$path".toString() }],
-    file: { new File(new File(args[0]).parentFile, it) },
+    providers: [
+        gradleProperty: { name -> [getOrNull: { -> given[name] }, getOrElse: { given[name] ?: it }] },
+        environmentVariable: { name -> [orElse: { it }] },
+    ],
+    rootProject: [
+        file: { path -> "root/$path".toString() },
+        layout: [projectDirectory: new Folder(asFile: new File(args[0]).parentFile.parentFile)],
+    ],
+    file: { it.startsWith('/') ? new File(it) : new File(new File(args[0]).parentFile, it) },
+    files: { it },
+    kotlin: nothing,
+    logger: [warn: { warned << it.toString() }],
+    jniLibs: [srcDir: { }],
     tasks: [
         register: register,
         configureEach: { Closure body -> rules << body },
@@ -109,16 +133,19 @@ def scope = new Binding(
     ],
     getDefaultProguardFile: { it },
     JavaVersion: [VERSION_11: 11],
-    abiFilters: [], noCompress: [], assetPacks: [],
+    abiFilters: [], arguments: [], noCompress: [], assetPacks: [],
 )
 def imports = new ImportCustomizer().addImport('GradleException', 'java.lang.IllegalStateException')
-new GroovyShell(scope, new CompilerConfiguration().addCompilationCustomizers(imports)).evaluate(new File(args[0]))
+// An enum of the Kotlin plugin's is imported, and only asked for in a block that isn't run.
+def text = new File(args[0]).text.replace('import org.jetbrains.kotlin.gradle.dsl.KotlinVersion', '')
+new GroovyShell(scope, new CompilerConfiguration().addCompilationCustomizers(imports)).evaluate(text)
 
-def tasks = ['packageRelease', 'packageReleaseBundle', 'packageDebug', 'preReleaseBuild'].collect { new Task(name: it) }
+def tasks = ['packageRelease', 'packageReleaseBundle', 'packageDebug', 'preReleaseBuild', 'preBuild'].collect { new Task(name: it) }
 tasks.each { task -> rules.each { it(task) } }
 println JsonOutput.toJson([
     android: android.plain(),
     wrapper: wrapper.plain(),
+    warned: warned,
     ends: tasks.collectEntries { [it.name, it.end()] },
     ordered: tasks.collectEntries { [it.name, it.ordered*.name] },
 ])

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -48,11 +50,11 @@ def version_of(made: dict) -> str:
 
 
 def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
-    made = said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    made = said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     assert (made["project"], made["package_config"]) == (str(tmp_path / "maven"), None)
     version, home = version_of(made), tmp_path / "maven/edgetransact/models/tiny"
     assert made["models"][0]["coordinates"] == f"edgetransact.models:tiny:{version}"
-    assert version.startswith(f"{__version__}-")
+    assert re.fullmatch(rf"{re.escape(__version__)}-1-[0-9a-f]{{8}}", version)
     stem, kinds = home / version / f"tiny-{version}", ("md5", "sha1", "sha256")
     for path in (stem.with_name(f"{stem.name}.aar"), stem.with_name(f"{stem.name}.pom"), home / "maven-metadata.xml"):
         for kind in kinds:
@@ -62,6 +64,7 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
     assert found == {
         "groupId": "edgetransact.models", "artifactId": "tiny", "version": version, "packaging": "aar"
     }  # fmt: skip
+    assert pom.findtext(f"{POM}name") == "tiny" and pom.find(f"{POM}licenses") is None
     with zipfile.ZipFile(f"{stem}.aar") as archive:
         assert archive.testzip() is None and {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}
         names, libraries = archive.namelist(), made["models"][0]["libraries"]
@@ -83,6 +86,50 @@ def test_a_model_is_a_library_that_gradle_takes(dist, tmp_path):
     assert zipfile.ZipFile(tmp_path / "classes.jar").namelist() == []
 
 
+def test_a_models_terms_go_along(tmp_path):
+    """Its licence by name in the POM, in full in the library, and what became of the model."""
+    dist = make_dist(tmp_path / "tiny")
+    (dist / "LICENSE").write_text("the terms")
+    manifest = replace(Manifest.read(dist), source="org/tiny@abc", license="llama3.2")
+    manifest.write(dist)
+    coordinates = said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")["models"][0][
+        "coordinates"
+    ]
+    (path,) = (tmp_path / "maven").rglob("*.aar")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("META-INF/tiny/LICENSE") == archive.read("assets/edge/tiny/LICENSE") == b"the terms"
+        notice = archive.read("META-INF/NOTICE").decode()
+    assert "org/tiny@abc, under llama3.2; edge-transact" in notice and "q4f16_0" in notice
+    pom = ElementTree.parse(path.with_suffix(".pom")).getroot()
+    assert pom.findtext(f"{POM}licenses/{POM}license/{POM}name") == "llama3.2" and coordinates.endswith(path.stem[-8:])
+    assert [each.text for each in pom.find(f"{POM}scm")] == ["https://huggingface.co/org/tiny", "abc"]
+
+
+def test_models_alone_are_refused_where_no_engine_is(dist, tmp_path):
+    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    said = result.stderr.replace("\n", " ")
+    assert result.exit_code == 1 and "has no engine" in said and "bundle --engine -o" in said
+    assert not result.stdout and not (tmp_path / "maven").exists()
+
+
+def gradle_parts(version: str) -> list[tuple[bool, int | str]]:
+    """How Gradle orders versions (docs.gradle.org, "Version ordering"): part by part, numbers above words."""
+    parts = re.findall(r"\d+|[A-Za-z]+", version)
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in parts]
+
+
+def test_gradle_takes_the_module_that_was_added_last(tmp_path):
+    """Whatever its content's digest, and if an earlier content comes again."""
+    added = []
+    for digest in [*(f"{9 - index}{'a' * 7}" for index in range(9)), "f" * 8, "0" * 8, f"9{'a' * 7}"]:
+        version = maven.next_version(tmp_path, "a.b", "c", digest)
+        maven.add(tmp_path, [maven.Module("a.b", "c", version, {})])
+        assert maven.next_version(tmp_path, "a.b", "c", digest) == version
+        added.append(version)
+    assert sorted(added, key=gradle_parts) == added and len({*added}) == 12
+    assert maven.newest(tmp_path, "a.b", "c") == [f"a.b:c:{added[-1]}"]
+
+
 @pytest.mark.parametrize(
     ("index", "why"),
     [
@@ -101,19 +148,21 @@ def test_an_index_that_a_stranger_wrote(dist, tmp_path, index, why):
     else:
         version = f"<versioning><versions><version>{index}</version></versions></versioning>"
         path.write_text(index if index.startswith("<") else f"<metadata>{version}</metadata>")
-    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    result = run("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     assert result.exit_code == 1 and why in result.stderr.replace("\n", " ") and "bug" not in result.stderr
 
 
 def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
     dist = make_dist(tmp_path / "tiny", ["android", "android-cpu", "android-x86_64"])
-    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    result = run("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     assert "which takes an engine for x86_64 in this repository" in result.stderr.replace("\n", " ")
     (path,) = (tmp_path / "maven").rglob("*.aar")
     assert not any("x86_64" in name for name in zipfile.ZipFile(path).namelist())
     engines = {f"jni/{abi}/libtvm4j_runtime_packed.so": b"" for abi in ("arm64-v8a", "x86_64")}
     maven.add(tmp_path / "maven", [maven.Module("edgetransact", "edge", "1", engines)])
-    coordinates = said("bundle", dist, "--aar", "-o", tmp_path / "maven")["models"][0]["coordinates"]
+    coordinates = said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")["models"][0][
+        "coordinates"
+    ]
     (path,) = (tmp_path / "maven").rglob(f"tiny-{coordinates.split(':')[2]}.aar")
     name = library_name(Manifest.read(dist).model_lib, "android-x86_64")
     with zipfile.ZipFile(path) as archive:
@@ -124,18 +173,32 @@ def test_a_library_for_emulators_goes_into_their_folder(tmp_path):
         assert elf["e_machine"] == "EM_X86_64"
         needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
         assert needed == ["libtvm4j_runtime_packed.so", *C_LIBRARIES]
-    gpu = run("bundle", make_dist(tmp_path / "gpu", ["android", "android-x86_64"]), "--aar", "-o", tmp_path / "maven")
+    gpu = run(
+        "bundle",
+        make_dist(tmp_path / "gpu", ["android", "android-x86_64"]),
+        "--aar",
+        "--without-engine",
+        "-o",
+        tmp_path / "maven",
+    )
     assert "which takes android-cpu beside it" in gpu.stderr.replace("\n", " ")
     # MLC's packaging links one archive of all libraries, for arm64-v8a.
     result = run("bundle", dist, "-o", tmp_path / "app")
     assert "takes no library for emulators" in result.stderr.replace("\n", " ")
     assert not [*(tmp_path / "app").rglob("*x86_64*")] and "x86_64" not in result.stdout
-    alone = run("bundle", make_dist(tmp_path / "alone", ["android-x86_64"]), "--aar", "-o", tmp_path / "maven")
+    alone = run(
+        "bundle",
+        make_dist(tmp_path / "alone", ["android-x86_64"]),
+        "--aar",
+        "--without-engine",
+        "-o",
+        tmp_path / "maven",
+    )
     assert alone.exit_code == 2 and "no library for phones, only for android-x86_64" in alone.stderr.replace("\n", " ")
 
 
 def test_a_library_whose_weights_the_app_downloads(dist, tmp_path):
-    words = ["bundle", dist, "--aar", "-o", tmp_path / "maven", "--weights"]
+    words = ["bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven", "--weights"]
     shown = run(*words, "https://example.org/llms").stdout
     assert f"Not in the library: upload {dist} to https://example.org/llms/tiny" in shown
     (path,) = (tmp_path / "maven").rglob("*.aar")
@@ -150,25 +213,25 @@ def test_a_library_whose_weights_the_app_downloads(dist, tmp_path):
 
 
 def test_the_same_model_is_the_same_to_the_byte_and_another_is_another_version(dist, tmp_path, monkeypatch):
-    first = said("bundle", dist, "--aar", "-o", tmp_path / "one")
+    first = said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "one")
     copy = Path(shutil.copytree(dist, tmp_path / "elsewhere/tiny"))
     monkeypatch.setattr("time.time", lambda: 0.0)
-    said("bundle", copy, "--aar", "-o", tmp_path / "two")
+    said("bundle", copy, "--aar", "--without-engine", "-o", tmp_path / "two")
     assert everything(tmp_path / "one") == everything(tmp_path / "two")
     changed = make_dist(tmp_path / "changed/tiny", shards=[b"Weights", b"more"])
-    assert version_of(said("bundle", changed, "--aar", "-o", tmp_path / "two")) != version_of(first)
+    assert version_of(said("bundle", changed, "--aar", "--without-engine", "-o", tmp_path / "two")) != version_of(first)
 
 
 def test_a_repository_grows_and_what_others_put_there_stays(dist, tmp_path):
     home = tmp_path / "maven/edgetransact/models/tiny"
     (tmp_path / "maven/com/example").mkdir(parents=True)
     (tmp_path / "maven/com/example/x.aar").write_text("theirs")
-    versions = [version_of(said("bundle", dist, "--aar", "-o", tmp_path / "maven"))]
+    versions = [version_of(said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven"))]
     before = everything(tmp_path / "maven")
-    said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     assert everything(tmp_path / "maven") == before
     changed = make_dist(tmp_path / "changed/tiny", shards=[b"Weights", b"more"])
-    versions.append(version_of(said("bundle", changed, "--aar", "-o", tmp_path / "maven")))
+    versions.append(version_of(said("bundle", changed, "--aar", "--without-engine", "-o", tmp_path / "maven")))
     listed = ElementTree.parse(home / "maven-metadata.xml").getroot()
     assert [each.text for each in listed.iter("version")] == versions and listed.findtext(".//release") == versions[1]
     after = everything(tmp_path / "maven")
@@ -176,11 +239,11 @@ def test_a_repository_grows_and_what_others_put_there_stays(dist, tmp_path):
     assert all(after[name] == content for name, content in before.items() if name not in written_again)
     assert [check.ok for check in verify(tmp_path / "maven")] == [True]
     # A file of a version that is there was damaged: nothing is added to it, or to anything.
-    (home / versions[0] / f"tiny-{versions[0]}.aar").write_bytes(b"")
-    result = run("bundle", dist, "--aar", "-o", tmp_path / "maven")
-    assert result.exit_code == 1 and f"tiny-{versions[0]}.aar was changed" in result.stderr.replace("\n", "")
+    (home / versions[1] / f"tiny-{versions[1]}.aar").write_bytes(b"")
+    result = run("bundle", changed, "--aar", "--without-engine", "-o", tmp_path / "maven")
+    assert result.exit_code == 1 and f"tiny-{versions[1]}.aar was changed" in result.stderr.replace("\n", "")
     (check,) = verify(tmp_path / "maven")
-    assert not check.ok and check.found == "was changed" and check.name.endswith(f"tiny-{versions[0]}.aar")
+    assert not check.ok and check.found == "was changed" and check.name.endswith(f"tiny-{versions[1]}.aar")
 
 
 def test_all_modules_or_none(dist, tmp_path, monkeypatch):
@@ -195,13 +258,13 @@ def test_all_modules_or_none(dist, tmp_path, monkeypatch):
 
     monkeypatch.setattr(maven, "_write", until_killed)
     with pytest.raises(KilledError):
-        aar.bundle_modules([dist, other], tmp_path / "maven")
+        aar.bundle_modules([dist, other], tmp_path / "maven", without_engine=True)
     assert everything(tmp_path / "maven") == {}
     monkeypatch.undo()
-    result = run("bundle", dist, other, "--aar", "-o", tmp_path / "maven")
+    result = run("bundle", dist, other, "--aar", "--without-engine", "-o", tmp_path / "maven")
     assert result.exit_code == 0 and 'implementation("edgetransact.models:other:' in result.stdout
     (dist / "params_shard_1.bin").write_bytes(b"most")
-    result = run("bundle", dist, "--aar", "-o", tmp_path / "new")
+    result = run("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "new")
     assert result.exit_code == 1 and "params_shard_1.bin changed after the build" in result.stderr.replace("\n", "")
     assert everything(tmp_path / "new") == {}
 
@@ -231,7 +294,7 @@ def test_killed_between_renames_modules_are_whole_and_listed_last(tmp_path, monk
 
 def test_large_weights_stay_out_of_the_library(dist, tmp_path, monkeypatch):
     monkeypatch.setattr(aar, "ASSETS_BYTES", 10)
-    made = said("bundle", dist, "--aar", "-o", tmp_path / "maven")
+    made = said("bundle", dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     (path,) = (tmp_path / "maven").rglob("*.aar")
     assets = [name for name in zipfile.ZipFile(path).namelist() if name.startswith("assets/")]
     assert assets == ["assets/edge/tiny/models.json"] and made["models"][0]["weights"] == "install"
@@ -241,10 +304,10 @@ def test_another_output_is_no_repository(dist, tmp_path):
     assert run("bundle", dist, "-o", tmp_path / "app").exit_code == 0
     for output in (tmp_path / "app", dist):
         before = everything(output)
-        result = run("bundle", dist, "--aar", "-o", output)
+        result = run("bundle", dist, "--aar", "--without-engine", "-o", output)
         assert result.exit_code == 1 and "it is no Maven repository" in result.stderr
         assert everything(output) == before
-    assert run("bundle", dist, "--aar", "--build", "-o", tmp_path / "maven").exit_code == 2
+    assert run("bundle", dist, "--aar", "--without-engine", "--build", "-o", tmp_path / "maven").exit_code == 2
 
 
 CONSTRUCTED = "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char** names) {\n\
@@ -254,7 +317,7 @@ CONSTRUCTED = "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char** na
 @pytest.mark.needs("aarch64-linux-gnu-gcc", "qemu-aarch64")
 def test_a_models_library_finds_the_engine_by_name_and_registers_itself(built_dist, tmp_path):
     """Under qemu, where TVM's runtime from its wheel has the engine's name. The tokens are the host library's."""
-    said("bundle", built_dist, "--aar", "-o", tmp_path / "maven")
+    said("bundle", built_dist, "--aar", "--without-engine", "-o", tmp_path / "maven")
     manifest, home = Manifest.read(built_dist), tmp_path / "home"
     name = library_name(manifest.model_lib, "android-cpu")
     (path,) = (tmp_path / "maven").rglob("*.aar")

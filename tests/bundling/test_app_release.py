@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,28 @@ def test_without_a_key_gradle_refuses_a_release_before_r8_and_builds_the_rest(pr
     assert made["ordered"]["preReleaseBuild"] == ["checkSigning"]
     readme = (project / "README.md").read_text()
     assert set(re.findall(r"^(release\w+)=", readme, re.M)) == set(KEY)
+
+
+@pytest.mark.needs("java", "groovy")
+def test_a_first_sync_says_what_is_missing_and_runs_no_cmake(project, tmp_path):
+    """As a build does, whose first task ends with it."""
+    app, mlc = Path(shutil.copytree(project, tmp_path / "app")), tmp_path / "mlc"
+
+    def sync() -> tuple[list[str], bool]:
+        made = gradle(app / "edge/build.gradle", mlcSource=str(mlc))
+        assert [made["ends"]["preBuild"]] == (made["warned"] or ["made"])
+        return made["warned"], "externalNativeBuild" in made["android"]
+
+    (said,), runs_cmake = sync()
+    assert said.startswith("MLC-LLM's engine is not packaged yet") and "bundle --build" in said and not runs_cmake
+    for name in ("tvm4j_core.jar", "arm64-v8a/libtvm4j_runtime_packed.so"):
+        (path := app / "dist/lib/mlc4j/output" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (said,), runs_cmake = sync()
+    assert said.startswith(f"No {mlc}/3rdparty/") and "mlcSource in gradle.properties" in said and not runs_cmake
+    (header := mlc / "3rdparty/tvm/3rdparty/tvm-ffi/include/tvm/ffi/function.h").parent.mkdir(parents=True)
+    header.touch()
+    assert sync() == ([], True)
 
 
 @pytest.mark.needs("java", "groovy")

@@ -26,14 +26,18 @@ from tests.support.published_aars import PUBLISHED, published_repository
 
 POM = "{http://maven.apache.org/POM/4.0.0}"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-STEPS = ["rustup", "cmake", "cmake", "cmake", "gradle"]
+STEPS = [*["rustup", "cmake", "cmake", "cmake"] * 2, "gradle"]
 RULES = (ROOT / "templates/android/edge/consumer-rules.pro").read_bytes()
 PARTS_OF_GRADLES = {
     "AndroidManifest.xml": b'<manifest xmlns:android="http://schemas.android.com/apk/res/android" '
     b'package="edgetransact.edge"><uses-sdk android:minSdkVersion="26"/></manifest>',
     "R.txt": b"", "proguard.txt": RULES,
     "META-INF/com/android/build/gradle/aar-metadata.properties": b"aarFormatVersion=1.0\n",
-    "jni/arm64-v8a/libtvm4j_runtime_packed.so": b"engine", "jni/arm64-v8a/libedge_programs.so": b"programs",
+    **{
+        f"jni/{abi}/lib{name}.so": content
+        for abi in ("arm64-v8a", "x86_64")
+        for name, content in {"tvm4j_runtime_packed": b"engine", "edge_programs": b"programs"}.items()
+    },
 }  # fmt: skip
 """What Android's plugin for Gradle puts into the AAR besides jars."""
 
@@ -76,13 +80,28 @@ def test_the_engine_is_built_once_and_models_need_it(tools, tmp_path):
     assert (made["project"], made["package_config"], made["models"]) == (str(tmp_path / "maven"), None, [])
     calls = tools.calls()
     assert [name for name, _, _ in calls] == STEPS and calls[-1][1] == ["--console=plain", ":edge:assembleRelease"]
+    # Once for phones and once for emulators.
+    assert [words[2] for name, words, _ in calls if name == "rustup"] == [
+        "aarch64-linux-android", "x86_64-linux-android"
+    ]  # fmt: skip
+    abis = [word for name, words, _ in calls if name == "cmake" for word in words if "ABI" in word]
+    assert abis == ["-DANDROID_ABI=arm64-v8a", "-DANDROID_ABI=x86_64"]
     (project,) = (tmp_path / "cache/engines").iterdir()
     config = json.loads((project / "mlc-package-config.json").read_text())
     assert config == {"device": "android", "model_list": [], "model_lib_path_for_prepare_libs": {}}
     group, artifact, version = made["engine"].split(":")
-    assert (group, artifact) == ("edgetransact", "edge") and version.startswith(f"{__version__}-")
+    assert (group, artifact) == ("edgetransact", "edge") and version.startswith(f"{__version__}-1-")
+    for abi in ("arm64-v8a", "x86_64"):
+        assert (project / f"dist/lib/mlc4j/output/{abi}/libtvm4j_runtime_packed.so").read_text() == f"engine {abi}\n"
     stem = tmp_path / f"maven/edgetransact/edge/{version}/edge-{version}"
-    assert unpacked(Path(f"{stem}.aar")) == unpacked(tools.root / "edge.aar")
+    notice = (
+        f"edge-transact {__version__}, with MLC-LLM, Apache TVM and tokenizers-cpp (Apache-2.0).\n\nMLC's\n\nTVM's\n"
+    )
+    terms = {"META-INF/NOTICE": notice.encode(), "META-INF/LICENSE": b"Apache\n"}
+    assert unpacked(Path(f"{stem}.aar")) == unpacked(tools.root / "edge.aar") | terms
+    pom = ElementTree.parse(f"{stem}.pom").getroot()
+    assert pom.findtext(f"{POM}name") and pom.findtext(f"{POM}licenses/{POM}license/{POM}name") == "Apache-2.0"
+    assert pom.findtext(f"{POM}scm/{POM}url") == "https://github.com/mlc-ai/mlc-llm"
     assert unpacked(Path(f"{stem}-sources.jar")) == {
         file.relative_to(root).as_posix(): file.read_bytes()
         for root in (ROOT / "templates/android/edge/src/main" / language for language in ("java", "kotlin"))
@@ -112,7 +131,7 @@ def test_examples_of_pages_and_help_build_an_engine(line, tools, tmp_path, monke
 @pytest.mark.needs("clang-19", "ld.lld-19")
 def test_a_model_needs_the_newest_engine_of_its_repository(tools, tmp_path):
     dist, maven = make_dist(tmp_path / "tiny"), tmp_path / "maven"
-    alone = said("bundle", dist, "--aar", "-o", maven)["models"][0]["coordinates"]
+    alone = said("bundle", dist, "--aar", "--without-engine", "-o", maven)["models"][0]["coordinates"]
     assert needs(maven, alone) == []
     engine = said("bundle", "--engine", "-o", maven)["engine"]
     model = said("bundle", dist, "--aar", "-o", maven)["models"][0]["coordinates"]
@@ -160,7 +179,7 @@ def test_a_repository_says_how_an_app_takes_what_is_in_it(tools, tmp_path):
     dists += [make_dist(tmp_path / "other", ["android-cpu"], "edge_llama_q4f16_0_89abcdef")]
     maven.mkdir()
     (maven / "README.md").write_text("theirs")
-    said("bundle", dists[0], "--aar", "-o", maven)
+    said("bundle", dists[0], "--aar", "--without-engine", "-o", maven)
     readme = maven / "edgetransact/README.md"
     assert "The library isn't here yet" in readme.read_text()
     engine = said("bundle", "--engine", "-o", maven)["engine"]
@@ -287,7 +306,7 @@ def test_modules_are_laid_out_as_published_ones(tools, tmp_path):
         assert ours["metadata"] <= known["metadata"] and ours["metadata"] >= common["metadata"] - {"lastUpdated"}
         assert common["parts"] - {"META-INF/"} <= ours["parts"] <= known["parts"]
         assert not any(part.startswith("prefab") for part in ours["parts"])  # headers, for an app's own C++
-        assert ours["native"] == {"jni/arm64-v8a/lib*.so"} <= known["native"]
+        assert {each for each in ours["native"] if "x86_64" not in each} == {"jni/arm64-v8a/lib*.so"} <= known["native"]
         assert common["manifest"] <= ours["manifest"] and ours["levels"] == common["levels"]
     assert layout(maven, engine)["rules"] and layout(maven, engine)["rules"] >= known["rules"]
     assert layout(maven, engine)["sources"] == {".java", ".kt"} and ".kt" in common["sources"]

@@ -51,12 +51,19 @@ FILES = {
 
         if __name__ == "__main__":
             subprocess.run(["rustup", "target", "add", "aarch64-linux-android"], check=True, env=os.environ)
+            os.makedirs("build/lib", exist_ok=True)
             os.chdir("build")
-            subprocess.run(["cmake", os.environ["MLC_LLM_SOURCE_DIR"] + "/android/mlc4j"], check=True)
+            assert os.path.isdir("lib")
+            subprocess.run(
+                ["cmake", os.environ["MLC_LLM_SOURCE_DIR"] + "/android/mlc4j", "-DANDROID_ABI=arm64-v8a"], check=True
+            )
             subprocess.run(["cmake", "--build", ".", "--target", "tvm4j_runtime_packed"], check=True)
             subprocess.run(["cmake", "--build", ".", "--target", "install"], check=True)
         """,
     "3rdparty/tvm/include/tvm/x.h": "",
+    "LICENSE": "Apache\n",
+    "NOTICE": "MLC's\n",
+    "3rdparty/tvm/NOTICE": "TVM's\n",
 }
 
 PROGRAMS = {
@@ -65,9 +72,11 @@ PROGRAMS = {
     "javac": "echo javac 17.0.2",
     "cmake": """\
         [ "$1" = --version ] && echo cmake version 3.31
+        case "$2" in -DANDROID_ABI=*) echo "${2#*=}" > abi ;; esac
         if [ "$4" = install ]; then
-            mkdir -p output/arm64-v8a
-            echo engine > output/arm64-v8a/libtvm4j_runtime_packed.so
+            read -r abi < abi
+            mkdir -p output/$abi
+            echo engine $abi > output/$abi/libtvm4j_runtime_packed.so
             echo classes > output/tvm4j_core.jar
         fi
         """,

@@ -19,8 +19,8 @@ from edge_transact.benchmarking.records.record import Record, RepetitionRecord, 
 
 SAMPLE_FIELDS = (
     "session", "round", "index", "time", "load_s", "kernel_build_s", "kernels_restored", "ttft_s", "prefill_s",
-    "decode_s", "decode_steps_s", "e2e_s", "peak_rss_mib", "temp_start_c", "temp_end_c", "temp_peak_c",
-    "thermal_status", "cpu_mhz", "gpu_mhz", "energy_j", "other_cpu_share",
+    "decode_s", "decode_steps_s", "e2e_s", "peak_rss_mib", "temp_start_c", "temp_end_c", "temp_peak_c", "temp_source",
+    "thermal_status", "cpu_mhz", "gpu_mhz", "energy_j", "on_battery", "screen_on", "other_cpu_share",
 )  # fmt: skip
 """The fields of a `RepetitionRecord` that a result's ``samples`` show of each repetition."""
 
@@ -107,6 +107,7 @@ def _result(samples: Samples, baseline: Samples) -> Result:
         **_copied(first, "kv_mib", "weights_mib", "temp_start_c"),
         "temp_end_c": last.temp_end_c,
         "temp_peak_c": most("temp_peak_c"),
+        "temp_source": last.temp_source,
         "throttled": None if thermal_status is None else thermal_status >= THROTTLING,
         "cpu_mhz": typical("cpu_mhz"),
         "gpu_mhz": typical("gpu_mhz"),

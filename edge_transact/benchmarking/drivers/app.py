@@ -24,7 +24,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from edge_transact.benchmarking.drivers.adb.app_folder import AppFolder
-from edge_transact.benchmarking.drivers.adb.devices import check
 from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.benchmarking.drivers.base import CommandTimeout, RunFailed
 from edge_transact.benchmarking.model import BenchModel
@@ -59,7 +58,7 @@ class AppDriver(PhoneDriver):
         self._read_bytes = 0
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
-        check(self.info, self.target, max(model.needed_mib for model in models))
+        self.check(models)
         self._end_run()
         if self.device.shell("pm", "path", self.package).code:
             raise EdgeTransactError(
@@ -69,7 +68,7 @@ class AppDriver(PhoneDriver):
             fix = "Releases have none: install the debug build, `edge-transact bundle DIST -o APP --build --install`."
             raise EdgeTransactError(f"{self.label}: {self.package} has no benchmark", fix=fix)
         self._folder.make("bench")
-        self.fix_performance()
+        self.settle()
         return False
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
@@ -118,7 +117,7 @@ class AppDriver(PhoneDriver):
 
     def close(self) -> None:
         self._end_run()
-        self.restore_performance()
+        self.restore()
 
     def _am_start(self, *extra: str) -> str:
         """What Android says when the app's benchmark starts."""

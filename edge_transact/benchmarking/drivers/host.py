@@ -211,6 +211,7 @@ def read_sensors() -> Reading:
     return Reading(
         at_s=time.monotonic(),
         temp_c=hottest.get("skin", hottest.get("battery")),
+        temp_source=next((kind for kind in ("skin", "battery") if kind in hottest), None),
         cpu_c=hottest.get("cpu"),
         gpu_c=hottest.get("gpu"),
         cpu_mhz=_cpu_mhz(),

@@ -18,6 +18,7 @@ class Reading:
     Attributes:
         at_s: Time of the reading on this computer's monotonic clock; the device's own clock is not used.
         temp_c: The temperature that throttling depends on: the skin's, or the battery's if there is no skin sensor.
+        temp_source: Which of both it is: ``skin`` or ``battery``.
         cpu_c, gpu_c: Temperatures of the hottest sensors.
         thermal_status: Android's ``ThermalStatus``, 0 (none) to 6 (shutdown).
         cpu_mhz: Clock of the fastest core.
@@ -29,6 +30,7 @@ class Reading:
 
     at_s: float
     temp_c: float | None = None
+    temp_source: str | None = None
     cpu_c: float | None = None
     gpu_c: float | None = None
     thermal_status: int | None = None
@@ -39,7 +41,13 @@ class Reading:
     charge_uah: int | None = None
     current_now: int | None = None
     on_battery: bool | None = None
+    screen_on: bool | None = None
     other_cpu_share: float | None = None
+
+    @property
+    def warmth(self) -> str:
+        """`temp_c` for people."""
+        return f"{self.temp_c:.1f} C{' of the battery' if self.temp_source == 'battery' else ''}"
 
     @property
     def watts(self) -> float | None:
@@ -51,15 +59,21 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingSummary:
-    """The sensors over one repetition: clocks and the others' share are means, the battery's level is the last."""
+    """The sensors over one repetition: clocks and the others' share are means; of the battery and the screen, the last.
+
+    `temp_source` is as in `Reading`.
+    """
 
     temp_start_c: float | None = None
     temp_end_c: float | None = None
     temp_peak_c: float | None = None
+    temp_source: str | None = None
     thermal_status: int | None = None
     cpu_mhz: float | None = None
     gpu_mhz: float | None = None
     battery_percent: int | None = None
+    on_battery: bool | None = None
+    screen_on: bool | None = None
     energy_j: float | None = None
     other_cpu_share: float | None = None
 
@@ -74,15 +88,21 @@ def summarize(readings: Sequence[Reading], seconds: float) -> ReadingSummary:
         values = known(readings, name)
         return fmean(values) if values else None
 
-    temperatures, levels = known(readings, "temp_c") or [None], known(readings, "battery_percent") or [None]
+    def last(name: str) -> Any:
+        return (known(readings, name) or [None])[-1]
+
+    temperatures = known(readings, "temp_c") or [None]
     return ReadingSummary(
         temp_start_c=temperatures[0],
         temp_end_c=temperatures[-1],
         temp_peak_c=max(temperatures),
+        temp_source=last("temp_source"),
         thermal_status=max(known(readings, "thermal_status"), default=None),
         cpu_mhz=mean("cpu_mhz"),
         gpu_mhz=mean("gpu_mhz"),
-        battery_percent=levels[-1],
+        battery_percent=last("battery_percent"),
+        on_battery=last("on_battery"),
+        screen_on=last("screen_on"),
         energy_j=energy_j(readings, seconds),
         other_cpu_share=mean("other_cpu_share"),
     )

@@ -37,7 +37,7 @@ class Series:
         """The sensors meanwhile: all readings, or what the repetitions keep of them if the bench was killed."""
         if self.end is not None:
             return between(self.end.trace, self.start_s, self.start_s + self.seconds)
-        kept = ("thermal_status", "cpu_mhz", "gpu_mhz", "battery_percent", "other_cpu_share")
+        kept = ("temp_source", "thermal_status", "cpu_mhz", "gpu_mhz", "battery_percent", "other_cpu_share")
         return [
             Reading(at_s=each.ended_s or 0.0, temp_c=each.temp_end_c, **{name: getattr(each, name) for name in kept})
             for each in self.repetitions

@@ -38,6 +38,8 @@ SENSORS = {
     "sys/class/power_supply/battery/current_now": "-850000",
     "sys/class/power_supply/battery/charge_counter": "4000000",
     "standin/thermal_status": "0",
+    "standin/screen": "false",
+    "standin/settings/system.screen_off_timeout": "60000",
 }
 
 

@@ -34,6 +34,7 @@ _OPENCL_PATHS = (
     "/vendor/lib64/libOpenCL.so",
     "/system/vendor/lib64/libOpenCL.so",
     "/system/lib64/libOpenCL.so",
+    "/vendor/lib64/libOpenCL-pixel.so",
     "/vendor/lib64/egl/libGLES_mali.so",
     "/vendor/lib64/libPVROCL.so",
 )
@@ -170,7 +171,7 @@ def check(info: DeviceInfo, target: str, needed_mib: float) -> None:
     if info.available_mib is not None and needed_mib > info.available_mib:
         raise EdgeTransactError(
             f"{info.serial} has {info.available_mib:.0f} MiB of memory free, and {needed_mib:.0f} MiB are needed",
-            fix="Close apps on the device, or build with a smaller --context.",
+            fix="Close apps on the device, build with a smaller --context, or try with --ignore-memory.",
         )
     if info.on_battery and info.battery_percent is not None and info.battery_percent <= LOW_BATTERY_PERCENT:
         raise EdgeTransactError(

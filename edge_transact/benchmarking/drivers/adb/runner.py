@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_transact.artifacts.dist_files import SHARDS, TENSOR_CACHE
 from edge_transact.benchmarking.drivers.adb.client import STDERR, quote
-from edge_transact.benchmarking.drivers.adb.devices import WORK_DIRECTORY, check
+from edge_transact.benchmarking.drivers.adb.devices import WORK_DIRECTORY
 from edge_transact.benchmarking.drivers.adb.phone import GRACE_S, PhoneDriver
 from edge_transact.benchmarking.drivers.adb.push import sync_files
 from edge_transact.benchmarking.drivers.base import CommandTimeout, DeviceRefused, RunFailed
 from edge_transact.benchmarking.drivers.host import parse_cores
 from edge_transact.benchmarking.model import BenchModel
 from edge_transact.benchmarking.portable import LOADER, RUNNER
-from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line, parse_line
+from edge_transact.benchmarking.records.lines import ErrorLine, FinalLine, Line, RepetitionLine, parse_line
 from edge_transact.benchmarking.records.llama_bench import lines_of
 from edge_transact.benchmarking.records.plan import Visit
 from edge_transact.compiler.targets import system_lib_prefix
 from edge_transact.errors import EdgeTransactError
 from edge_transact.progress import bar
+
+logger = logging.getLogger(__name__)
 
 LLAMA_BENCH, GGUF = "llama-bench", "model.gguf"
 
@@ -45,27 +48,31 @@ TVM_DEVICE = {"android": "opencl", "android-cpu": "cpu"}
 
 @dataclass
 class RunnerDriver(PhoneDriver):
-    """Implements `Driver` with the runner, NDK's or portable, in a directory; `clean` removes models at the end."""
+    """Implements `Driver` with the runner, NDK's or portable, in a directory.
+
+    Attributes:
+        clean: Removes models at the end.
+        otherwise: Makes the runner that measures CPUs where `runner` fails before it has measured anything.
+    """
 
     runner: Path
     clean: bool = False
+    otherwise: Callable[[], Path] | None = None
 
     def __post_init__(self) -> None:
+        self._runners = dict.fromkeys(TVM_DEVICE, self.runner)
         self._run: str | None = None
         self._threads: int | None = None
         self._peer_bin = f"{WORK_DIRECTORY}/llama.cpp"
         self._seen: set[str] = set()
         self._runs = f"{WORK_DIRECTORY}/runs"
-        self._portable = (self.runner / LOADER).is_file()
-        self.runner_kind = "portable" if self._portable else "ndk"
-        self._bin = f"{WORK_DIRECTORY}/{'portable' if self._portable else 'bin'}"
 
     def prepare(self, models: Sequence[BenchModel], stop: threading.Event) -> bool:
-        check(self.info, self.target, max(model.needed_mib for model in models))
+        self.check(models)
         self._end_run()
         self.device.checked("mkdir", "-p", self._runs)
-        libraries = {path.name: path for path in sorted(self.runner.glob("*.so*"))}
-        pushed = self._push(self._bin, {RUNNER: self.runner / RUNNER, **libraries}, stop, mode=0o755)
+        targets = {model.target_on(self.target) for model in models} & {*TVM_DEVICE}
+        pushed = [name for each in {self._runners[target] for target in targets} for name in self._put(each, stop)]
         # Candidates of one target have the same files.
         for model in {(model.path, model.target_on(self.target)): model for model in models}.values():
             if model.peer:
@@ -80,15 +87,43 @@ class RunnerDriver(PhoneDriver):
                 self._library(model): model.library(model.target_on(self.target))
             }
             pushed += self._push(self._directory(model), files, stop)
-        self.fix_performance()
+        self.settle()
         return bool(pushed)
 
     def lines(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
         if model.peer:
             yield from self._in_llama_cpp(model, visit, stop)
             return
+        try:
+            yield from self._in_runner(model, visit, stop)
+        except RunFailed as failure:
+            if model.target_on(self.target) != "android-cpu" or not self._takes_the_other(failure, stop):
+                raise
+            yield from self._in_runner(model, visit, stop)
+
+    def _takes_the_other(self, failure: RunFailed, stop: threading.Event) -> bool:
+        """Whether another runner is there for CPUs now, because the one from the NDK has measured nothing yet."""
+        make, self.otherwise = self.otherwise, None
+        if make is None:
+            return False
+        try:
+            portable = make()
+        except EdgeTransactError as error:
+            logger.info(f"{self.label}: no portable runner takes the NDK's place: {error.message}")
+            return False
+        logger.warning(f"{failure.message}: instead of the NDK's runner, the portable one measures the CPU")
+        self._put(portable, stop)
+        self._runners["android-cpu"] = portable
+        return True
+
+    def _put(self, runner: Path, stop: threading.Event) -> list[str]:
+        libraries = {path.name: path for path in sorted(runner.glob("*.so*"))}
+        return self._push(directory_of(runner), {RUNNER: runner / RUNNER, **libraries}, stop, mode=0o755)
+
+    def _in_runner(self, model: BenchModel, visit: Visit, stop: threading.Event) -> Generator[Line, None, None]:
         run = f"run-{uuid.uuid4().hex}"
         self._run, self._seen = run, set()
+        self.runner_kind = kind_of(self._runners[model.target_on(self.target)])
         command = self._command(model, visit, run)
         deadline = time.monotonic() + self.conditions.limit_s + GRACE_S
         noise: deque[str] = deque(maxlen=5)
@@ -103,6 +138,9 @@ class RunnerDriver(PhoneDriver):
                         last = line
                         self._threads = getattr(line, "threads", None) or self._threads
                         self._seen.add(text)
+                        if self.otherwise and isinstance(line, RepetitionLine):
+                            logger.info(f"{self.label}: the NDK's runner measures here")
+                            self.otherwise = None
                         yield line
                 code = stream.code
         except (GeneratorExit, CommandTimeout):
@@ -165,7 +203,7 @@ class RunnerDriver(PhoneDriver):
 
     def close(self) -> None:
         self._end_run()
-        self.restore_performance()
+        self.restore()
         if self.clean:
             self.device.script(f"rm -rf {quote([WORK_DIRECTORY])}", timeout_s=120)
         else:
@@ -204,7 +242,9 @@ class RunnerDriver(PhoneDriver):
             self.device.push(_id_lines(*parity), record)
             options["--check"] = record
         words = [str(word) for pair in options.items() for word in pair]
-        return [*start_of(self._bin, self._portable), *words, "--watch-stdin"]
+        words += ["--ignore-memory"] if self.conditions.ignore_memory else []
+        runner = self._runners[target]
+        return [*start_of(directory_of(runner), kind_of(runner) == "portable"), *words, "--watch-stdin"]
 
     def _directory(self, model: BenchModel) -> str:
         """The directory of a DIST on the phone. No character of the DIST's name reaches the phone."""
@@ -240,6 +280,15 @@ class RunnerDriver(PhoneDriver):
         run, self._run = self._run, None
         self._seen = set()
         self.device.script(f"rm -f {quote([self._runs])}/{run}.*")
+
+
+def kind_of(runner: Path) -> str:
+    return "portable" if (runner / LOADER).is_file() else "ndk"
+
+
+def directory_of(runner: Path) -> str:
+    """Where a runner is put on phones."""
+    return f"{WORK_DIRECTORY}/{'portable' if kind_of(runner) == 'portable' else 'bin'}"
 
 
 def start_of(directory: str, portable: bool) -> list[str]:

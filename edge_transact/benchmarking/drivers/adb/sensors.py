@@ -15,6 +15,8 @@ heat=$(dumpsys thermalservice 2>/dev/null)
 echo "$heat"
 echo "== battery"
 dumpsys battery 2>/dev/null
+echo "== screen"
+dumpsys deviceidle get screen 2>/dev/null
 echo "== current"
 say /sys/class/power_supply/battery/current_now
 [ -n "$value" ] || cmd battery get current_now 2>/dev/null
@@ -29,8 +31,11 @@ esac
 echo "== clocks"
 for file in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq; do say "$file"; done
 echo "== gpu"
-say /sys/class/kgsl/kgsl-3d0/gpuclk
-say /sys/class/kgsl/kgsl-3d0/devfreq/cur_freq
+mali=/sys/class/misc/mali0/device
+for file in /sys/class/kgsl/kgsl-3d0/gpuclk /sys/class/kgsl/kgsl-3d0/devfreq/cur_freq $mali/cur_freq $mali/clock \
+    $mali/devfreq/*/cur_freq /sys/class/devfreq/*mali*/cur_freq /sys/class/devfreq/*gpu*/cur_freq \
+    /sys/kernel/gpu/gpu_clock
+do say "$file"; done
 exit 0
 """
 
@@ -53,21 +58,30 @@ def parse_sensors(text: str, at_s: float) -> Reading:
     battery_c = _scaled(battery.get("temperature"), 10)
     status = re.search(r"Thermal Status: (\d+)", sections["thermal"])
     clocks = [int(word) for word in sections.get("clocks", "").split() if word.isdigit()]
-    gpu = [int(word) for word in sections.get("gpu", "").split() if word.isdigit()]
+    gpu = re.findall(r"^\d+", sections.get("gpu", ""), re.MULTILINE)
+    screen = sections.get("screen", "").strip()
+    temp_source = next((kind for kind in ("skin", "battery") if kind in hottest), "battery" if battery_c else None)
     return Reading(
         at_s=at_s,
-        temp_c=hottest.get("skin", hottest.get("battery", battery_c)),
+        temp_c=hottest.get(temp_source, battery_c) if temp_source else None,
+        temp_source=temp_source,
         cpu_c=hottest.get("cpu"),
         gpu_c=hottest.get("gpu"),
         thermal_status=int(status[1]) if status else None,
         cpu_mhz=max(clocks) / 1000 if clocks else None,
-        gpu_mhz=gpu[0] / 1e6 if gpu else None,
+        gpu_mhz=_mhz(int(gpu[0])) if gpu else None,
         battery_percent=integer(battery.get("level")),
         battery_v=_scaled(battery.get("voltage"), 1000),
         charge_uah=integer(battery.get("Charge counter")) or None,
         current_now=integer(sections.get("current", "").strip() or battery.get("current now")),
         on_battery="true" not in powered if powered else None,
+        screen_on={"true": True, "false": False}.get(screen),
     )
+
+
+def _mhz(clock: int) -> float:
+    """A GPU's clock. Adreno's and devfreq's are in Hz, those of Mali on Pixels in kHz, on Galaxys in MHz."""
+    return clock / (1e6 if clock >= 1e7 else 1e3 if clock >= 1e4 else 1)
 
 
 def _thermal_service(text: str) -> dict[str, float]:
