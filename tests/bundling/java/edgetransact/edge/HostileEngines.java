@@ -29,6 +29,36 @@ public final class HostileEngines {
             }
         }
 
+        // A load that is given up, as a cancelled one, returns though the engine goes on; the next waits for its end.
+        Hostile late = new Hostile("reload waits");
+        LoadedEngine loading = new LoadedEngine(choice, late, 60_000, 60_000);
+        Thread load = new Thread(() -> {
+            try {
+                Session.load(model, choice, Paths.get("/"), loading, (stage, done, total) -> {});
+            } catch (InterruptedException cancelled) {
+                say("reload waits", "left", late.closed);
+            } catch (EdgeException error) {
+                throw new AssertionError(error);
+            }
+        });
+        load.start();
+        late.loads.await();
+        load.interrupt();
+        load.join();
+        Thread next = new Thread(() -> {
+            try {
+                new LoadedEngine(choice, new Hostile(), 50, 50).close();
+                say("the next", late.closed);
+            } catch (EdgeException | InterruptedException error) {
+                throw new AssertionError(error);
+            }
+        });
+        next.start();
+        next.join(200);
+        say("meanwhile", next.isAlive(), late.closed);
+        late.goesOn.countDown();
+        next.join();
+
         for (String fault : new String[] {"unload throws", "close throws"}) {
             Hostile fragile = new Hostile(fault);
             Session.load(model, choice, Paths.get("/"), fragile, (stage, done, total) -> {}).close();
@@ -91,7 +121,9 @@ public final class HostileEngines {
         private final Set<String> faults;
         private Callbacks callbacks;
         private boolean answered;
-        private boolean closed;
+        private volatile boolean closed;
+        private final CountDownLatch loads = new CountDownLatch(1);
+        private final CountDownLatch goesOn = new CountDownLatch(1);
 
         private Hostile(String... faults) {
             this.faults = new HashSet<>(Arrays.asList(faults));
@@ -109,6 +141,14 @@ public final class HostileEngines {
         public void reload(String engineConfigJson) {
             fail("reload");
             hang("reload");
+            loads.countDown();
+            if (faults.contains("reload waits")) {
+                try {
+                    goesOn.await();
+                } catch (InterruptedException error) {
+                    throw new AssertionError(error);
+                }
+            }
         }
 
         @Override

@@ -1,8 +1,10 @@
 package edgetransact.edge;
 
 import edgetransact.edge.EdgeException.Code;
+import java.util.Set;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -35,6 +37,10 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     private static final long FREE_MILLIS = 20_000;
     /** Ten times what the slowest phone is known to take. */
     private static final long LOAD_MILLIS = 600_000;
+    /** How long {@link #close} blocks: an engine can't be stopped while it loads. */
+    private static final long PATIENCE_MILLIS = 2_000;
+    /** Engines that are still being freed. */
+    private static final Set<CompletableFuture<Void>> FREEING = ConcurrentHashMap.newKeySet();
 
     private final Engine engine;
     private final long loadMillis;
@@ -49,15 +55,24 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     private String finishReason;
     private String stopped;
 
-    LoadedEngine(Choice choice, Engine.Factory engines) throws EdgeException {
+    /** Waits until the engines that were closed are free, since a phone has memory for one. */
+    LoadedEngine(Choice choice, Engine.Factory engines) throws EdgeException, InterruptedException {
         this(choice, engines, LOAD_MILLIS, FREE_MILLIS);
     }
 
     /**
      * @param loadMillis how long {@link #load} waits for the model, and {@link #ready} for its first answer
-     * @param freeMillis how long {@link #close} waits for the model to be freed
+     * @param freeMillis how long an engine that is closed has to free the model
      */
-    LoadedEngine(Choice choice, Engine.Factory engines, long loadMillis, long freeMillis) throws EdgeException {
+    LoadedEngine(Choice choice, Engine.Factory engines, long loadMillis, long freeMillis)
+            throws EdgeException, InterruptedException {
+        for (CompletableFuture<Void> freed : FREEING) {
+            try {
+                freed.get();
+            } catch (ExecutionException impossible) {
+                throw new AssertionError(impossible);
+            }
+        }
         this.loadMillis = loadMillis;
         this.freeMillis = freeMillis;
         try {
@@ -169,8 +184,9 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
     }
 
     /**
-     * Frees the model and ends the engine. Blocks, even if the thread is interrupted: its memory must be free. A driver
-     * that hangs meanwhile is given up, with the memory that it holds.
+     * Frees the model and ends the engine. Blocks until its memory is free, even if the thread is interrupted, but for
+     * {@link #PATIENCE_MILLIS} at most; the next engine waits for the rest. A driver that hangs meanwhile is given up,
+     * with the memory that it holds.
      */
     @Override
     public void close() {
@@ -179,17 +195,25 @@ final class LoadedEngine implements Engine.Callbacks, AutoCloseable {
             stop();
             loading = blocking;
         }
+        CompletableFuture<Void> freed = new CompletableFuture<>();
+        FREEING.add(freed);
+        Thread thread = new Thread(() -> {
+            await(loading, loadMillis);
+            await(begin(engine::unload), freeMillis);
+            demand(engine::close);
+            FREEING.remove(freed);
+            freed.complete(null);
+        }, "edge-engine-close");
+        thread.setDaemon(true);
+        thread.start();
         boolean interrupted = Thread.interrupted();
-        interrupted |= await(loading, loadMillis);
-        interrupted |= await(begin(engine::unload), freeMillis);
-        demand(engine::close);
-        if (interrupted) {
+        if (await(freed, PATIENCE_MILLIS) || interrupted) {
             Thread.currentThread().interrupt();
         }
     }
 
     /** Returns whether the thread was interrupted meanwhile. */
-    private static boolean await(CompletableFuture<String> call, long millis) {
+    private static boolean await(CompletableFuture<?> call, long millis) {
         boolean interrupted = false;
         long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(millis);
         while (!call.isDone()) {

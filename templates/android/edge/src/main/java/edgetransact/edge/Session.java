@@ -170,7 +170,7 @@ public final class Session implements AutoCloseable {
         failure.run();
     }
 
-    /** Ends the answer that is being given and frees the model. Blocks until it is free. */
+    /** Ends the answer that is being given and frees the model. Blocks for seconds at most; the next load waits for it. */
     @Override
     public void close() {
         synchronized (engine) {
