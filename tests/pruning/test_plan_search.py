@@ -1,5 +1,6 @@
 """The search for widths: what a supernet holds, which plans it compares, and that it can be interrupted."""
 
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from edge_transact.pruning.search.scoring import PIECES, SEARCHED, UNSEEN, Scori
 from edge_transact.quantization import get_quantization
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.interruption import ended_after, killed_after
-from tests.support.pruning import scores_of, weights_of
+from tests.support.pruning import cut_at_random, scores_of, weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -165,16 +166,36 @@ def test_several_processes_find_the_same(random_model, tmp_path, own_cache, sear
     assert others.searched == result.searched and others.checkpoint.plan == result.checkpoint.plan
 
 
-@pytest.fixture(scope="module")
-def scoring(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Scoring:
-    """On a supernet with every level of the coarse grid around a plan that cuts everything."""
-    source, draw = Checkpoint.open(random_model), torch.Generator().manual_seed(0)
-    windows, held_out = torch.randint(0, 1024, (12, 64), generator=draw).split(8)
-    model, journal = LayerwiseModel(source, windows), Journal(tmp_path_factory.mktemp("supernet"))
-    scores, grid = scores_of(source, windows, "transact"), space.coarse(source.plan, halved(source.plan), 8)
+def scoring_of(source: Checkpoint, start: WidthPlan, method: str = "transact") -> Scoring:
+    """On a supernet with every level of the coarse grid around a plan."""
+    windows, held_out = torch.randint(0, 1024, (12, 64), generator=torch.Generator().manual_seed(0)).split(8)
+    model, journal = LayerwiseModel(source, windows), Journal(Path(tempfile.mkdtemp(dir=source.path.parent)))
+    scores, grid = scores_of(source, windows, method), space.coarse(source.plan, start, 8, ["groups", "mlp"])
     supernet.solve(model, scores, grid, journal, "supernet")
     files = [journal.file(supernet.group("supernet", index)) for index in range(len(grid))]
-    return Scoring(random_model, files, scores, compared_texts(held_out))
+    return Scoring(source.path, files, scores, compared_texts(held_out))
+
+
+@pytest.fixture(scope="module")
+def scoring(random_model: Path) -> Scoring:
+    source = Checkpoint.open(random_model)
+    return scoring_of(source, halved(source.plan))
+
+
+@pytest.mark.parametrize("method", ["transact", "obs"])
+def test_plans_that_lost_whole_modules_and_queries_are_scored(random_model: Path, tmp_path: Path, method: str) -> None:
+    whole = Checkpoint.open(random_model)
+    first, second, third, fourth = whole.plan.layers
+    layers = [first, second, replace(third, intermediate_size=0), LayerWidths(0, 0, 0, 0, fourth.intermediate_size)]
+    source, narrow = cut_at_random(whole, layers, tmp_path / "pruned"), LayerWidths(2, 2, 8, 8, 48)
+    start = source.plan.with_layers(
+        [narrow, LayerWidths(0, 0, 0, 0, 48), replace(narrow, intermediate_size=0), layers[3]]
+    )
+    scoring = scoring_of(source, start, method)
+    wider = [narrow, replace(second, num_attention_heads=second.num_key_value_heads), *start.layers[2:]]
+    plans = [start, start.with_layers(wider)]
+    of_start, of_wider = scoring.divergences(plans, SEARCHED)
+    assert 0 < of_wider < of_start and scoring.divergences([source.plan], SEARCHED) == pytest.approx([0], abs=1e-6)
 
 
 def halved(plan: WidthPlan) -> WidthPlan:
@@ -222,6 +243,46 @@ def test_no_plan_exceeds_a_limit_and_nothing_more_would_fit(data: st.DataObject)
             for unit in axes:
                 wider = within._moved(plan, index, unit, 1)
                 assert wider == plan or not all(limit.holds(wider) for limit in limits)
+
+
+@st.composite
+def narrowed(draw: st.DrawFn, plan: WidthPlan) -> WidthPlan:
+    """A plan within another: any widths that an allocation may give, layers without attention or MLP among them."""
+    queries, cuts = draw(st.integers(1, plan.q_per_kv)), draw(st.sets(st.sampled_from(["groups", "qk", "v", "mlp"])))
+
+    def width(name: str, full: int, step: int, *others: int) -> int:
+        return draw(st.sampled_from([*others, *(range(step, full, step) if name in cuts else ()), full])) if full else 0
+
+    def layer(whole: LayerWidths, *gone: int) -> LayerWidths:
+        groups, mlp = (
+            width("groups", whole.num_key_value_heads, 1, *gone),
+            width("mlp", whole.intermediate_size, 8, *gone),
+        )
+        qk, v = width("qk", whole.qk_head_dim, 8), width("v", whole.v_head_dim, 8)
+        return LayerWidths(groups * queries, groups, qk, v, mlp)
+
+    first, *others = plan.layers
+    return plan.with_layers([layer(first), *(layer(whole, 0) for whole in others)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_the_supernet_has_every_module_of_every_plan_that_a_search_reaches(data: st.DataObject) -> None:
+    source = data.draw(narrowed(WidthPlan(64, 128, True, False, False, (LayerWidths(8, 4, 32, 32, 128),) * 3)))
+    plan = start = data.draw(narrowed(source))
+    random, grid = Random(data.draw(st.integers(0, 99))), space.coarse(source, start, 8, ["groups", "mlp"])
+    for part in loop.PARTS:
+        grid = grid if part == loop.PARTS[0] else space.fine(source, plan, 8, grid, part)
+        within = space.Space(source, grid, [Limit("parameters", costs.parameters(start), costs.parameters, "")])
+        plans = [plan, within.fitted(plan, random)]
+        plans += [within.mutated(random.choice(plans), random) for _ in range(3)]
+        for index, layer in enumerate(source.layers):
+            for module, solved in supernet.levels_of(layer, grid[index]).items():
+                known = {supernet.level(module, each) for each in [*solved, layer]}
+                reached = [plan.layers[index] for plan in plans]
+                assert {supernet.level(module, own) for own in reached if not supernet.lacks(module, own)} <= known
+        assert {each.q_per_kv for each in plans} == {start.q_per_kv}
+        plan = random.choice(plans)
 
 
 def test_windows_are_split_evenly() -> None:

@@ -24,22 +24,24 @@ TRADES = 3
 def coarse(source: WidthPlan, plan: WidthPlan, bucket: int, drops: Sequence[str] = ()) -> list[Axes]:
     """The whole range of each unit that a plan cuts anywhere, in even steps, and the plan's own widths.
 
-    Layers may also lose their attention or their MLP whole, if `drops` names KV groups or MLP dims.
+    What all layers share stays as it is in the plan. Layers may also lose attention or MLP whole, if `drops` names KV
+    groups or MLP dims.
     """
     layers = list(zip(source.layers, plan.layers, strict=True))
     droppable = [unit for unit in (GROUPS, MLP) if unit.name in drops]
-    cut = [
-        unit
-        for unit in UNITS.values()
-        if not unit.all_layers and any(0 < unit.width(own) < unit.width(layer) for layer, own in layers)
-    ]
+    cut = [unit for unit in UNITS.values() if any(0 < unit.width(own) < unit.width(layer) for layer, own in layers)]
     grid: list[Axes] = []
     for layer, own in layers:
         axes: dict[Unit, Sequence[int]] = {}
         for unit in (unit for unit in UNITS.values() if unit in cut or unit in droppable):
             step, full, levels = _step(unit, plan, bucket), unit.width(layer), LEVELS.get(unit, LEVELS[None])
+            if unit.all_layers:
+                axes[unit] = [unit.width(plan.widest) if full else 0]
+                continue
             even = {round(full * part / levels / step) * step for part in range(1, levels)} if unit in cut else ()
-            widths = {max(unit.least, step, width) for width in even if full} | {unit.width(own), full}
+            # A layer that lost its attention has no dims in heads: where it comes back, it has all of them.
+            kept = unit.width(own) or full
+            widths = {min(full, max(unit.least, step, width)) for width in even if full} | {kept, full}
             axes[unit] = sorted(widths | ({0} if unit in droppable else set()))
         grid.append(axes)
     return grid
@@ -109,15 +111,17 @@ class Space:
     def _moved(self, plan: WidthPlan, index: int, unit: Unit, steps: int) -> WidthPlan:
         """The plan with one width so many steps further along its axis, as far as it goes.
 
-        Attention that comes back has all dims in its heads. A layer without attention has none to change, and the last
-        attention, or MLP, stays.
+        Attention that comes back has all dims in its heads, and the query heads of other layers. A layer without it has
+        none to change, and the last attention, or MLP, stays.
         """
         layer, widths = plan.layers[index], self.grid[index][unit]
         if unit.width(layer) not in widths:
             return plan
         width = widths[min(max(widths.index(unit.width(layer)) + steps, 0), len(widths) - 1)]
-        if unit is GROUPS and not layer.has_attention:
+        if unit is GROUPS and width and not layer.has_attention:
             layer = replace(self.source.layers[index], intermediate_size=layer.intermediate_size)
+            for other, (only, *_) in self.grid[index].items():
+                layer = other.narrowed(layer, only) if other.all_layers else layer
         layers = list(plan.layers)
         layers[index] = unit.narrowed(layer, width)
         is_whole = all(any(getattr(each, has) for each in layers) for has in ("has_attention", "has_mlp"))

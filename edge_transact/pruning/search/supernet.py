@@ -98,6 +98,8 @@ class _Layer:
     def block(self, module: Module, hidden: torch.Tensor, levels: Sequence[LayerWidths]) -> dict[str, torch.Tensor]:
         """Adds a block's output to hidden states; returns the levels' weights. RoPE pairs change all activations."""
         tensors: dict[str, torch.Tensor] = {}
+        if lacks(module, self.widths):
+            return tensors
         matrix, full, model = CONSUMERS[module], self.widths.qk_head_dim, self.model
         compute = model.attend if module == "attention" else model.activate
         for dims in sorted({each.qk_head_dim for each in levels if not lacks(module, each)} | {full}):
