@@ -77,16 +77,21 @@ def build(
     history = History("build", [project.model], chosen, output=Path(project.output), report=report is not None)
     with history.running(keep=not dry_run):
         with progress.working(LOADING):
+            from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.building.dist import build as build_dist
             from edge_transact.building.requirements import has_library, requirements
             from edge_transact.checkpoint import Checkpoint
             from edge_transact.evaluation.requirements import gate, with_gate
             from edge_transact.inputs.models import resolve_model
+            from edge_transact.layerwise.windows import check_calibration
             from edge_transact.system.clock import process_s
 
         with progress.working(common.PLANNING):
+            refuse_existing(Path(project.output), force, apart_from=[project.model])
             source = Checkpoint.open(resolve_model(project.model))
             required = requirements(source, project.build, project.prune, project.heal)
+            if dry_run and project.prune and project.prune.budgets():
+                check_calibration(source, project.prune)
             runs_here = has_library(project.build)
             if runs_here:
                 required = with_gate(required, source.path, source.plan, project.output, in_library=True)

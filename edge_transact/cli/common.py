@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,7 +49,7 @@ ResumeOption = Annotated[
     bool, RUN_OPTION("--resume", help="Fail unless there is an interrupted run with the same options to resume.")
 ]
 DryRunOption = Annotated[
-    bool, RUN_OPTION("--dry-run", help="Print the steps, and the memory and disk that they need, and stop.")
+    bool, RUN_OPTION("--dry-run", help="Print what would be done, and the memory and disk that it needs, and stop.")
 ]
 ThreadsOption = Annotated[
     int | None, RUN_OPTION(min=1, max=MOST_CPUS, help="Number of CPU threads.", show_default="one for each big core")
@@ -131,26 +131,36 @@ def show_checkpoint(
     show_written(title, result.summary().facts, values, as_json, following)
 
 
-def show_requirements(requirements: Requirements, history: History, as_json: bool) -> None:
-    """Prints what ``--dry-run`` says: the steps, and what an earlier run took for each, if there was one."""
+def show_requirements(
+    requirements: Requirements,
+    history: History,
+    as_json: bool,
+    facts: Mapping[str, str] = MappingProxyType({}),
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Prints what ``--dry-run`` says: the steps, and what an earlier run took for each, if there was one.
+
+    `facts` about the result are in a table of their own, and `values` in the JSON object.
+    """
     steps: list[dict[str, Any]] = [
         {"name": step.name, "seconds": round(step.seconds, 1)} for step in history.steps() if step.name
     ]
     steps = steps or [{"name": name, "seconds": None} for name in requirements.steps]
+    seconds = sum(step["seconds"] or 0.0 for step in steps) or None
 
     def text() -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("step", "in the last run")
-        for step in steps:
-            table.add_row(step["name"], "" if step["seconds"] is None else duration(step["seconds"]))
         console = Console(highlight=False)
-        console.print(table)
+        if facts:
+            print_table(console, Table("result", "expected"), ("result", "expected"), facts.items())
+        header = ("step", *(["in the last run"] if seconds else []))
+        rows = [(step["name"], *([duration(step["seconds"])] if seconds else [])) for step in steps]
+        print_table(console, Table(*header), header, rows)
         console.print(described(requirements, history), soft_wrap=True)
 
-    seconds = sum(step["seconds"] or 0.0 for step in steps) or None
-    show(asdict(requirements) | {"steps": steps, "seconds": seconds}, as_json, text)
+    show({**asdict(requirements), "steps": steps, "seconds": seconds, **values}, as_json, text)
 
 
 def described(requirements: Requirements, history: History) -> str:

@@ -58,7 +58,7 @@ def heal(
             from edge_transact.evaluation.models import prepare_report
             from edge_transact.evaluation.requirements import gate, with_gate
             from edge_transact.healing.report import write_report
-            from edge_transact.healing.requirements import requirements
+            from edge_transact.healing.requirements import check_texts, requirements
             from edge_transact.healing.run import heal as heal_model
             from edge_transact.healing.run import teacher_of
             from edge_transact.inputs.models import resolve_model
@@ -69,6 +69,8 @@ def heal(
             if report is not None:
                 text_of_report = prepare_report(report, force=force, apart_from=[output, model, options.teacher])
             source = Checkpoint.open(resolve_model(model))
+            if dry_run:  # the run finds out when it reads them
+                check_texts(source, options)
             required = requirements(
                 source, teacher_of(source, options, model)[0], options, report_of=output.name if report else None
             )

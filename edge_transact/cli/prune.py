@@ -66,11 +66,14 @@ def prune(
             from edge_transact.checkpoint import Checkpoint
             from edge_transact.evaluation.models import prepare_report
             from edge_transact.evaluation.requirements import gate, with_gate
+            from edge_transact.healing.requirements import check_texts
             from edge_transact.inputs.models import resolve_model
+            from edge_transact.layerwise.windows import check_calibration
             from edge_transact.pruning.report import write_report
-            from edge_transact.pruning.requirements import pruned_plan, requirements
+            from edge_transact.pruning.requirements import pruned_plan, requirements, target_of
+            from edge_transact.pruning.run import decided
             from edge_transact.pruning.run import prune as prune_model
-            from edge_transact.pruning.shots import ShotTrainer
+            from edge_transact.pruning.shots import ShotTrainer, shot_trainings
 
         with progress.working(common.PLANNING):
             if report is None:  # an interrupted run may have written it, and its report is still to be made
@@ -78,7 +81,12 @@ def prune(
             text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
             source = Checkpoint.open(resolve_model(model))
             required = requirements(source, options, training, report_of=output.name if report else None)
-            required = with_gate(required, source.path, pruned_plan(source.plan, options), output)
+            if dry_run:  # the run finds out when it reads them
+                check_calibration(source, options)
+                for each in shot_trainings(training, 1, str(source.path), options.seed):
+                    check_texts(source, each)
+            chosen = decided(options, source)
+            required = with_gate(required, source.path, pruned_plan(source.plan, chosen), output)
         if not dry_run:
             logger.info(common.described(required, history))
             result = prune_model(
@@ -93,7 +101,8 @@ def prune(
             )
             degenerate = gate(output) if result.is_main else None
     if dry_run:
-        common.show_requirements(required, history, as_json)
+        target = target_of(source.plan, chosen)
+        common.show_requirements(required, history, as_json, target.facts, target.values)
     elif result.is_main:
         following = f"edge-transact heal {output} -o {output}-healed"
         common.show_checkpoint(output, result, degenerate, report, as_json, following)

@@ -10,12 +10,20 @@ from edge_transact.costs import Requirements, memory
 from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.healing.losses import BLOCK_TOKENS, CHUNK_TOKENS
 from edge_transact.healing.options import HealOptions
-from edge_transact.healing.run import LOAD_STEP, ROUND_STEP, TEXT_STEP, WRITE_STEP
+from edge_transact.healing.run import LOAD_STEP, ROUND_STEP, TEXT_STEP, WRITE_STEP, text_of
 from edge_transact.healing.schedule import Schedule
 from edge_transact.healing.text import MOST_HELD_OUT
 from edge_transact.healing.train import HELD_OUT_STEP, TRAIN_STEP
+from edge_transact.inputs.shares import names_of
 from edge_transact.layerwise.windows import window_of
+from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device, is_bf16_fast
+
+
+def check_texts(source: Checkpoint, options: HealOptions) -> None:
+    """Raises what reading the training text raises. Text that the model writes itself isn't written for that."""
+    if SELF not in names_of(options.texts):
+        text_of(source, options)
 
 
 def requirements(

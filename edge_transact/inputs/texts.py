@@ -27,9 +27,13 @@ WHOLE, NEEDED = 1 << 23, 1 << 21
 a few windows are wanted."""
 
 
+SURELY = 64
+"""Characters that surely hold a token."""
+
+
 def needed_characters(tokens: int) -> int:
     """As many characters as surely hold so many tokens: more of a text needn't be read."""
-    return max(NEEDED, 64 * tokens)
+    return max(NEEDED, SURELY * tokens)
 
 
 def is_whole(nbytes: int, tokens: int) -> bool:

@@ -22,8 +22,8 @@ from edge_transact.checkpoint.auto_classes import register
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.inputs.pieces import Part, pieces_of
 from edge_transact.inputs.rows import Row, plain
-from edge_transact.inputs.shares import dealt, shares_of
-from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, is_whole, needed_characters, read_rows
+from edge_transact.inputs.shares import Share, dealt, shares_of
+from edge_transact.inputs.texts import DOCUMENT_SEPARATOR, SURELY, is_whole, needed_characters, read_rows
 from edge_transact.layerwise.options import CalibrationOptions
 from edge_transact.runtime.chat_template import render_row
 from edge_transact.runtime.text import load
@@ -108,13 +108,7 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         EdgeTransactError: A text is shorter than a window, can't be read, repeats one token, or has ids outside the
             model's vocabulary.
     """
-    tokens, window = options.calibration_tokens, window_of(checkpoint, options.calibration_window)
-    files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
-    tokenizer = _tokenizer(checkpoint.path, files_digest(files))
-    texts = shares_of(options.calibration, for_chats=tokenizer.chat_template is not None)
-    if tokens < window * len(texts):
-        each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
-        raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
+    tokens, window, tokenizer, texts = _asked(checkpoint, options)
     rows = [[] if text.text == SELF else _rows(text.text, tokens, options.seed) for text in texts]
     pools = [
         None if text.text == SELF else _windows(text.text, tuple(of_text), tokenizer, window, options.packing)
@@ -149,6 +143,30 @@ def read_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             fix="Use the tokenizer that belongs to the model.",
         )
     return Calibration(drawn, tuple(sources), options.packing, options.seed)
+
+
+def check_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> None:
+    """Raises what `read_calibration` raises of missing or short texts, for which it doesn't tokenize long ones."""
+    tokens, window, tokenizer, texts = _asked(checkpoint, options)
+    for text in (share.text for share in texts if share.text != SELF):
+        rows = _rows(text, tokens, options.seed)
+        characters = (sum if options.packing == "joined" else max)(len(plain(row)) for row in rows)
+        if characters < SURELY * window:
+            _windows(text, tuple(rows), tokenizer, window, options.packing)
+
+
+def _asked(
+    checkpoint: Checkpoint, options: CalibrationOptions
+) -> tuple[int, int, PreTrainedTokenizerBase, list[Share]]:
+    """The tokens to draw, those of a window, the tokenizer and the texts. Raises if a text would get no window."""
+    tokens, window = options.calibration_tokens, window_of(checkpoint, options.calibration_window)
+    files = [path for path in map(checkpoint.path.joinpath, TOKENIZER_FILES) if path.is_file()]
+    tokenizer = _tokenizer(checkpoint.path, files_digest(files))
+    texts = shares_of(options.calibration, for_chats=tokenizer.chat_template is not None)
+    if tokens < window * len(texts):
+        each = f" for each of {len(texts)} texts" if len(texts) > 1 else ""
+        raise UsageError(f"--calibration-tokens {tokens} is less than a window of {window}{each}", fix="Give more.")
+    return tokens, window, tokenizer, texts
 
 
 def check_text(text: str, windows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:

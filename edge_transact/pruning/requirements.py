@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.costs import Requirements, memory
 from edge_transact.evaluation.requirements import perplexity_steps
+from edge_transact.formatting import megabytes
 from edge_transact.healing.requirements import requirements as requirements_of_training
 from edge_transact.inputs.shares import shares_of
 from edge_transact.inputs.texts import is_whole, needed_characters
 from edge_transact.layerwise.model import BATCH_TOKENS, LOGITS_TOKENS, computation_dtype
 from edge_transact.layerwise.windows import window_of
+from edge_transact.pruning.allocate.allocation import allocate
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.compensate import compensation, norms
-from edge_transact.pruning.options import PruneOptions, ShotTraining, find_method
+from edge_transact.pruning.options import BUDGETS, PruneOptions, ShotTraining, find_method
 from edge_transact.pruning.pruning import WIDTHS_STEP
 from edge_transact.pruning.report import REPORT_STEP
-from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, for_model
+from edge_transact.pruning.run import TEXT_STEP, WRITE_STEP, decided
 from edge_transact.pruning.score import passes, sensitivity
 from edge_transact.pruning.search import loop
 from edge_transact.pruning.search.executor import workers
 from edge_transact.pruning.search.space import LEVELS
 from edge_transact.pruning.shots import shot_trainings
 from edge_transact.pruning.units import GROUPS, MLP, QUERIES_KEYS, VALUES
+from edge_transact.quantization import get_quantization
 from edge_transact.reading import user_path
 from edge_transact.selftext.texts import SELF
 from edge_transact.system.computation import compute_device
-from edge_transact.widths import WidthPlan, read_widths
+from edge_transact.widths import WidthPlan, describe
 
 TEXT_CHARACTERS, CHARACTER_BYTES = 5_600_000, 120
 """The characters of the default text, and the bytes for each that a tokenizer needs while it tokenizes a text."""
@@ -44,7 +48,7 @@ def requirements(
 
     `options` and `training` are those of `prune`; `report_of` names the pruned model, if a report follows.
     """
-    options, plan, stored = for_model(options, source), source.plan, source.tensor(EMBEDDING).dtype
+    options, plan, stored = decided(options, source), source.plan, source.tensor(EMBEDDING).dtype
     trainings = [
         requirements_of_training(source, source if each.teacher else None, each)
         for each in (shot_trainings(training, options.shots, str(source.path), options.seed) if training else ())
@@ -118,13 +122,18 @@ def text_bytes(calibration: Sequence[str], tokens: int) -> int:
     return CHARACTER_BYTES * max(size if is_whole(size, tokens) else needed_characters(tokens) for size in sizes)
 
 
-def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
-    """About what a pruned model will cost, as if its MLPs alone were cut to its limits, all alike.
+def has_known_widths(options: PruneOptions) -> bool:
+    """Whether the options of `decided` say the pruned widths before anything is scored."""
+    return options.allocation == "uniform" or options.budgets()[0] != BUDGETS[0]
 
-    It counts as large as its source where the options limit the KV cache alone, or give heads and dims.
+
+def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
+    """The pruned model's widths, or where these follow from scores, MLPs that are cut to the limits, all alike.
+
+    `options` are those of `decided`. It counts as large as its source where such options limit the KV cache alone.
     """
-    if options.widths:
-        return read_widths(options.widths, plan)
+    if has_known_widths(options):
+        return allocate(options, plan).plan
 
     def with_mlps(kept: float) -> WidthPlan:
         sizes = [max(min(1, layer.intermediate_size), round(kept * layer.intermediate_size)) for layer in plan.layers]
@@ -138,3 +147,42 @@ def pruned_plan(plan: WidthPlan, options: PruneOptions) -> WidthPlan:
         if whole > least:
             kept = min(kept, (limit.bound - least) / (whole - least))
     return with_mlps(max(kept, 0.0))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a pruning aims at, as ``--dry-run`` says it: `facts` for people, `values` for ``--json``."""
+
+    facts: dict[str, str]
+    values: dict[str, Any]
+
+
+def target_of(source: WidthPlan, options: PruneOptions) -> Target:
+    """The limits of `decided`'s options in the source's own figures, and how large the result becomes."""
+    plan, is_known, quantization = pruned_plan(source, options), has_known_widths(options), options.quant
+    limits = limits_of(options, source)
+    facts = {
+        limit.asked: f"{limit.written(limit.bound)} {limit.unit}, of {limit.written(limit.measure(source))}"
+        for limit in limits
+    }
+    ratio = costs.cut_ratio(plan, source)
+    new, old = (costs.weight_bytes(each, get_quantization(quantization)) for each in (plan, source))
+    new, about = (new, "") if is_known else (min(new, options.max_weight_bytes or new), "about ")
+    if is_known or plan != source:
+        facts["attention and MLP to remove"] = f"{about}{ratio:.1%}"
+        facts["weights"] = f"{about}{megabytes(new)} of {megabytes(old)} in {quantization}"
+    if is_known:
+        facts |= dict(line.split(": ") for line in describe(plan))
+    else:
+        facts["widths"] = "follow from the scores"
+    values = {
+        "limits": [
+            {"limit": limit.asked, "allowed": limit.bound, "source": limit.measure(source), "unit": limit.unit}
+            for limit in limits
+        ],
+        "ratio": ratio,
+        "weight_bytes": new,
+        "source_weight_bytes": old,
+        "widths": plan.to_list() if is_known else None,
+    }
+    return Target(facts, values)

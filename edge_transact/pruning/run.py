@@ -22,6 +22,7 @@ from edge_transact.cache.resume import Start, journal_of
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.checkpoint.writer import COPIED_FILES, HEALED, PROVENANCE_FILE
+from edge_transact.costs.profile import read_profile
 from edge_transact.errors import UsageError
 from edge_transact.inputs.models import resolve_model
 from edge_transact.inputs.shares import names_of
@@ -170,9 +171,9 @@ def prune(
     source = Checkpoint.open(resolve_model(model))
     if options.runtime == "llama.cpp" and not options.allocation and (architecture := _one_width(source.plan)):
         logger.info(f"its {architecture} has one width for all layers: allocation uniform")
-    options = for_model(options, source)
-    check_reachable(options, source.plan)
-    check_chats(source.path)
+    options = decided(options, source)
+    if options.profile and not read_profile(options.profile).is_measured:
+        logger.warning(f"{options.profile} is a roofline: times are estimates from the device's bandwidth and speed")
     processes = trainer.processes if trainer else None
     is_main = not processes or processes.is_main
     with working(TEXT_STEP):
@@ -299,6 +300,14 @@ def resolved(options: PruneOptions) -> PruneOptions:
 def for_model(options: PruneOptions, source: Checkpoint) -> PruneOptions:
     """`resolved`, with what the model's family and its loader in the runtime decide. Raises the same."""
     return _for_family(resolved(_for_loader(options, source.plan)), family_of(source.config))
+
+
+def decided(options: PruneOptions, source: Checkpoint) -> PruneOptions:
+    """The options of `for_model`, for a budget within the model's reach and a chat template that works."""
+    options = for_model(options, source)
+    check_reachable(options, source.plan)
+    check_chats(source.path)
+    return options
 
 
 def _for_family(options: PruneOptions, family: Family) -> PruneOptions:

@@ -261,4 +261,6 @@ def test_a_dry_run_says_what_is_needed(pruned_model: Path, chapters: Path, tmp_p
     values = json.loads(out.splitlines()[-1])
     assert pipeline.TEXT_STEP in [step["name"] for step in values["steps"]]
     assert values["memory_bytes"] > values["disk_bytes"] > 0
+    code, out, err = edge_transact("heal", pruned_model, "--train", "missing.txt", *words[2:])
+    assert code == 1 and "missing.txt does not exist" in err, "as the run says"
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from edge_transact.errors import EdgeTransactError
 from edge_transact.pruning.allocate.limits import limits_of
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.requirements import pruned_plan, requirements
-from edge_transact.pruning.run import prune
+from edge_transact.pruning.run import decided, prune
 from edge_transact.widths import LayerWidths, WidthPlan
 from tests.support.pruning import weights_of
 
@@ -88,10 +88,11 @@ def test_requirements_count_the_text_and_the_pruned_models_size(tiny_model, tmp_
     three_quarters = costs.parameters(source.plan) * 3 // 4
     for limits in ({"ratio": 0.3}, {"target_params": three_quarters}, {"ratio": 0.2, "target_params": 10**9}):
         budget = PruneOptions(**limits, **options)
-        expected = pruned_plan(source.plan, budget)
+        expected = pruned_plan(source.plan, decided(budget, source))
         exceeded = [limit.measure(expected) / limit.bound for limit in limits_of(budget, source.plan)]
         assert max(exceeded) == pytest.approx(1, abs=0.01), "the scarcest of the limits"
-    assert pruned_plan(source.plan, PruneOptions(intermediate=1, **options)) == source.plan
+    named = decided(PruneOptions(intermediate=1, **options), source)
+    assert {layer.intermediate_size for layer in pruned_plan(source.plan, named).layers} == {1}, "as it will be"
 
 
 @pytest.mark.parametrize(

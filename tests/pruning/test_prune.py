@@ -116,6 +116,7 @@ def test_shots_are_prunings_one_after_the_other(tiny_model, calibration, tmp_pat
         ("--ratio 0.3 --units mpl", 2, "unknown unit 'mpl'"),
         ("--ratio 0.04 --units mlp,values --method wanda --allocation budgeted", 2, "wanda doesn't say what dims"),
         ("--ratio 0.999", 2, "the smallest model has"),
+        ("--max-weight-bytes 1GB", 2, "the model is within all limits already"),
         ("--target-params lots", 2, "'lots' is not a number of parameters"),
         ("--widths missing.json", 2, "missing.json does not exist"),
         ("--ratio 0.3 --method magic", 2, "unknown method 'magic'"),
@@ -127,6 +128,7 @@ def test_shots_are_prunings_one_after_the_other(tiny_model, calibration, tmp_pat
         ("--ratio 0.3 --calibration-tokens 3", 2, "less than a window of 128"),
         ("--ratio 0.3 --calibration missing.txt", 1, "missing.txt does not exist"),
         ("--ratio 0.3 --calibration SHORT", 1, "fewer than a window of 128"),
+        ("--ratio 0.3 --train missing.txt", 1, "missing.txt does not exist"),
         ("--ratio 0.3 --train-tokens 1000", 2, "--train-tokens, but nothing is trained"),
     ],
 )
@@ -134,9 +136,33 @@ def test_refusals(tiny_model, chapters, tmp_path: Path, options: str, code: int,
     (tmp_path / "short.txt").write_text("Too short.")
     words = options.replace("SHORT", str(tmp_path / "short.txt")).split()
     calibration = [] if "--calibration" in words else ["--calibration", chapters]
-    actual, _, err = edge_transact("prune", tiny_model, *words, *calibration, "-o", tmp_path / "out")
-    assert (actual, message in " ".join(err.split())) == (code, True), err
+    for dry_run in ([], ["--dry-run"]):
+        actual, _, err = edge_transact("prune", tiny_model, *words, *calibration, "-o", tmp_path / "out", *dry_run)
+        assert (actual, message in " ".join(err.split())) == (code, True), err
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"], "nothing half-written"
+
+
+@pytest.mark.parametrize("method", ["transact", "obs"])
+def test_a_dry_run_says_what_limits_are_for_the_model(tiny_model, chapters, tmp_path: Path, method: str) -> None:
+    """Named widths and uniform shares are exact; where scores decide, their sum is nearly that of the run."""
+    words = [tiny_model, "--max-weight-bytes", "400k", "--method", method, "--calibration", chapters]
+    words += ["--calibration-tokens", 512, "-o", tmp_path / "out"]
+    code, out, err = edge_transact("prune", *words, "--dry-run", "--json")
+    assert code == 0, err
+    expected = json.loads(out)
+    _, shown, _ = edge_transact("prune", *words, "--dry-run")
+    assert "in the last run" not in shown and "400,000 bytes in q4f16_0, of " in " ".join(shown.split())
+    code, out, err = edge_transact("prune", *words, "--json")
+    assert code == 0, err
+    made = json.loads(out.splitlines()[-1])
+    (limit,) = made["limits"]
+    assert expected["limits"] == [
+        {"limit": limit["limit"], "allowed": 400_000, "source": expected["source_weight_bytes"], "unit": limit["unit"]}
+    ]
+    is_known = method == "transact"
+    assert expected["widths"] == (made["widths"] if is_known else None)
+    assert expected["ratio"] == pytest.approx(made["ratio"], abs=0 if is_known else 0.02)
+    assert expected["weight_bytes"] == pytest.approx(limit["measured"], rel=0 if is_known else 0.02)
 
 
 def test_an_output_that_exists_is_refused_before_the_work(tmp_path: Path) -> None:

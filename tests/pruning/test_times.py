@@ -71,13 +71,6 @@ def test_an_impossible_time_says_the_fastest_and_what_it_costs(profile: Path) ->
     assert "the fastest model takes" in str(error.value) and "% of attention and MLP removed" in str(error.value)
 
 
-def test_a_roofline_is_named(profile: Path, caplog) -> None:
-    seconds = 0.8 * profile_of(PLAN).decode_s(PLAN, 2048)
-    with caplog.at_level(logging.WARNING):
-        check_reachable(PruneOptions(max_decode=seconds, profile=profile, allocation="budgeted"), PLAN)
-    assert "is a roofline" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
@@ -103,7 +96,7 @@ def test_profiles_of_something_else_are_refused(profile: Path) -> None:
         limits_of(PruneOptions(max_decode="1ms", profile=profile), other)
 
 
-def test_a_time_is_pruned_to_and_recorded(random_model: Path, tmp_path: Path) -> None:
+def test_a_time_is_pruned_to_and_recorded_and_a_roofline_is_named(random_model: Path, tmp_path: Path, caplog) -> None:
     from edge_transact.checkpoint import Checkpoint
 
     plan = Checkpoint.open(random_model).plan
@@ -113,7 +106,9 @@ def test_a_time_is_pruned_to_and_recorded(random_model: Path, tmp_path: Path) ->
     options = PruneOptions(
         max_decode=seconds, context=256, profile=tmp_path / "p.json", calibration_tokens=1024, method="obs"
     )
-    result = prune(str(random_model), tmp_path / "out", options)
+    with caplog.at_level(logging.WARNING):
+        result = prune(str(random_model), tmp_path / "out", options)
+    assert caplog.text.count("is a roofline") == 1
     assert known.decode_s(result.checkpoint.plan, 256) <= seconds
     record = json.loads((tmp_path / "out" / "edge_transact.json").read_text())
     assert json.dumps(record).count('"--max-decode"') == 1 and result.to_dict()["limits"][0]["allowed"] == seconds

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_transact import costs
-from edge_transact.costs.profile import read_profile
 from edge_transact.errors import UsageError
 from edge_transact.pruning.allocate.limits import Limit, limits_of, require_reachable
 from edge_transact.pruning.allocate.solver import cheapest
@@ -17,8 +15,6 @@ from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.score.sensitivity import Curves
 from edge_transact.pruning.units import DEFAULT_UNITS, GROUPS, MLP, UNITS, Module
 from edge_transact.widths import LayerWidths, WidthPlan, read_widths
-
-logger = logging.getLogger(__name__)
 
 SHARES = 64
 """The uniform share is lowered in steps of ``1 / SHARES``."""
@@ -96,8 +92,6 @@ def check_reachable(options: PruneOptions, source: WidthPlan) -> None:
     if _named_widths(options, source) is not None:
         return
     limits = _limits(options, source)
-    if options.profile and not read_profile(options.profile).is_measured:
-        logger.warning(f"{options.profile} is a roofline: times are estimates from the device's bandwidth and speed")
     if options.allocation == "budgeted":
         units = options.units or DEFAULT_UNITS
         require_reachable(limits, _smallest(source, units, options.bucket, bool(options.drop)), source)
