@@ -50,7 +50,7 @@ def test_the_phone_gives_the_hosts_tokens(phone, run_bench, built_dist, tmp_path
 @pytest.mark.parametrize(
     ("model", "cut"),
     [
-        ("demo:tiny", {"ratio": 0.4}),
+        pytest.param("demo:tiny", {"ratio": 0.4}, marks=pytest.mark.soak),
         # A third of the heads, a sixth of the MLP.
         pytest.param("demo:smollm2", {"heads": 3, "intermediate": 256}, marks=pytest.mark.soak),
     ],

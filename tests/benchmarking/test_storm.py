@@ -17,12 +17,12 @@ import pytest
 
 from tests.support.bench_logs import repetitions
 from tests.support.growth import growth, require_level
+from tests.support.patience import HANG_S
 
 pytestmark = pytest.mark.slow
 
 MINUTES = float(os.environ.get("EDGE_SOAK_MINUTES", "0"))
 SEED = int(os.environ.get("EDGE_SOAK_SEED", "1"))
-HANG_S = 300
 REPETITIONS = 4
 
 
@@ -127,7 +127,7 @@ def finished_lines(log: Path) -> list[str]:
 
 
 def nothing_runs_on(phone) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_S
     while running := [line for line in phone.processes().values() if "edge-bench" in line]:
         assert time.monotonic() < deadline, running
         time.sleep(0.1)

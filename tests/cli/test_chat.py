@@ -132,7 +132,7 @@ def test_ctrl_c_twice_in_an_answer_and_twice_at_the_prompt_leave(dist, home):
     assert chat.ended() == 0 and "Traceback" not in chat.seen
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("locale", [pytest.param("C", marks=pytest.mark.soak), "C.UTF-8"])
 def test_a_dumb_terminal_gets_plain_text(dist, home, locale):
     chat = Terminal(home, dist, "--max-tokens", 4, TERM="dumb", LANG=locale, LC_ALL=locale, PYTHONUTF8="0")
     chat.expect("\n> ")
@@ -160,7 +160,7 @@ def test_a_hostile_name_on_a_narrow_terminal(built_dist, home, tmp_path):
     assert max(len(line) for line in visible(chat.seen)) <= 41
 
 
-@pytest.mark.parametrize("answering", [False, True])
+@pytest.mark.parametrize("answering", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_closed_terminal_ends_the_chat_as_an_interrupt(dist, home, answering):
     chat = Terminal(home, dist, decode_s=0.02)
     chat.expect(READY)

@@ -86,21 +86,27 @@ def gone_normed(tmp_path_factory) -> Source:
     return make_source(tmp_path_factory.mktemp("gone-normed"), GONE_NORMED)
 
 
+class Archives(dict[str, Archive]):
+    """A plan's libraries for phones, by target, each built when it is asked for."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __missing__(self, name: str) -> Archive:
+        _, quantization = self.source.weights("q4f16_0")
+        export, executables = library._export, []
+        path, named = self.source.directory / f"{name}.tar", library_name(MODEL_LIB, name)
+        with pytest.MonkeyPatch.context() as patched, planned() as modules:
+            patched.setattr(library, "_export", lambda *args: (executables.append(args[0]), export(*args)))
+            metadata = library.build_library(self.source.definition, quantization, get_target(name), named, path)
+        self[name] = Archive(path, executables[0].mod, modules[-1], metadata)
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def archives(source) -> dict[str, Archive]:
-    """The odd plan built for every phone target."""
-    _, quantization = source.weights("q4f16_0")
-    export, made = library._export, {}
-    for name in ("android", "android-cpu", "iphone"):
-        executables = []
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(library, "_export", lambda *args, seen=executables: (seen.append(args[0]), export(*args)))
-            path = source.directory / f"{name}.tar"
-            named, target = library_name(MODEL_LIB, name), get_target(name)
-            with planned() as modules:
-                metadata = library.build_library(source.definition, quantization, target, named, path)
-        made[name] = Archive(path, executables[0].mod, modules[-1], metadata)
-    return made
+def archives(source) -> Archives:
+    """The odd plan's."""
+    return Archives(source)
 
 
 @pytest.fixture(scope="module")

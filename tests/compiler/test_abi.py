@@ -64,6 +64,7 @@ LOWERED = ["host", "host, attention and MLPs that are gone", "host, normed and c
 COMBINED = {"host, cut heads", "host, normed heads", "phone, cut heads", "phone, normed heads"}
 COMBINED |= {"host, gone, normed heads", "phone, attention and MLPs that are gone", "host, a layer without RoPE"}
 COMBINED |= {"phone, a layer without RoPE", "phone, partial RoPE and cut heads", "phone, cut heads in 16 bits"}
+COMBINED |= {"phone, uniform", "host, partial RoPE and cut heads"}
 """What other cases have together, or have on the other device; `soak` has each alone."""
 
 

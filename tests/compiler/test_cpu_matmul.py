@@ -17,7 +17,6 @@ from edge_transact.compiler.matmul import ChainedMatmul, Matmul, Rows
 from edge_transact.quantization import QUANTIZATIONS
 from edge_transact.weights import w4
 from tests.support.cpu_kernels import (
-    EMULATED,
     INSTRUCTION_SETS,
     QUANTIZATION,
     compiled,
@@ -39,12 +38,11 @@ IN_CHAINS = {Avx512Vnni, type(FP16_SETS[-1])}
 """AVX-512's bytes and i8mm."""
 
 EPILOGUES = [
-    (isa, layout)
+    pytest.param(isa, layout, marks=[] if (isa, layout) in ONE_LAYOUT_EACH else pytest.mark.soak)
     for isa in FP16_SETS
     for layout in ("NK", "KN")
-    if (isa, layout) in ONE_LAYOUT_EACH or type(isa) not in EMULATED.values()
 ]
-"""What surrounds a matmul is the same code for both layouts: an emulated set needs only one."""
+"""What surrounds a matmul is the same code for both layouts."""
 
 
 def describe_case(value: InstructionSet | str | int) -> str:

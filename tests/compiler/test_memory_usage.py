@@ -81,7 +81,7 @@ def test_a_kernel_whose_temporaries_nobody_counts_fails_the_build():
         check_temporaries(mod, made, "x_")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sorting_on_an_iphone_is_counted_with_its_temporaries(archives):
     """Sorted tokens and their probabilities; values twice and indices once more while it sorts."""
     rows = 4 * 300 * 4

@@ -21,7 +21,10 @@ SAMPLING = {
 }
 """What the engine looks up where it samples on the GPU (``Sampler::SupportGPUSampler``): Metal, of ours."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("target", ["android", "android-cpu", "iphone"])]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("target", ["android", "android-cpu", pytest.param("iphone", marks=pytest.mark.soak)]),
+]
 
 
 def content(archive) -> bytes:

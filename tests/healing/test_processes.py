@@ -193,7 +193,7 @@ def test_sharded_weights(pruned_model: Path, chapters: Path, tmp_path: Path, lau
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("before", ["", SHARDED], ids=["DDP", "FSDP2"])
 def test_lora_over_weights_of_another_dtype(
     before: str, random_model: Path, pruned_model: Path, chapters: Path, tmp_path: Path, launched
