@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.byte_model import STOP_IDS
+from tests.support.edge_api import DUMP, public_api
 from tests.support.edge_app import REPOSITORY, engine
 from tests.support.edge_library import library_command, shown_kotlin
 from tests.support.patience import HANG_S
@@ -183,6 +184,12 @@ def test_whatever_an_app_does_at_once_one_model_is_in_memory_and_nothing_hangs(c
     assert done.returncode == 0, done.stdout + done.stderr
     most, answers, watched = map(int, done.stdout.split())
     assert (most, watched) == (1, 0) and answers > 0
+
+
+def test_what_is_public_is_what_the_dump_says():
+    """Whoever changes it changes `edge_api.DUMP`, too."""
+    again = f"{DUMP.name} has another API; if that is meant: python -m tests.support.edge_api"
+    assert public_api() == DUMP.read_text(), again
 
 
 def test_the_lines_that_documents_show_compile_as_they_stand(command):
