@@ -15,11 +15,13 @@ from edge_transact.artifacts.manifest import MANIFEST, Manifest
 from edge_transact.artifacts.outputs import new_file
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
 from edge_transact.checkpoint import Checkpoint
+from edge_transact.checkpoint.reader import read_plan
 from edge_transact.errors import EdgeTransactError, UsageError
 from edge_transact.formatting import megabytes
 from edge_transact.inputs.models import resolve_model
 from edge_transact.options import COMMAS, Count, OneOf, Option, Options
 from edge_transact.quantization import QUANTIZATIONS, Quantization, default_quantization, get_quantization
+from edge_transact.reading import user_path
 from edge_transact.runtimes import misfits
 from edge_transact.widths import WidthPlan
 
@@ -136,13 +138,19 @@ def inspect_model(model: str, options: InspectOptions) -> Inspection:
             max_batch=manifest.max_batch_size,
             contexts=contexts,
         )
-    checkpoint = Checkpoint.open(resolve_model(model))
+    directory = resolve_model(model, weights=False)
+    # Weights that are here are checked; those of a hub model may be here in part.
+    if any(directory.glob("*.safetensors")) and (user_path(model).exists() or model.startswith("demo:")):
+        checkpoint = Checkpoint.open(directory)
+        config, plan = checkpoint.config, checkpoint.plan
+    else:
+        config, plan = read_plan(directory)
     return Inspection(
         model=model,
-        plan=checkpoint.plan,
+        plan=plan,
         quantization=get_quantization(options.quant or default_quantization(["android"])),
         context=options.context
-        or min(costs.DEFAULT_CONTEXT, checkpoint.config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT),
+        or min(costs.DEFAULT_CONTEXT, config.get("max_position_embeddings") or costs.DEFAULT_CONTEXT),
         prefill_chunk=costs.DEFAULT_PREFILL_CHUNK,
         max_batch=1,
         contexts=contexts,

@@ -139,6 +139,32 @@ RUNTIMES = {
 }
 
 
+def verdicts(plan: WidthPlan) -> dict[str, str]:
+    """What to say of a plan in each runtime: ``yes``, or why not; of llama.cpp, what `export` does."""
+    said = {name: f"no: {misfit}" if misfit else "yes" for name, misfit in misfits(plan).items()}
+    if said["llama.cpp"] != "yes" and gguf_architecture(plan)[1] is None:
+        said["llama.cpp"] = f"in the Q4_0 or F16 that `export` writes{said['llama.cpp'].removeprefix('no')}"
+    return said
+
+
+def one_width(plan: WidthPlan) -> str:
+    """llama.cpp's architecture of a model, if that has one width for all layers; else empty."""
+    first, *others = plan.layers
+    uneven = plan.with_layers((replace(first, intermediate_size=first.intermediate_size + 1), *others))
+    architecture, misfit = gguf_architecture(uneven)
+    return architecture if misfit else ""
+
+
+def offer(plan: WidthPlan) -> str:
+    """What to say before a model is cut for no runtime in particular."""
+    llama_cpp = (
+        f"not in llama.cpp, whose {name} has one width for all layers"
+        if (name := one_width(plan))
+        else ("in llama.cpp with zeros where heads lose dims")
+    )
+    return f"The cut model runs in MLC-LLM, {llama_cpp}. To run it elsewhere, say so now: --for llama.cpp, vllm or mlx."
+
+
 def misfits(plan: WidthPlan) -> dict[str, str | None]:
     """Why a plan doesn't fit each runtime; `None` where it does."""
     return {name: runtime.misfit(plan) for name, runtime in RUNTIMES.items()}

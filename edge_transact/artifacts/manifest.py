@@ -90,13 +90,16 @@ class Manifest:
         write_listing(directory / MANIFEST, content, known)
 
     @classmethod
-    def read(cls, directory: Path) -> Manifest:
-        """The manifest of a DIST; an `EdgeTransactError` if it lacks, was changed, or this version can't read it."""
+    def read(cls, directory: Path, target: str = "host") -> Manifest:
+        """The manifest of a DIST; an `EdgeTransactError` if it lacks, was changed, or this version can't read it.
+
+        Where there is no DIST, the advice is to build one for `target`.
+        """
         path = directory / MANIFEST
         try:
             text = read_bytes(path)
         except FileNotFoundError as error:
-            raise not_a_dist(directory, MANIFEST) from error
+            raise not_a_dist(directory, MANIFEST, target) from error
         if is_sealed(path) is False:
             raise changed(path)
         fix = "Build the model again."
@@ -149,19 +152,19 @@ def changed(path: Path) -> EdgeTransactError:
     return EdgeTransactError(f"{path} changed after the build", fix="Copy it again, or build it again.")
 
 
-def not_a_dist(directory: Path, lacking: str) -> EdgeTransactError:
+def not_a_dist(directory: Path, lacking: str, target: str = "host") -> EdgeTransactError:
     """The error for a directory that should be a DIST and isn't: it lacks the file `lacking`."""
     name = str(directory)
     is_hub_id = len(directory.parts) == 2 and not directory.parent.exists()
     if name.startswith("demo:") or directory.suffix == ".gguf" or is_hub_id:
-        build = f"Build it: edge-transact build {name} --target host -o dist"
+        build = f"Build it: edge-transact build {name} --target {target} -o dist"
         return EdgeTransactError(f"{name} is a model, not a DIST", fix=build)
     if not directory.exists():
         dists = [path.name for path in directory.absolute().parent.glob("*/") if (path / MANIFEST).is_file()]
-        build = f"Build it: edge-transact build MODEL --target host -o {directory}"
+        build = f"Build it: edge-transact build MODEL --target {target} -o {directory}"
         return EdgeTransactError(f"{directory} does not exist", fix=closest(directory.name, dists) or build)
     if (directory / "config.json").is_file():
-        build = f"Build it: edge-transact build {directory} --target host -o dist"
+        build = f"Build it: edge-transact build {directory} --target {target} -o dist"
         return EdgeTransactError(f"{directory} is a checkpoint, not a DIST", fix=build)
-    build = "Name a directory that `build` wrote, or make one: edge-transact build MODEL --target host -o dist"
+    build = f"Name a directory that `build` wrote, or make one: edge-transact build MODEL --target {target} -o dist"
     return EdgeTransactError(f"{directory} is not a DIST: it has no {lacking}", fix=build)

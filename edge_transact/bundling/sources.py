@@ -126,7 +126,7 @@ def describe_model(dist: Path, identifier: str) -> Source:
 
     A `UsageError` if it has no library for phones, an `EdgeTransactError` if it lacks a file.
     """
-    manifest = Manifest.read(dist)
+    manifest = Manifest.read(dist, target="android")
     built = manifest.libraries
     libraries = {target: library_name(manifest.model_lib, target) for target in ABIS[ABI] if target in built}
     if not libraries:

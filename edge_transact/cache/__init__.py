@@ -46,6 +46,7 @@ KINDS = {
     "converted": "GGUF files and demo models as checkpoints",
     "texts": "text that models wrote",
     "scores": "what cutting each part of a model costs, for prunings to any size",
+    "answers": "what models answered to a dozen questions",
     "pruned": "pruned checkpoints",
     "healed": "checkpoints that were trained after pruning",
     "rounded": "weights rounded to 4 bits with calibration text",

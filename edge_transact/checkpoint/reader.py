@@ -37,6 +37,10 @@ ROPE_TYPES = ("llama3", "yarn", "longrope")
 PRUNE_AGAIN = "Copy the checkpoint again, or prune again."
 
 
+MOST_LAYERS = 10_000
+"""More are refused where no weights say how many there are."""
+
+
 class _Index(BaseModel):
     """``model.safetensors.index.json``: tensor to file name."""
 
@@ -85,12 +89,7 @@ class Checkpoint(Summarized):
         stored = _read_headers(path)
         # Before what has an entry for every layer that config.json claims.
         _check_layer_count(path, config, stored)
-        config = translated(config)
-        try:
-            plan = WidthPlan.from_config(config)
-        except EdgeTransactError as error:
-            raise EdgeTransactError(f"{path}: {error.message}", fix=error.fix) from error
-        _check_rope_factors(path, config, plan.rotary_dim // 2)
+        config, plan = _planned(path, config)
         stored = _translated_tensors(path, stored, plan, str(config.get("model_type")))
         for name, shape in tensor_shapes(plan).items():
             _check_shape(path, stored, name, shape)
@@ -260,6 +259,25 @@ def _check_layer_count(path: Path, config: Mapping[str, Any], names: Iterable[st
             f"num_hidden_layers {claimed}, the weights have {stored} layers",
             fix="Use the config.json that belongs to these weights, or download the complete checkpoint again.",
         )
+
+
+def read_plan(path: Path) -> tuple[Mapping[str, Any], WidthPlan]:
+    """The configuration and the widths of a checkpoint whose weights needn't be there. Raises as `Checkpoint.open`."""
+    config = _read_config(path)
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise EdgeTransactError(f"{path}: config.json says num_hidden_layers {layers}", fix="Correct its config.json.")
+    return _planned(path, config)
+
+
+def _planned(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], WidthPlan]:
+    config = translated(config)
+    try:
+        plan = WidthPlan.from_config(config)
+    except EdgeTransactError as error:
+        raise EdgeTransactError(f"{path}: {error.message}", fix=error.fix) from error
+    _check_rope_factors(path, config, plan.rotary_dim // 2)
+    return config, plan
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from edge_transact.architecture.families import SOURCE_TYPE, family_of, rope_par
 from edge_transact.artifacts.digests import SEAL
 from edge_transact.artifacts.dist_files import LICENCE_FILES, TOKENIZER_FILES
 from edge_transact.artifacts.listing import FILES, write_listing
-from edge_transact.artifacts.outputs import new_directory
-from edge_transact.artifacts.templates import template
+from edge_transact.artifacts.outputs import new_directory, new_file
+from edge_transact.artifacts.templates import markdown, template
 from edge_transact.cache.sources import public, remember_source, source_of
 from edge_transact.checkpoint.auto_classes import AUTO_MODELS
 from edge_transact.checkpoint.layout import tensor_shapes
@@ -95,6 +95,16 @@ def write_checkpoint(
             also(directory)
         write_provenance(directory, record)
     return Checkpoint.open(output)
+
+
+def write_quality(directory: Path, figures: Mapping[str, str]) -> None:
+    """Adds what was measured to the model card of a checkpoint that was just written, once."""
+    card = directory / MODEL_CARD
+    before, heading, after = card.read_text().partition("## How it was made\n")
+    if heading and "## Quality\n" not in before:
+        lines = "".join(f"- {markdown(name)}: {markdown(value)}\n" for name, value in figures.items())
+        with new_file(card, b"---", own=True) as fresh:
+            fresh.write_text(f"{before}## Quality\n\n{lines}\n{heading}{after}")
 
 
 def write_shards(

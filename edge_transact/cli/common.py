@@ -97,9 +97,9 @@ def show_written(
         for row in facts.items():
             table.add_row(*row)
         if degenerate := values.get("degenerate"):
-            from edge_transact.evaluation.answers.collapse import described as described_answers
+            from edge_transact.evaluation.answers.collapse import beside
 
-            table.add_row("unusable answers", described_answers(degenerate))
+            table.add_row("unusable answers", beside(degenerate, values.get("source_degenerate")))
         if report := values.get("report"):
             table.add_row("report", str(Path(report) / "index.html"))
         console = Console()
@@ -117,14 +117,18 @@ def show_checkpoint(
     report: Path | None,
     as_json: bool,
     following: str,
+    before: object = None,
 ) -> None:
-    """`show_written` for a checkpoint, with the time and memory of this process."""
+    """`show_written` for a checkpoint, with the time and memory of this process.
+
+    `degenerate` are the figures of its answers, `before` those of its source.
+    """
     from edge_transact.system.clock import process_s
     from edge_transact.system.memory import peak_rss_mib
 
     values = result.to_dict() | {"peak_rss_mib": peak_rss_mib(), "seconds": process_s()}
     if degenerate:
-        values["degenerate"] = degenerate
+        values |= {"degenerate": degenerate} | ({"source_degenerate": before} if before else {})
     if report is not None:
         values["report"] = str(report)
     title = f"{output} in {values['seconds']:.0f} s"

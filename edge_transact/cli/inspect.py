@@ -14,6 +14,7 @@ from edge_transact.artifacts.outputs import refuse_existing
 from edge_transact.cli.common import ForceOption, JsonOption, guarded, print_table, show
 from edge_transact.formatting import megabytes
 from edge_transact.inspection import InspectOptions, inspect_model, picture_begins, plot_flops
+from edge_transact.runtimes import verdicts
 from edge_transact.widths import WidthPlan, describe
 
 PLOT_CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
@@ -104,10 +105,7 @@ def _costs(plan: WidthPlan, result: Mapping[str, Any], first: Mapping[str, Any])
         f"{change('memory_bytes', in_context=True)}: weights {megabytes(weights)}, "
         f"KV cache {megabytes(result['kv_bytes'])}, workspace about {megabytes(result['workspace_bytes'])}",
     }
-    for runtime, misfit in result["runtimes"].items():
-        how = "in the Q4_0 or F16 that `export` writes" if runtime == "llama.cpp" else "no"
-        rows[f"fits {runtime}"] = f"{how}: {misfit}" if misfit else "yes"
-    return rows
+    return rows | {f"fits {runtime}": said for runtime, said in verdicts(plan).items()}
 
 
 def _print_contexts(console: Console, result: Mapping[str, Any]) -> None:

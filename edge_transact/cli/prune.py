@@ -64,21 +64,25 @@ def prune(
         with progress.working(LOADING):
             from edge_transact.artifacts.outputs import refuse_existing
             from edge_transact.checkpoint import Checkpoint
-            from edge_transact.evaluation.models import prepare_report
-            from edge_transact.evaluation.requirements import gate, with_gate
+            from edge_transact.evaluation.answers.collapse import RECIPE
+            from edge_transact.evaluation.requirements import asked, gate, with_gate
             from edge_transact.healing.requirements import check_texts
             from edge_transact.inputs.models import resolve_model
             from edge_transact.layerwise.windows import check_calibration
-            from edge_transact.pruning.report import write_report
-            from edge_transact.pruning.requirements import pruned_plan, requirements, target_of
+            from edge_transact.pruning.report import report_texts, write_report
+            from edge_transact.pruning.requirements import requirements, target_of
             from edge_transact.pruning.run import decided
             from edge_transact.pruning.run import prune as prune_model
             from edge_transact.pruning.shots import ShotTrainer, shot_trainings
+            from edge_transact.quantization import get_quantization
+            from edge_transact.runtimes import offer
 
         with progress.working(common.PLANNING):
             if report is None:  # an interrupted run may have written it, and its report is still to be made
                 refuse_existing(output, force, apart_from=[model])
-            text_of_report = prepare_report(report, force=force, apart_from=[output, model]) if report else ""
+            if report:
+                refuse_existing(report, force, apart_from=[output, model])
+                texts = report_texts()
             source = Checkpoint.open(resolve_model(model))
             required = requirements(source, options, training, report_of=output.name if report else None)
             if dry_run:  # the run finds out when it reads them
@@ -86,9 +90,11 @@ def prune(
                 for each in shot_trainings(training, 1, str(source.path), options.seed):
                     check_texts(source, each)
             chosen = decided(options, source)
-            required = with_gate(required, source.path, pruned_plan(source.plan, chosen), output)
+            required = with_gate(required, source.path, source.plan, source.path, output)
         if not dry_run:
             logger.info(common.described(required, history))
+            if not options.runtime:
+                logger.info(offer(source.plan))
             result = prune_model(
                 model,
                 output,
@@ -97,12 +103,15 @@ def prune(
                 resume=resume,
                 fresh=fresh,
                 force=force,
-                finish=None if report is None else lambda done: write_report(done, report, text_of_report, force=force),
+                finish=None if report is None else lambda done: write_report(done, report, texts, force=force),
             )
-            degenerate = gate(output) if result.is_main else None
+            degenerate = gate(output, source.path) if result.is_main else None
+            before = asked(source.path) if degenerate else None
     if dry_run:
         target = target_of(source.plan, chosen)
-        common.show_requirements(required, history, as_json, target.facts, target.values)
+        facts = target.facts if options.runtime else target.facts | {"runtimes": offer(source.plan)}
+        common.show_requirements(required, history, as_json, facts, target.values)
     elif result.is_main:
-        following = f"edge-transact heal {output} -o {output}-healed"
-        common.show_checkpoint(output, result, degenerate, report, as_json, following)
+        rounded = f" --quant {options.quant}" if get_quantization(options.quant).bits else ""
+        following = f"edge-transact heal {output} {RECIPE}{rounded} -o {output}-healed"
+        common.show_checkpoint(output, result, degenerate, report, as_json, following, before)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired
 
-from edge_transact import costs
+from edge_transact import cache, costs
 from edge_transact.artifacts.digests import files_digest, text_digest
 from edge_transact.artifacts.dist_files import CHAT_CONFIG, MANIFEST
 from edge_transact.artifacts.manifest import Manifest
@@ -24,7 +26,7 @@ from edge_transact.evaluation.options import BASICS, EvalOptions
 from edge_transact.evaluation.perplexity import LogitsFunction, Perplexity, perplexity, perplexity_step
 from edge_transact.progress import working
 from edge_transact.quantization import QUANTIZATIONS
-from edge_transact.reading import read_object
+from edge_transact.reading import read_json, read_object
 from edge_transact.system.memory import trim
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ WINDOW = 512
 
 REPORT_TEXT, REPORT_WINDOWS = "demo:sotu", 6
 """The text of whose evaluation part reports measure so many windows. Calibration doesn't read that part."""
+
+REPORT_TEXTS = {REPORT_TEXT: "speeches", "demo:docs": "documentation", "demo:code": "Python code"}
+"""The texts on which a pruning's report measures, and what they are: a cut costs some kinds several times the others"""
 
 TEXT_STEP = "read the text and the models' files"
 
@@ -169,10 +174,12 @@ def evaluate_models(
                 if (group := f"model {number} tasks") not in journal:
                     journal.note(group, tasks.scores(model, codec.tokenizer))
                 scores = journal.noted(group)
-            group = f"model {number} {'answers' if options.basics else 'questions'}"
-            rows = _answers(name, model, codec, options.basics, journal, group)
+            rows = _answers(model, codec, journal, f"model {number} answers", name) if options.basics else []
             if options.basics:
                 scores = {BASICS: basics_scores(rows)} | scores
+                figures = figures_of(rows) if codec.has_chat_template else None
+            else:
+                figures = unusable_answers(name, (model, codec))
             evaluation = Evaluation(
                 model=name,
                 text=options.text,
@@ -183,8 +190,8 @@ def evaluate_models(
             )
             if reference:
                 evaluation["reference"] = reference
-            if rows and codec.has_chat_template:
-                evaluation["degenerate"] = figures_of(rows)
+            if figures:
+                evaluation["degenerate"] = figures
             if options.basics:
                 evaluation["answers"] = rows
             results.append(evaluation)
@@ -198,9 +205,24 @@ def evaluate_models(
 
 def evaluate_model(model: str, document: str, *, window: int = 512, max_windows: int | None = None) -> Perplexity:
     """The perplexity of a MODEL in float32, or of a DIST in the dtype of its host library."""
+    (found,) = evaluate_documents(model, [document], window=window, max_windows=max_windows)
+    return found
+
+
+def evaluate_documents(
+    model: str, documents: Iterable[str], *, window: int = 512, max_windows: int | None = None
+) -> list[Perplexity]:
+    """`evaluate_model` for several documents."""
     network, codec = load(model)
-    step = perplexity_step(model)
-    return perplexity(_network(network), codec.tokenizer, document, window=window, max_windows=max_windows, step=step)
+    each = partial(
+        perplexity,
+        _network(network),
+        codec.tokenizer,
+        window=window,
+        max_windows=max_windows,
+        step=perplexity_step(model),
+    )
+    return [each(document) for document in documents]
 
 
 def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | Path | None]) -> str:
@@ -217,23 +239,42 @@ def prepare_report(directory: Path, *, force: bool, apart_from: Iterable[str | P
 
 
 def _answers(
-    name: str, model: PreTrainedModel | HostModel, codec: TextCodec, basics: bool, journal: Journal, group: str
+    model: PreTrainedModel | HostModel, codec: TextCodec, journal: Journal, group: str, name: str
 ) -> list[AnswerRow]:
-    """A model's answers, from the journal if it has them: to all questions, or to the dozen, or to none."""
-    if not basics and not codec.has_chat_template:
-        return []
+    """A model's answers to all questions, from the journal if it has them."""
     if group not in journal:
-        try:
-            asked = QUESTIONS if basics else quick_questions()
-            rows = ask(model, codec, asked, step=step_name(name))
-        except EdgeTransactError as error:
-            if basics:
-                raise
-            logger.info(f"no questions to {name}: {error.message}")
-            return []
-        journal.note(group, rows)
+        journal.note(group, ask(model, codec, QUESTIONS, step=step_name(name)))
     kept: list[AnswerRow] = journal.noted(group)
     return kept
+
+
+def unusable_answers(
+    model: str, loaded: tuple[PreTrainedModel | HostModel, TextCodec] | None = None
+) -> CollapseFigures | None:
+    """The figures of a MODEL's or DIST's answers to the dozen questions; `None` if it has no chat template for them.
+
+    A model is asked once: its answers stay in the cache. `loaded` is what `load` returned of it.
+    """
+    from edge_transact.runtime.text import TextCodec
+
+    if not TextCodec(Path(model) if is_dist(model) else checkpoint_of(model).path).has_chat_template:
+        return None
+
+    def make(content: Path) -> None:
+        network, codec = loaded or load(model)
+        (content / "answers.json").write_text(json.dumps(ask(network, codec, quick_questions(), step=step_name(model))))
+
+    ingredients = {
+        "model": _digest(model),
+        "code": code_of(ask),
+        **{package: version(package) for package in ("apache-tvm", "torch", "transformers")},
+    }
+    recipe = cache.Recipe("answers", f"answers of {Path(model).name}", ingredients, make, is_step=False)
+    try:
+        return figures_of(read_json(cache.made(recipe) / "answers.json"))
+    except EdgeTransactError as error:  # a template that takes no such message, or a window that is too short
+        logger.info(f"no questions to {model}: {error.message}")
+        return None
 
 
 def _weights_bytes(model: str) -> int:

@@ -11,13 +11,19 @@ from pathlib import Path
 
 from edge_transact.artifacts.dist_files import MANIFEST, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, write_quality
 from edge_transact.costs import Requirements
 from edge_transact.costs.memory import PACKAGES_BYTES, logits_bytes, model_bytes
 from edge_transact.errors import EdgeTransactError
-from edge_transact.evaluation.answers.basics import ask
-from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of, step_name, warning
-from edge_transact.evaluation.answers.questions import quick_questions
-from edge_transact.evaluation.models import TEXT_STEP, checkpoint_of, is_dist, load, load_step
+from edge_transact.evaluation.answers.collapse import (
+    THRESHOLD,
+    CollapseFigures,
+    beside,
+    described,
+    step_name,
+    warning,
+)
+from edge_transact.evaluation.models import TEXT_STEP, checkpoint_of, is_dist, load_step, unusable_answers
 from edge_transact.evaluation.options import EvalOptions
 from edge_transact.evaluation.perplexity import TOKENS_STEP, perplexity_step
 from edge_transact.runtime.text import TextCodec
@@ -60,28 +66,38 @@ def requirements(
     return Requirements(steps, windows * window * len(models), needed, 0)
 
 
-def perplexity_steps(name: str) -> list[str]:
-    return [load_step(name), TOKENS_STEP, perplexity_step(name)]
+def perplexity_steps(name: str, texts: int = 1) -> list[str]:
+    return [load_step(name), *(TOKENS_STEP, perplexity_step(name)) * texts]
 
 
 def _chats(name: str) -> bool:
     return TextCodec(Path(name) if is_dist(name) else checkpoint_of(name).path).has_chat_template
 
 
-def gate(model: Path) -> CollapseFigures | None:
-    """Asks the model that a command has just written, and logs a warning if too many answers are unusable."""
+def asked(model: Path) -> CollapseFigures | None:
+    """`unusable_answers` of a model that `is_asked`."""
     from edge_transact.checkpoint import Checkpoint
 
     in_library = (model / MANIFEST).is_file()
-    if not is_asked(model, None if in_library else Checkpoint.open(model).plan):
+    return (
+        unusable_answers(str(model)) if is_asked(model, None if in_library else Checkpoint.open(model).plan) else None
+    )
+
+
+def gate(model: Path, source: Path | None = None) -> CollapseFigures | None:
+    """Asks the model that a command has just written, and logs a warning if too many answers are unusable.
+
+    Its model card says it, beside those of the `source`, if it was asked. Loads neither that was asked before.
+    """
+    figures = asked(model)
+    if not figures:
         return None
-    network, codec = load(str(model))
-    try:
-        figures = figures_of(ask(network, codec, quick_questions(), step=step_name(model)))
-    except EdgeTransactError as error:  # a template that takes no such message, or a window that is too short
-        logger.info(f"no questions to {model}: {error.message}")
-        return None
-    if words := warning(model, figures):
+    before = asked(source) if source else None
+    if (model / PROVENANCE_FILE).is_file():
+        write_quality(model, {"unusable test answers": beside(figures, before)})
+    if before and before["share"] > THRESHOLD:
+        logger.warning(f"{described(before)} test answers of {source} itself are unusable: is it trained to chat?")
+    elif words := warning(model, figures):
         logger.warning(words)
     return figures
 
@@ -100,10 +116,11 @@ def is_asked(directory: Path, plan: WidthPlan | None) -> bool:
 
 
 def with_gate(
-    requirements: Requirements, directory: Path, plan: WidthPlan, name: str | Path, *, in_library: bool = False
+    requirements: Requirements, directory: Path, plan: WidthPlan, *names: str | Path, in_library: bool = False
 ) -> Requirements:
     """A command's requirements with the steps of `gate` after its own, if the model will be asked."""
     if not is_asked(directory, None if in_library else plan):
         return requirements
     in_torch = 0 if in_library else PACKAGES_BYTES + model_bytes(plan)
-    return requirements.then(Requirements([load_step(str(name)), step_name(name)], 0, in_torch, 0))
+    steps = [step for name in names for step in (load_step(str(name)), step_name(name))]
+    return requirements.then(Requirements(steps, 0, in_torch, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +31,7 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 HUB_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
-    "config.json",
+    CONFIG := "config.json",
     "generation_config.json",
     PROVENANCE_FILE,
     MODEL_CARD,
@@ -39,18 +39,19 @@ HUB_FILES = (
 )
 
 
-def resolve_model(model: str) -> Path:
+def resolve_model(model: str, *, weights: bool = True) -> Path:
     """The local checkpoint directory of a MODEL, whose content `Checkpoint.open` checks.
 
-    Converted GGUF files and demo models are kept in our cache, hub models in the hub's cache. An `EdgeTransactError`
-    if there is no such model, the hub can't be reached, or a package is missing.
+    Without `weights`, only a hub model's configuration is downloaded. Converted GGUF files and demo models are kept
+    in our cache, hub models in the hub's cache. An `EdgeTransactError` if there is no such model, the hub can't be
+    reached, or a package is missing.
     """
-    directory = _resolve(model)
+    directory = _resolve(model, HUB_FILES + TOKENIZER_FILES if weights else (CONFIG,))
     logger.debug(f"{model}: {directory.absolute()}")
     return directory
 
 
-def _resolve(model: str) -> Path:
+def _resolve(model: str, of_hub: Sequence[str]) -> Path:
     if model.startswith("demo:"):
         return _demo_model(model)
     path = user_path(model)
@@ -66,7 +67,7 @@ def _resolve(model: str) -> Path:
     # `org/name` is a path if `org` is a local directory.
     if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf" and not path.parent.is_dir():
         fix = "Check the name, or use a local directory, a .gguf file or demo:smollm2."
-        return download(model, "model", [*HUB_FILES, *TOKENIZER_FILES], fix)
+        return download(model, "model", of_hub, fix)
     raise EdgeTransactError(
         f"{model} does not exist",
         fix=suggestion(model, DEMO_MODELS)

@@ -15,9 +15,12 @@ from edge_transact.artifacts.charts import Axis, Chart, by_layer, lines, number
 from edge_transact.artifacts.outputs import new_directory
 from edge_transact.artifacts.report import Origin, Report, Section, change
 from edge_transact.artifacts.summary import PRUNED, SOURCE, width_section
-from edge_transact.checkpoint.writer import PROVENANCE_FILE
-from edge_transact.evaluation.models import REPORT_TEXT, REPORT_WINDOWS, evaluate_model
+from edge_transact.checkpoint.writer import PROVENANCE_FILE, write_quality
+from edge_transact.evaluation.answers.collapse import beside, described, warning
+from edge_transact.evaluation.models import REPORT_TEXT, REPORT_TEXTS, REPORT_WINDOWS, evaluate_documents
+from edge_transact.evaluation.requirements import asked
 from edge_transact.formatting import megabytes
+from edge_transact.inputs.texts import read_text
 from edge_transact.options import written
 from edge_transact.progress import working
 from edge_transact.pruning.compensate.compensation import PROJECTIONS
@@ -35,6 +38,10 @@ from edge_transact.system.machine import machine_name
 from edge_transact.widths import LayerWidths, WidthPlan
 
 CUT_AWAY = 1
+
+MARK, UNTRAINED = "*", 0.5
+"""Behind the kinds of text that calibration read, and the share of the vocabulary that an untrained model chooses from.
+"""
 
 BINS = 48
 """The most bars of a layer in a chart of scores: neighbours share one."""
@@ -177,12 +184,23 @@ def _errors(fits: Mapping[str, Fit], name: str) -> tuple[float, ...]:
     return (fits[name].error_before, fits[name].error_after) if name in fits else ()
 
 
-def write_report(result: PruneResult, directory: Path, text: str, *, force: bool = False) -> dict[str, Any]:
-    """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too.
+def report_texts() -> dict[str, str]:
+    """The documents to measure on by `REPORT_TEXTS`, read before the work; raises `EdgeTransactError` without one."""
+    return {text: read_text(text, "evaluation") for text in REPORT_TEXTS}
 
-    `directory` is complete or absent; `text` is the result of `prepare_report`. Returns the content of ``report.json``.
+
+def write_report(
+    result: PruneResult, directory: Path, texts: Mapping[str, str], *, force: bool = False
+) -> dict[str, Any]:
+    """Writes ``report.json``, and ``index.html`` with its charts, which are SVG files too; and into the model card.
+
+    `directory` is complete or absent; `texts` is the result of `report_texts`. Returns the content of ``report.json``.
     """
-    values = _values(result, text)
+    values = _values(result, texts)
+    rows = {label: f"{before:.2f}, pruned {after:.2f}" for label, before, after in _perplexities(values)}
+    if values["degenerate"]["pruned"]:
+        rows["unusable test answers"] = beside(values["degenerate"]["pruned"], values["degenerate"]["source"])
+    write_quality(result.checkpoint.path, rows)
     with working(REPORT_STEP), new_directory(directory, force=force) as fresh:
         page(values, list(_charts(result)), _origin(result, directory)).write(fresh, values)
     return values
@@ -192,23 +210,27 @@ def page(values: Mapping[str, Any], charts: Sequence[Section], origin: Origin) -
     """The page, from the content of ``report.json`` and its charts, the widths first."""
     source, pruned = values["models"]["source"], values["models"]["pruned"]
     smaller = change(source["weight_bytes"], pruned["weight_bytes"]).lstrip("-")
-    before, after, evaluation = source["perplexity"], pruned["perplexity"], values["evaluation"]
-    nats = math.log(after / before)
+    nats = {each["kind"]: math.log(each["pruned"] / each["source"]) for each in values["texts"]}
+    mean, worst = math.fsum(nats.values()) / len(nats), max(nats, key=nats.__getitem__)
+    evaluation = values["evaluation"]
     note = (
         f"Perplexity is measured in fp32 on the first {evaluation['windows']} windows of {evaluation['window']} tokens "
-        f"of the evaluation part of {evaluation['text']}. Lower is better. It is e to the power of the loss, which "
-        f"{'rose' if nats >= 0 else 'fell'} by {abs(nats):.3f} nats a token."
+        f"of the evaluation parts of {', '.join(each['text'] for each in values['texts'])}. Lower is better. It is e "
+        "to the power of the loss in nats a token; the mean of the kinds is that of their losses."
     )
+    if any(each["is_calibration"] for each in values["texts"]):
+        note += f" {MARK} Calibration read other parts of the same source: what is unlike it loses more."
     comparison = Section(
         "comparison",
         "Before and after",
         header=("measure", "source", "pruned", "change"),
-        rows=list(_comparison(source, pruned, values["quantization"])),
+        rows=list(_comparison(values)),
         note=note,
     )
     notes = Section("notes", "Notes", text="; ".join(values["notes"]))
     return Report(
-        f"{smaller} smaller, perplexity {number(before)} → {number(after)}",
+        f"{smaller} smaller, perplexity {change(1, math.exp(mean))} on average, "
+        f"{change(1, math.exp(nats[worst]))} on {worst}",
         f"{values['model']} pruned",
         [comparison, *charts[:1], *([notes] if values["notes"] else []), *charts[1:]],
         origin,
@@ -216,12 +238,32 @@ def page(values: Mapping[str, Any], charts: Sequence[Section], origin: Origin) -
             f"{100 * values['ratio']:.1f} % of the attention and MLP parameters of {values['model']} were removed; the "
             f"result is {values['output']}. Run `edge-transact bench` to measure the speed."
         ],
+        warnings=list(_warnings(values)),
     )
 
 
-def _comparison(source: Mapping[str, float], pruned: Mapping[str, float], quantization: str) -> Iterator[list[str]]:
+def _warnings(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the figures alone don't say."""
+    if min(each["source"] for each in values["texts"]) > UNTRAINED * values["vocabulary"]:
+        yield f"{values['model']} predicts no better than chance: it isn't trained, and no figure here says anything."
+    elif (found := values["degenerate"]["pruned"]) and (words := warning(values["output"], found)):
+        yield words
+
+
+def _perplexities(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
+    """Of each text the label, and both models' perplexities."""
+    for each in values["texts"]:
+        yield f"perplexity, {each['kind']}{f' {MARK}' * each['is_calibration']}", each["source"], each["pruned"]
+
+
+def _comparison(values: Mapping[str, Any]) -> Iterator[list[str]]:
+    for label, before, after in _perplexities(values):
+        yield [label, f"{before:.2f}", f"{after:.2f}", change(before, after)]
+    unusable, quantization = values["degenerate"], values["quantization"]
+    if unusable["source"] and unusable["pruned"]:
+        yield ["unusable test answers", *(described(unusable[name]) for name in ("source", "pruned")), ""]
+    source, pruned = values["models"]["source"], values["models"]["pruned"]
     rows: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-        ("perplexity", "perplexity", "{:.2f}".format),
         (f"weights in {quantization}", "weight_bytes", megabytes),
         ("parameters", "parameters", _millions),
         ("of attention and MLP", "attention_and_mlp_parameters", _millions),
@@ -258,20 +300,23 @@ def _origin(result: PruneResult, directory: Path) -> Origin:
     )
 
 
-def _values(result: PruneResult, text: str) -> dict[str, Any]:
+def _values(result: PruneResult, texts: Mapping[str, str]) -> dict[str, Any]:
     quantization = get_quantization(result.options.quant)
-    models = {}
+    models, found, degenerate = {}, {}, {}
     for name, checkpoint in (("source", result.source), ("pruned", result.checkpoint)):
-        evaluated = evaluate_model(str(checkpoint.path), text, max_windows=REPORT_WINDOWS)
+        evaluated = evaluate_documents(str(checkpoint.path), texts.values(), max_windows=REPORT_WINDOWS)
+        found[name] = dict(zip(texts, evaluated, strict=True))
+        degenerate[name] = asked(checkpoint.path)
         models[name] = {
             "parameters": costs.parameters(checkpoint.plan),
             "attention_and_mlp_parameters": costs.prunable_parameters(checkpoint.plan),
             "weight_bytes": costs.weight_bytes(checkpoint.plan, quantization),
             "kv_bytes_per_token": costs.kv_bytes_per_token(checkpoint.plan, quantization),
             "kv_padding_bytes_per_token": costs.kv_padding_bytes_per_token(checkpoint.plan, quantization),
-            "perplexity": evaluated["perplexity"],
+            "perplexity": found[name][REPORT_TEXT]["perplexity"],
         }
-    evaluation = {name: value for name, value in evaluated.items() if name != "perplexity"}
+    evaluation = {name: value for name, value in found["source"][REPORT_TEXT].items() if name != "perplexity"}
+    calibrated = {source["text"] for source in result.provenance["calibration"]["sources"]}
     summary = result.to_dict()
     del summary["widths"]
     return {
@@ -279,6 +324,13 @@ def _values(result: PruneResult, text: str) -> dict[str, Any]:
         **summary,
         "quantization": quantization.name,
         "evaluation": {"text": REPORT_TEXT, **evaluation},
+        "texts": [
+            {"text": text, "kind": REPORT_TEXTS[text], "is_calibration": text in calibrated}
+            | {name: found[name][text]["perplexity"] for name in found}
+            for text in texts
+        ],
+        "degenerate": degenerate,
+        "vocabulary": result.source.plan.vocab_size,
         "models": models,
         "layers": list(_layers(result)),
     }

@@ -11,6 +11,7 @@ from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layout import EMBEDDING
 from edge_transact.costs import Requirements, memory
+from edge_transact.evaluation.models import REPORT_TEXTS
 from edge_transact.evaluation.requirements import perplexity_steps
 from edge_transact.formatting import megabytes
 from edge_transact.healing.requirements import requirements as requirements_of_training
@@ -70,7 +71,8 @@ def requirements(
         states = (2 * loop.TOGETHER + 1) * options.search_tokens * plan.hidden_size * itemsize
         resident.append(memory.PACKAGES_BYTES + workers() * (memory.PACKAGES_BYTES + head + states))
     if report_of:
-        steps += [*perplexity_steps(source.path.name), *perplexity_steps(report_of), REPORT_STEP]
+        steps += [*perplexity_steps(source.path.name, len(REPORT_TEXTS))]
+        steps += [*perplexity_steps(report_of, len(REPORT_TEXTS)), REPORT_STEP]
         resident.append(memory.perplexity_bytes(plan))
     # The checkpoint, and for an interrupted run hidden states, with gradients the input of every layer.
     disk = costs.parameters(pruned_plan(plan, options)) * stored.itemsize

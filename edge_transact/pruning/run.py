@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ from edge_transact.pruning.search.loop import Found
 from edge_transact.pruning.search.scoring import compared_texts
 from edge_transact.pruning.units import DEFAULT_UNITS, UNITS
 from edge_transact.runtime.text import check_chats
-from edge_transact.runtimes import RUNTIMES, gguf_architecture
+from edge_transact.runtimes import RUNTIMES, gguf_architecture, one_width, verdicts
 from edge_transact.system.computation import compute_device
 from edge_transact.system.memory import trim
 from edge_transact.widths import WidthPlan
@@ -97,6 +97,7 @@ class PruneResult(Summarized):
             "parameters": f"{new:,} of {old:,} ({new / old - 1:+.0%})",
             "attention and MLP removed": f"{costs.cut_ratio(plan, source):.1%}, by {self.options.method}",
         }
+        facts["runs in"] = "; ".join(f"{name}: {said}" for name, said in verdicts(plan).items())
         title = f"{self.checkpoint.path}: {self.provenance['source']}, pruned in {self.seconds:.0f} s"
         return summary_of_widths(title, plan, source, facts)
 
@@ -169,7 +170,7 @@ def prune(
     if finish is None:
         refuse_existing(output, force, apart_from=inputs)
     source = Checkpoint.open(resolve_model(model))
-    if options.runtime == "llama.cpp" and not options.allocation and (architecture := _one_width(source.plan)):
+    if options.runtime == "llama.cpp" and not options.allocation and (architecture := one_width(source.plan)):
         logger.info(f"its {architecture} has one width for all layers: allocation uniform")
     options = decided(options, source)
     if options.profile and not read_profile(options.profile).is_measured:
@@ -330,7 +331,7 @@ def _for_loader(options: PruneOptions, plan: WidthPlan) -> PruneOptions:
     architecture, misfit = gguf_architecture(plan)
     if misfit:
         raise UsageError(f"--for llama.cpp: its {architecture} can't load this model: {misfit}", fix="Give --for mlc.")
-    if not (architecture := _one_width(plan)):
+    if not (architecture := one_width(plan)):
         return options
     units = options.units or (["mlp"] if architecture == "phi3" else [])
     options = options.model_copy(update={"allocation": options.allocation or "uniform", "units": units})
@@ -345,14 +346,6 @@ def _for_loader(options: PruneOptions, plan: WidthPlan) -> PruneOptions:
             fix="Give --units mlp, or leave it out.",
         )
     return options
-
-
-def _one_width(plan: WidthPlan) -> str:
-    """llama.cpp's architecture of the model, if that has one width for all layers; else empty."""
-    first, *others = plan.layers
-    uneven = plan.with_layers((replace(first, intermediate_size=first.intermediate_size + 1), *others))
-    architecture, misfit = gguf_architecture(uneven)
-    return architecture if misfit else ""
 
 
 def _for_runtime(options: PruneOptions) -> PruneOptions:

@@ -43,6 +43,16 @@ def test_memory_is_the_sum_of_its_parts(tiny_model):
     assert result["quantization"] == "q4f16_0"
 
 
+def test_a_configuration_alone_is_enough(tiny_model, tmp_path):
+    """As a hub id is inspected, whose weights aren't downloaded."""
+    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    assert {**inspected(tmp_path), "model": ""} == {**inspected(tiny_model), "model": ""}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    code, _, err = edge_transact("inspect", tmp_path)
+    assert code == 1 and "num_hidden_layers 1000000000" in err
+
+
 def test_contexts_are_a_table(tiny_model):
     table = inspected(tiny_model, "--contexts", "64, 16,16")["contexts"]
     assert [row["context"] for row in table] == [16, 64]

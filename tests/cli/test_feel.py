@@ -171,7 +171,7 @@ def test_a_context_above_the_models_is_refused_before_any_work(tmp_path):
     ("words", "message", "fix"),
     [
         ("run demo:tiny --prompt hi", "demo:tiny is a model, not a DIST", "build demo:tiny --target host -o dist"),
-        ("bundle org/name -o app", "org/name is a model, not a DIST", "build org/name --target host -o dist"),
+        ("bundle org/name -o app", "org/name is a model, not a DIST", "build org/name --target android -o dist"),
         ("heal demo:tiny -o h", "demo:tiny is not a pruned model", "prune demo:tiny --ratio 0.2 -o pruned"),
         ("prune demo:tiny --ratio 30 -o p", "30 is not between 0 and 1", "write 0.3 or 30%"),
     ],

@@ -182,7 +182,7 @@ def test_a_dry_run_says_what_the_run_does_and_a_killed_report_goes_on_without_pr
     assert expected["seconds"] is None and {step["seconds"] for step in expected["steps"]} == {None}
     entered.clear()
     with monkeypatch.context() as patched:
-        patched.setattr("edge_transact.pruning.report.evaluate_model", fail)
+        patched.setattr("edge_transact.pruning.report.evaluate_documents", fail)
         killed = run(*command)
     assert killed.exit_code == 1 and killed.stderr.startswith("512 tokens, about 6") and "last run" not in killed.stderr
     before = entered[2:]

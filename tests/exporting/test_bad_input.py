@@ -18,6 +18,7 @@ from edge_transact.exporting.gguf import export_gguf
 from edge_transact.inputs import resolve_model
 from edge_transact.pruning.options import PruneOptions
 from edge_transact.pruning.run import for_model
+from edge_transact.runtimes import offer, verdicts
 from tests.support.checkpoints import FAMILIES, LLAMA3, YARN, narrowed, odd_plan
 from tests.support.command import run, said
 from tests.support.gguf_files import copy_gguf
@@ -158,6 +159,9 @@ def test_different_widths_of_families_with_one_width(make_llama, tmp_path, famil
     plan = odd_plan(source.plan)
     path = write_checkpoint(source, plan, narrowed(source, plan), {}, tmp_path / "cut").path
     refused(path, tmp_path / "out.gguf", f"llama.cpp's {family} can't load it", "one width for all", "uniform")
+    said = verdicts(Checkpoint.open(path).plan)["llama.cpp"]
+    assert said.startswith("no: ") and "one width for all" in said, "as export says"
+    assert "not in llama.cpp" in offer(source.plan) and "--for llama.cpp" in offer(source.plan), "before the cut"
     asked = {"ratio": 0.9, "runtime": "llama.cpp"}
     options = for_model(PruneOptions(**asked), source)
     assert (options.allocation, options.units) == ("uniform", ["mlp"] if family == "phi3" else ["mlp", "groups"])

@@ -63,6 +63,8 @@ def refusal(result: subprocess.CompletedProcess[str]) -> str:
 def test_a_model_is_downloaded_once_and_then_works_offline(hub, edge_transact, checkpoint):
     hub.add("acme/small", files_of(checkpoint) | {"pytorch_model.bin": b"a pickle"})
     online = edge_transact("inspect", "acme/small", "--json")
+    assert parameters(online) and not any("safetensors" in request for request in hub.requests), "config.json alone"
+    assert edge_transact("explain", "acme/small").returncode == 0
     assert any(request.endswith("/model.safetensors") for request in hub.requests)
     assert not any("pytorch_model" in request for request in hub.requests)
     offline = edge_transact("inspect", "acme/small", "--json", HF_HUB_OFFLINE="1")
@@ -111,7 +113,7 @@ def test_no_network_and_offline_mode_have_different_errors(edge_transact):
 def test_a_hub_model_with_only_pickles(hub, edge_transact, checkpoint):
     files = files_of(checkpoint)
     hub.add("acme/old", {"config.json": files["config.json"], "pytorch_model.bin": b"a pickle"})
-    assert "safetensors" in refusal(edge_transact("inspect", "acme/old"))
+    assert "safetensors" in refusal(edge_transact("explain", "acme/old"))
 
 
 def test_push_creates_a_repository_that_loads(hub, edge_transact, checkpoint):

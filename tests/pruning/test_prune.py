@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,11 @@ def test_people_see_a_table_and_the_next_command(tiny_model, chapters, tmp_path:
     code, out, err = edge_transact("prune", tiny_model, *options)
     assert code == 0, err
     assert "intermediate_size" in out and "100" in out
-    assert "edge-transact heal" in out
+    recommended = next(line for line in Path("README.md").read_text().splitlines() if "heal pruned" in line)
+    words = recommended.replace("pruned", str(tmp_path / "p")).replace("healed", f"{tmp_path / 'p'}-healed")
+    assert f"Next: {words}\n" in out, "as the README recommends"
+    assert "mlc: yes; llama.cpp: in the Q4_0 or F16" in " ".join(re.sub("[│┃|]", " ", out).split())
+    assert "To run it elsewhere, say so now: --for" in err
 
 
 @pytest.mark.parametrize("method", ["obs", "transact"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html import unescape
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from edge_transact import costs
 from edge_transact.checkpoint import Checkpoint
-from edge_transact.evaluation.models import REPORT_TEXT, REPORT_WINDOWS, evaluate_models
+from edge_transact.evaluation.models import REPORT_TEXT, REPORT_TEXTS, REPORT_WINDOWS, evaluate_models
 from edge_transact.evaluation.options import EvalOptions
 from edge_transact.pruning.report import bars
 from edge_transact.pruning.scores import LayerScores
@@ -45,6 +46,10 @@ def test_the_figures_are_the_models(written, random_model) -> None:
     for name, model in zip(("source", "pruned"), evaluated, strict=True):
         assert report["models"][name]["perplexity"] == pytest.approx(model["perplexity"])
         assert report["evaluation"]["text_sha256"] == model["text_sha256"]
+    assert [each["text"] for each in report["texts"]] == list(REPORT_TEXTS) and len(REPORT_TEXTS) == 3
+    code = EvalOptions(text="demo:code", max_windows=REPORT_WINDOWS)
+    (on_code,) = evaluate_models([str(output)], code)
+    assert report["texts"][2]["pruned"] == pytest.approx(on_code["perplexity"])
     for name, plan in (("source", source), ("pruned", pruned)):
         model = report["models"][name]
         assert model["parameters"] == costs.parameters(plan)
@@ -84,8 +89,13 @@ def test_the_page_says_what_the_figures_say(written, random_model, chapters) -> 
     assert not re.search(r"<script|(?:src|href)=", page)
     source, pruned = report["models"]["source"], report["models"]["pruned"]
     smaller = 100 - 100 * pruned["weight_bytes"] / source["weight_bytes"]
-    perplexities = (f"{model['perplexity']:,.0f}" for model in (source, pruned))
-    assert f"<h1>{smaller:.0f} % smaller, perplexity {' → '.join(perplexities)}</h1>" in page
+    rises = {each["kind"]: each["pruned"] / each["source"] for each in report["texts"]}
+    mean, worst = math.prod(rises.values()) ** (1 / 3), max(rises, key=rises.get)
+    figures = f"{100 * mean - 100:+.0f} % on average, {100 * rises[worst] - 100:+.0f} % on {worst}"
+    assert f"<h1>{smaller:.0f} % smaller, perplexity {figures}</h1>" in page
+    assert "perplexity, Python code</" in page and "* Calibration" not in page, "it read none of these"
+    card = (output / "README.md").read_text()
+    assert f"- perplexity, Python code: {report['texts'][2]['source']:.2f}, pruned" in card
     for index, layer in enumerate(report["layers"]):
         before, after = (layer[which]["intermediate_size"] for which in ("source", "pruned"))
         assert f"<title>layer {index}: {before:,} source, {after:,} pruned</title>" in page, "under the pointer"

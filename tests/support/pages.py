@@ -13,9 +13,9 @@ from edge_transact.benchmarking.analysis.report import write_comparison, write_r
 from edge_transact.building.report.measure import MatrixError, Part
 from edge_transact.building.report.page import page as build_page
 from edge_transact.evaluation.answers.basics import AnswerRow, scores
-from edge_transact.evaluation.answers.collapse import figures_of
+from edge_transact.evaluation.answers.collapse import CollapseFigures, figures_of
 from edge_transact.evaluation.answers.questions import QUESTIONS
-from edge_transact.evaluation.models import Evaluation
+from edge_transact.evaluation.models import REPORT_TEXTS, Evaluation
 from edge_transact.evaluation.report import write_report as write_eval_report
 from edge_transact.evaluation.tasks import PAPER_TASKS
 from edge_transact.healing.report import page as heal_page
@@ -61,6 +61,15 @@ def pruned_page(directory: Path, layers: int) -> Path:
         "model": NAME, "output": NAME, "ratio": costs.cut_ratio(pruned, source), "allocation": "budgeted",
         "notes": [f"a note on {NAME}", "compensated"], "quantization": quantization.name,
         "evaluation": {"windows": 16, "window": 512, "text": "demo:sotu"},
+        "texts": [
+            {"text": text, "kind": kind, "is_calibration": text == "demo:code", "source": 22.31, "pruned": perplexity}
+            for (text, kind), perplexity in zip(REPORT_TEXTS.items(), (33.46, 29.1, 38.05), strict=True)
+        ],
+        "degenerate": {
+            "source": CollapseFigures(share=0.0, questions=12, loop=0, copy=0, endless=0, empty=0),
+            "pruned": CollapseFigures(share=5 / 12, questions=12, loop=3, copy=1, endless=0, empty=1),
+        },
+        "vocabulary": source.vocab_size,
         "models": {
             name: {
                 "parameters": costs.parameters(plan),

@@ -23,6 +23,9 @@ from edge_transact.quantization import QUANTIZATIONS
 THRESHOLD = 1 / 4
 """A larger share is a warning. `docs/lab/degenerate-answers.md` has the measurements behind it."""
 
+RECIPE = "--cross-entropy 0.3"
+"""The options of `heal` that the README recommends, beside the quantization of the build."""
+
 _WORDS: dict[Degenerate, tuple[str, str]] = {
     "loop": ("loop", "loops"),
     "copy": ("copy of the prompt", "copies of the prompt"),
@@ -65,6 +68,11 @@ def described(figures: CollapseFigures) -> str:
     return f"{sum(counts)} of {figures['questions']}" + (f": {', '.join(parts)}" if parts else "")
 
 
+def beside(figures: CollapseFigures, before: CollapseFigures | None) -> str:
+    """`described`, and how many there are of the model before it was changed."""
+    return described(figures) + (f"; {described(before).partition(':')[0]} before" if before else "")
+
+
 def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     """What to say of a model whose share is above `THRESHOLD`, with the next command; otherwise `None`."""
     if figures["share"] <= THRESHOLD:
@@ -73,7 +81,8 @@ def warning(model: str | Path, figures: CollapseFigures) -> str | None:
     rounded = f" --quant {quantization}" if quantization and QUANTIZATIONS[quantization].bits else ""
     against_loops = " --unlikelihood 0.5" if figures["loop"] else ""
     count, _, kinds = described(figures).partition(": ")
-    heal = f"heal {checkpoint}{rounded}{against_loops} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
+    options = f"{RECIPE}{rounded}{against_loops}"
+    heal = f"heal {checkpoint} {options} -o {checkpoint.name}-healed" if checkpoint else "heal --help"
     return (
         f"{count} test answers of {model} are unusable: {kinds}. "
         f"Cut less, or train what was pruned: edge-transact {heal}"

@@ -99,7 +99,9 @@ def _files(base: Path) -> Iterator[Case]:
         damages = OF_ANY_FILE | (OF_JSON if name.endswith(".json") else {})
         for damage, harm in damages.items():
             needed = name in ("config.json", "model.safetensors")
-            commands = (INSPECT, READERS[1 + next(turn) % 4]) if needed else (EVAL, EXPORT)
+            # `inspect` needs no weights.
+            opens = INSPECT if name == "config.json" else ("explain", "model")
+            commands = (opens, READERS[1 + next(turn) % 4]) if needed else (EVAL, EXPORT)
             # A flip may change a space, and a header may be padded.
             of_json = damage in ("a byte order mark", "all but a byte") and name.endswith(".json")
             harmless = damage.startswith("flipped") or not needed or of_json

@@ -27,7 +27,7 @@ class Obs(Scorer):
     compensates: ClassVar[bool] = True
     gradients: ClassVar[Gradients] = "activations"
     priced_units: ClassVar[tuple[str, ...]] = tuple(UNITS)
-    score_unit: ClassVar[str] = "predicted loss, nats a token"
+    score_unit: ClassVar[str] = "predicted loss on text like the calibration's, nats a token"
 
     def __post_init__(self) -> None:
         self._attention, self._mlp = (
