@@ -92,6 +92,9 @@ MOST_LAYERS, MOST_HEAD_DIM = 1000, 1 << 14
 CACHE_HEAD_DIM_MULTIPLE = 16
 """What attention kernels are fast on: TVM's sum 16 dims of a head at a time, ours two vectors of 4, 8 or 16."""
 
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
+"""The activations of an MLP's gate that are computed."""
+
 PAIRS_ARE_NORMED = "an RMSNorm reads all dims of a query or key head, so that none of them can go"
 
 WIDTH_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(LayerWidths))
@@ -115,6 +118,8 @@ class WidthPlan:
         rotary_dim: Dims of a head that RoPE rotates, those of its first pairs; 0 stands for all.
         nope_layers: The layers without RoPE.
         rope_type: transformers' name of how RoPE's frequencies are scaled.
+        hidden_act: transformers' name of the MLP's activation, one of `ACTIVATIONS`.
+        use_output_norms: Whether an RMSNorm follows attention, and one the MLP, before their outputs are added.
 
     Raises:
         UsageError: A size is not a positive integer, no layer has heads or MLP dims, their q-per-kv ratios differ, or a
@@ -133,6 +138,8 @@ class WidthPlan:
     rotary_dim: int = 0
     nope_layers: tuple[int, ...] = ()
     rope_type: str = "default"
+    hidden_act: str = "silu"
+    use_output_norms: bool = False
 
     def __post_init__(self) -> None:
         if self.attention_out_bias is None:
@@ -212,6 +219,8 @@ class WidthPlan:
             rotary_dim=int(min(head_dim, MOST_HEAD_DIM) * float(str(rope.get("partial_rotary_factor") or 1))),
             nope_layers=tuple(i for i, has in enumerate(has_rope) if not has) if isinstance(has_rope, list) else (),
             rope_type=str(rope.get("rope_type") or rope.get("type") or "default"),
+            hidden_act=str(config.get("hidden_act") or "silu"),
+            use_output_norms=bool(config.get("use_output_norms", False)),
         )
 
     @property
@@ -251,7 +260,9 @@ class WidthPlan:
     @property
     def is_llama(self) -> bool:
         """Whether layers compute what LLaMA's do."""
-        return self._has_plain_rope and not self.use_qk_norm and self.attention_out_bias == self.attention_bias
+        is_plain = self._has_plain_rope and self.hidden_act == "silu"
+        has_norms = self.use_qk_norm or self.use_output_norms
+        return is_plain and not has_norms and self.attention_out_bias == self.attention_bias
 
     @property
     def _has_plain_rope(self) -> bool:

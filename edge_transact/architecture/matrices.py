@@ -57,6 +57,12 @@ MATRICES: Mapping[str, Matrix] = {matrix.name: matrix for matrix in (*ATTENTION,
 ATTENTION_NORM, MLP_NORM = "input_layernorm", "post_attention_layernorm"
 """RMSNorms of the hidden state, before attention and before the MLP."""
 
+OUTPUT_NORMS: Mapping[str, str] = {OUTPUT.name: "post_self_attn_layernorm", DOWN.name: "post_mlp_layernorm"}
+"""RMSNorms of what is added to the hidden state, by the matrix that makes it, with `WidthPlan.use_output_norms`."""
+
+HIDDEN_NORMS = (ATTENTION_NORM, OUTPUT_NORMS[OUTPUT.name], MLP_NORM, OUTPUT_NORMS[DOWN.name])
+"""All norms ``[hidden_size]`` that a layer may have, in the order of the forward pass."""
+
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 """RMSNorms of every query and key head before RoPE, ``[head_dim]``, in models with `WidthPlan.use_qk_norm`."""
 
@@ -67,7 +73,17 @@ def matrices_of(plan: WidthPlan, layer: LayerWidths, among: Iterable[Matrix] = M
 
 
 def norms_of(plan: WidthPlan, layer: LayerWidths) -> dict[str, int]:
-    """The norms that a layer has, and their sizes: before its attention, of its heads, and before its MLP."""
-    attention = {ATTENTION_NORM: plan.hidden_size, **dict.fromkeys(HEAD_NORMS * plan.use_qk_norm, layer.qk_head_dim)}
-    mlp = {MLP_NORM: plan.hidden_size}
-    return {**(attention if layer.has_attention else {}), **(mlp if layer.has_mlp else {})}
+    """The norms that a layer has, and their sizes: before its attention, of its heads, before its MLP, of outputs."""
+    of_heads = dict.fromkeys(HEAD_NORMS * plan.use_qk_norm, layer.qk_head_dim)
+    found: dict[str, int] = {}
+    for has, before, of_inputs, after in (
+        (layer.has_attention, ATTENTION_NORM, of_heads, OUTPUT_NORMS[OUTPUT.name]),
+        (layer.has_mlp, MLP_NORM, {}, OUTPUT_NORMS[DOWN.name]),
+    ):
+        if has:
+            found |= {
+                before: plan.hidden_size,
+                **of_inputs,
+                **({after: plan.hidden_size} if plan.use_output_norms else {}),
+            }
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_transact.architecture.families import FAMILIES, window_of
+from edge_transact.widths import ACTIVATIONS
 
 OURS = "edge_llama"
 """The ``model_type`` of pruned models."""
@@ -96,8 +97,9 @@ def unsupported(config: Mapping[str, Any]) -> tuple[str, str] | None:
         method = quantized.get("quant_method", "mlx" if "quantization" in config else "unknown")
         problem = f"its weights are quantized already ({method}), and would have to be dequantized first"
         return problem, "Use the checkpoint that it was made from, in BF16 or F16; `build` quantizes it."
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        return f"the MLP's activation is {activation!r}, not 'silu'", "Use a model with a SiLU MLP."
+    if (activation := config.get("hidden_act", "silu")) not in ACTIVATIONS:
+        known = " or ".join(map(repr, ACTIVATIONS))
+        return f"the MLP's activation is {activation!r}, not {known}", "Use a model with a SiLU MLP."
     if window := window_of(config):
         problem = f"attention has a sliding window of {window} tokens, which would need a KV cache that forgets"
         fix = (

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 PER_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "qk_head_dim", "v_head_dim", "intermediate_size")
 
-FAMILY_FIELDS = ("attention_out_bias", "use_qk_norm", "no_rope_layers", "source_model_type")
+FAMILY_FIELDS = ("attention_out_bias", "use_qk_norm", "use_output_norms", "no_rope_layers", "source_model_type")
 """What families other than LLaMA need; left out where it is null."""
 
 
@@ -30,6 +30,7 @@ class EdgeLlamaConfig(LlamaConfig):
         v_head_dim: Dims of a value head; `head_dim` by default.
         attention_out_bias: Whether attention's output projection has a bias; `attention_bias` by default.
         use_qk_norm: Whether an RMSNorm follows the projections of every query and key head, before RoPE.
+        use_output_norms: Whether an RMSNorm follows attention, and one the MLP, before their outputs are added.
         no_rope_layers: For each layer, 1 if it has RoPE or 0; by default, all layers have it.
         source_model_type: The `model_type` of the model that was pruned, if it isn't a LLaMA.
     """
@@ -41,6 +42,7 @@ class EdgeLlamaConfig(LlamaConfig):
     v_head_dim: int | None = None
     attention_out_bias: bool | None = None
     use_qk_norm: bool | None = None
+    use_output_norms: bool | None = None
     no_rope_layers: list[int] | None = None
     source_model_type: str | None = None
 
@@ -52,6 +54,7 @@ class EdgeLlamaConfig(LlamaConfig):
         if self.attention_out_bias == self.attention_bias:
             self.attention_out_bias = None
         self.use_qk_norm = self.use_qk_norm or None
+        self.use_output_norms = self.use_output_norms or None
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

@@ -140,26 +140,36 @@ def has_rope(config: Any, index: int) -> bool:
 
 
 class EdgeLlamaDecoderLayer(LlamaDecoderLayer):
-    """`LlamaDecoderLayer` without attention, without an MLP, or the identity; without the norm before what it lacks."""
+    """`LlamaDecoderLayer` without attention, without an MLP, or the identity; without the norms of what it lacks.
+
+    With `use_output_norms`, what attention and the MLP add is normed, too.
+    """
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         # Not LlamaDecoderLayer's __init__, which makes both.
         nn.Module.__init__(self)
         self.hidden_size = config.hidden_size
+        norms = []
         if config.num_attention_heads:
-            self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
             self.self_attn = attention_of(config, layer_idx)
+            norms += ["input_layernorm", *["post_self_attn_layernorm"] * bool(config.use_output_norms)]
         if config.intermediate_size:
-            self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
             self.mlp = LlamaMLP(config)
+            norms += ["post_attention_layernorm", *["post_mlp_layernorm"] * bool(config.use_output_norms)]
+        for name in norms:
+            self.add_module(name, LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if hasattr(self, "self_attn"):
-            normed = self.input_layernorm(hidden_states)
-            hidden_states = hidden_states + self.self_attn(normed, *args, **kwargs)[0]
+            output = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)[0]
+            hidden_states = hidden_states + self._normed("post_self_attn_layernorm", output)
         if hasattr(self, "mlp"):
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+            output = self.mlp(self.post_attention_layernorm(hidden_states))
+            hidden_states = hidden_states + self._normed("post_mlp_layernorm", output)
         return hidden_states
+
+    def _normed(self, norm: str, output: torch.Tensor) -> torch.Tensor:
+        return self.get_submodule(norm)(output) if hasattr(self, norm) else output
 
 
 def attention_of(config: Any, index: int) -> LlamaAttention:
@@ -171,7 +181,7 @@ def attention_of(config: Any, index: int) -> LlamaAttention:
 
 def decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
     """A layer with the widths of `config`, from `EdgeLlamaConfig.per_layer_config`; stock if LLaMA has such a layer."""
-    if not config.num_attention_heads or not config.intermediate_size:
+    if not config.num_attention_heads or not config.intermediate_size or config.use_output_norms:
         return EdgeLlamaDecoderLayer(config, index)
     layer = LlamaDecoderLayer(config, index)
     layer.self_attn = attention_of(config, index)

@@ -71,6 +71,7 @@ class Configuration(BaseModel):
     attention_out_bias: bool | None = None
     mlp_bias: bool | None = None
     use_qk_norm: bool | None = None
+    use_output_norms: bool | None = None
     no_rope_layers: list[int | bool] | None = None
     no_rope_layer_interval: PositiveInt | None = None
     bos_token_id: int | None = None

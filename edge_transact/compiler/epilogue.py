@@ -1,7 +1,8 @@
-"""The epilogue of a matmul kernel, on every device: bias, SiLU gate, residual, cast and store."""
+"""The epilogue of a matmul kernel, on every device: bias, gate, residual, cast and store."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -28,6 +29,19 @@ class EpilogueBuffers(Protocol[RowT]):
         """The indices of a row and a column in `residual` or `out`."""
 
 
+GELU_CUBE = 0.044715
+"""Of the tanh approximation (Hendrycks and Gimpel, Gaussian Error Linear Units, section 2)."""
+
+
+def _slope(gate: Expr, matmul: Matmul, lanes: int) -> Expr:
+    """The z by which an activation is ``gate * sigmoid(z)``: SiLU's is the gate itself, that of GELU a cubic."""
+    if matmul.activation == "silu":
+        return gate
+    scale = 2 * math.sqrt(2 / math.pi)
+    square = splat(T.float32(scale), lanes) + splat(T.float32(scale * GELU_CUBE), lanes) * gate * gate
+    return T.bind(gate * square)
+
+
 def finish(
     buffers: EpilogueBuffers[RowT],
     row: RowT,
@@ -50,7 +64,7 @@ def finish(
     if buffers.matmul.gated:
         gate = T.bind(cast("float32", sums[0]))
         one = splat(T.float32(1), lanes)
-        y = cast(dtype, gate / (one + exp(splat(T.float32(0), lanes) - gate))) * sums[1]
+        y = cast(dtype, gate / (one + exp(splat(T.float32(0), lanes) - _slope(gate, buffers.matmul, lanes)))) * sums[1]
     if buffers.residual is not None:
         y = y + cast(dtype, load(buffers.residual, buffers.at(buffers.residual, row, column), lanes))
     store(buffers.out, cast(buffers.matmul.out_dtype, y), buffers.at(buffers.out, row, column))

@@ -61,7 +61,8 @@ class Matmul:
         quantization: How W is packed; scales have its model dtype.
         norm_eps: Apply RMSNorm to `x` first, with this epsilon and a weight ``[K]``.
         bias: Add a bias ``[N]``.
-        gated: The first half of the columns is a gate: ``silu(y[:, :N/2]) * y[:, N/2:]``.
+        gated: The first half of the columns is a gate: ``activation(y[:, :N/2]) * y[:, N/2:]``.
+        activation: Of the gate, one of `widths.ACTIVATIONS`.
         residual: Add a tensor of the result's shape.
         padded: `x` is ``[batch, tokens, heads, head_dim]``; of each head the first dims are features. On GPUs only.
         heads: The result is q, k and v of a virtual KV layer, rotated and padded. On GPUs only.
@@ -74,6 +75,7 @@ class Matmul:
     norm_eps: float | None = None
     bias: bool = False
     gated: bool = False
+    activation: str = "silu"
     residual: bool = False
     padded: bool = False
     heads: CacheHeads | None = None
@@ -85,6 +87,7 @@ class Matmul:
             "norm": self.norm_eps is not None,
             "bias": self.bias,
             "gated": self.gated,
+            self.activation: self.activation != "silu",
             "residual": self.residual,
             "padded": self.padded,
             "heads": self.heads is not None,

@@ -6,7 +6,8 @@ weights under LoRA, are mapped from the checkpoint's files, in their dtype, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from edge_transact.architecture.matrices import ATTENTION_NORM, MLP, MLP_NORM
+from edge_transact.architecture.matrices import HIDDEN_NORMS, MLP
 from edge_transact.checkpoint import Checkpoint, causal_attention
 from edge_transact.checkpoint.modeling_edge_llama import EdgeLlamaForCausalLM
 from edge_transact.checkpoint.writer import model_config
@@ -49,20 +50,31 @@ class _Norm(torch.autograd.Function):
         return by_hidden.to(hidden.dtype), by_weight, None, None
 
 
+_ACTIVATIONS: Mapping[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    "silu": (functional.silu, torch.ops.aten.silu_backward),
+    "gelu_pytorch_tanh": (
+        partial(functional.gelu, approximate="tanh"),
+        partial(torch.ops.aten.gelu_backward, approximate="tanh"),
+    ),
+}
+"""Each activation of `widths.ACTIVATIONS`, and the gradient by its input from that by its output and the input."""
+
+
 class _Gate(torch.autograd.Function):
-    """``silu(gate) * up`` that keeps gate and up only."""
+    """``activation(gate) * up`` that keeps gate and up only."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
+        ctx.activation = activation
+        return _ACTIVATIONS[activation][0](gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         gate, up = ctx.saved_tensors
-        by_up = functional.silu(gate).mul_(gradient)
-        by_gate = torch.ops.aten.silu_backward(gradient * up, gate)
-        return by_gate, by_up
+        activate, differentiate = _ACTIVATIONS[ctx.activation]
+        by_up = activate(gate).mul_(gradient)
+        return differentiate(gradient * up, gate), by_up, None
 
 
 class LeanNorm(nn.Module):
@@ -83,15 +95,16 @@ class LeanNorm(nn.Module):
 class LeanMlp(nn.Module):
     """A gated MLP with the same projections, by the same names."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, activation: str) -> None:
         super().__init__()
+        self._activation = activation
         self._gate, self._up, self._down = (matrix.name.partition(".")[2] for matrix in MLP)
         for matrix in MLP:
             self.add_module(matrix.name.partition(".")[2], layer.get_submodule(matrix.name))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         gate, up, down = map(self.get_submodule, (self._gate, self._up, self._down))
-        return down(_Gate.apply(gate(hidden), up(hidden)))
+        return down(_Gate.apply(gate(hidden), up(hidden), self._activation))
 
 
 def make_lean(model: PreTrainedModel) -> None:
@@ -99,11 +112,11 @@ def make_lean(model: PreTrainedModel) -> None:
     inner: Any = model.model
     inner.norm = LeanNorm(inner.norm)
     for layer in inner.layers:
-        for name in (ATTENTION_NORM, MLP_NORM):
+        for name in HIDDEN_NORMS:
             if hasattr(layer, name):
                 setattr(layer, name, LeanNorm(layer.get_submodule(name)))
         if hasattr(layer, "mlp"):
-            layer.mlp = LeanMlp(layer)
+            layer.mlp = LeanMlp(layer, model.config.hidden_act)
 
 
 class _Linear(torch.autograd.Function):

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch.nn import functional
 
-from edge_transact.architecture.matrices import ATTENTION_NORM, GATE, MLP_NORM, OUTPUT, UP
+from edge_transact.architecture.matrices import ATTENTION_NORM, GATE, MLP_NORM, OUTPUT, OUTPUT_NORMS, UP, Matrix
 from edge_transact.cache.journal import Journal, release
 from edge_transact.checkpoint import Checkpoint
 from edge_transact.checkpoint.layers import (
@@ -232,6 +232,28 @@ class LayerwiseModel:
         for block, rows in zip(logits, blocks, strict=True):
             gradient += block.float().sub_(total[:, None]).exp_().to(self.dtype) @ rows
         return (gradient - self.lm_head[labels]).to(self.dtype)
+
+
+def output_norm(layer: DecoderLayer, matrix: Matrix) -> torch.nn.Module | None:
+    """The norm, of `OUTPUT_NORMS`, between a projection and the hidden state; `None` if there is none."""
+    norm: torch.nn.Module | None = getattr(layer, OUTPUT_NORMS[matrix.name], None)
+    return norm
+
+
+def added(layer: DecoderLayer, matrix: Matrix, output: torch.Tensor) -> torch.Tensor:
+    """What a layer adds to the hidden state for the output of a projection: the same, or its norm."""
+    norm = output_norm(layer, matrix)
+    return output if norm is None else norm(output)
+
+
+def output_size(layer: DecoderLayer, matrix: Matrix, output: torch.Tensor) -> torch.Tensor:
+    """By what the norm of a projection's output divides each token, its root mean square, fp32 ``[..., 1]``.
+
+    It is 1 without such a norm.
+    """
+    if output_norm(layer, matrix) is None:
+        return torch.ones((), device=output.device)
+    return output.float().square().mean(dim=-1, keepdim=True).clamp_min(1e-12).sqrt()
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], checkpoint: Checkpoint, index: int) -> None:

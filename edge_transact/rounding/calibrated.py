@@ -3,7 +3,7 @@
 In a layer, matrices are rounded in the order of computation. `GPTQ` rounds each with the Gram matrix of its inputs, or
 `search` if that comes from too few tokens. The embedding is rounded first, without text, and once more at the end if it
 is `lm_head`, too. Where a projection adds to the hidden state, a token counts by the inverse square of that state's
-size, because the next norm divides by that size.
+size, because the next norm divides by that size; and where a norm follows the projection, by that of its output's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge_transact.checkpoint.layers import DecoderLayer, is_finite, linear
 from edge_transact.checkpoint.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from edge_transact.errors import EdgeTransactError
 from edge_transact.layerwise.gram import Gram, sums_of
-from edge_transact.layerwise.model import LayerwiseModel, check_finite, pieces
+from edge_transact.layerwise.model import LayerwiseModel, added, check_finite, output_size, pieces
 from edge_transact.progress import bar
 from edge_transact.quantization import Quantization
 from edge_transact.rounding.distillation import distill
@@ -238,10 +238,11 @@ class _Layer:
                 computed = inputs_of(batch)
                 kept.copy_(computed)
                 size = batch.to(self.model.device).float().square().mean(dim=-1, keepdim=True).clamp_min(1e-12)
-                gram.add((computed.float() * size.rsqrt()).flatten(end_dim=1))
+                weights = size.rsqrt() / output_size(self.layer, matrix, projection(computed))
+                gram.add((computed.float() * weights).flatten(end_dim=1))
         self._replace([matrix], gram)
         for batch, kept in zip(pieces(hidden, self.model), pieces(inputs, self.model), strict=True):
-            batch += projection(kept.to(self.model.device)).to(batch.device)
+            batch += added(self.layer, matrix, projection(kept.to(self.model.device))).to(batch.device)
 
     def _replace(self, matrices: Sequence[Matrix], gram: Gram) -> None:
         inputs, names = gram.whole().cpu(), [matrix.name for matrix in matrices]

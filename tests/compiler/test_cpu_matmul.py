@@ -106,6 +106,8 @@ def test_sums_of_one_row_and_of_many(isa, layout, rng):
 @all_rows
 def test_with_everything_that_surrounds_a_matmul(isa, layout, rows, rng):
     matmul = Matmul(layout, "float16", W4F16, "float16", NORM_EPS, bias=True, gated=True, residual=True)
+    if rows == "batch":
+        matmul = replace(matmul, activation="gelu_pytorch_tanh")
     got, want = run(matmul, isa, 96, 96, leading(rows, 7), rng, rows)
     assert_close(got, want, isa, "float16")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import tvm
 from tvm.relax.frontend import nn
@@ -47,9 +49,9 @@ def halves(y):
     return op.split(y, 2, axis=-1)
 
 
-def gated(y):
+def gated(y, activation=op.silu):
     gate, up = halves(y)
-    return op.silu(gate) * up
+    return activation(gate) * up
 
 
 def read_twice(y):
@@ -61,6 +63,8 @@ CASES = {
     "bias": (lambda y, x: op.relu(y), {"bias"}, ["relax.nn.relu"]),
     "residual": (lambda y, x: x + y, {"bias", "residual"}, []),
     "gate": (lambda y, x: gated(y), {"bias", "gated"}, []),
+    "GELU": (lambda y, x: gated(y, partial(op.gelu, approximate="tanh")), {"bias", "gated"}, []),
+    "exact GELU": (lambda y, x: gated(y, op.gelu), {"bias"}, ["relax.nn.gelu", "relax.multiply"]),
     "gate and residual": (lambda y, x: gated(y) + halves(x)[0], {"bias", "gated", "residual"}, ["relax.split"]),
     "result read twice": (lambda y, x: (x + y) * y, {"bias"}, ["relax.add", "relax.multiply"]),
     "gate read twice": (lambda y, x: read_twice(y), {"bias"}, ["relax.split", "relax.nn.silu"]),
@@ -82,6 +86,7 @@ def test_what_follows_a_matmul(case):
     mod = fuse_matmuls(exported(after), kernels, {})
     (matmul,) = kernels.matmuls
     assert {name for name in ("bias", "gated", "residual") if getattr(matmul, name)} == fused
+    assert matmul.activation == ("gelu_pytorch_tanh" if case == "GELU" else "silu")
     names = calls(mod["forward"])
     assert sum(name.startswith("w4_decode") for name in names) == 1 and set(left) <= set(names)
 

@@ -32,6 +32,7 @@ CASES = {
     "KN, normalized in fp32": (Matmul("KN", FLOAT, W4F32, FLOAT, norm_eps=1e-5), ((2056, 66),)),
     "NK": (Matmul("NK", HALF, W4F16, HALF, bias=True, residual=True), ((64, 66), (608, 33))),
     "NK, gated": (Matmul("NK", HALF, W4F16, HALF, gated=True), ((64, 34),)),
+    "NK, GELU": (Matmul("NK", HALF, W4F16, HALF, gated=True, activation="gelu_pytorch_tanh"), ((64, 34),)),
     "NK, ragged in fp32": (Matmul("NK", FLOAT, W4F32, FLOAT), ((360, 66),)),
     "NK, of which 4 features": (Matmul("NK", HALF, W4F16, HALF), ((100, 40),)),
     "lm_head": (Matmul("NK", HALF, W4F16, FLOAT, norm_eps=1e-5), ((576, 259),)),

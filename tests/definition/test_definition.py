@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_transact.checkpoint.layout import tensor_shapes
 from edge_transact.definition import load, render
 from edge_transact.errors import EdgeTransactError
-from edge_transact.widths import LayerWidths, WidthPlan
+from edge_transact.widths import ACTIVATIONS, LayerWidths, WidthPlan
 from tests.support.definitions import config_of
 from tests.support.definitions import emit as emit_with
 
@@ -83,6 +83,8 @@ plans = st.builds(
     bias=st.booleans(),
     attention_out_bias=st.none() | st.booleans(),
     nope_layers=st.sampled_from([(), (0,)]),
+    hidden_act=st.sampled_from(ACTIVATIONS),
+    use_output_norms=st.booleans(),
 )
 plans |= plans.filter(lambda plan: not any(map(plan.has_rope_pairs, plan.layers))).map(
     lambda plan: replace(plan, use_qk_norm=True)

@@ -9,6 +9,7 @@ from edge_transact.checkpoint import causal_attention
 from edge_transact.healing import losses
 from edge_transact.healing.lean import make_lean
 from edge_transact.healing.losses import Predictions, head_loss
+from edge_transact.widths import ACTIVATIONS
 from tests.support.checkpoints import TINY
 
 TOKENS, HIDDEN, OF_TEACHER, VOCABULARY = 45, 16, 24, 50
@@ -39,9 +40,10 @@ def test_loss_and_gradients_are_those_of_whole_logits(monkeypatch, cross_entropy
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_lean_layers_have_the_gradients_of_stock_ones() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_lean_layers_have_the_gradients_of_stock_ones(activation: str) -> None:
     torch.manual_seed(0)
-    config = LlamaConfig(**TINY | {"vocab_size": VOCABULARY, "tie_word_embeddings": True})
+    config = LlamaConfig(**TINY | {"vocab_size": VOCABULARY, "tie_word_embeddings": True, "hidden_act": activation})
     stock = LlamaForCausalLM(config)
     config._attn_implementation = causal_attention.NAME
     lean = LlamaForCausalLM(config)

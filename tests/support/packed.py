@@ -23,6 +23,12 @@ def quantize(
     return packer.finish()
 
 
+ACTIVATED = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_pytorch_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+}
+
+
 def packed(
     weight: torch.Tensor, quantization: Quantization, *, embedding: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -49,5 +55,5 @@ def product(
     wanted = wanted @ matrix + (0 if bias is None else bias)
     if matmul.gated:
         gate, up = np.split(wanted, 2, axis=-1)
-        wanted = gate / (1 + np.exp(-gate)) * up
+        wanted = ACTIVATED[matmul.activation](gate) * up
     return wanted + (0 if residual is None else residual)

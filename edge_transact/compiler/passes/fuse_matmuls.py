@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ Kernels = CPUKernels | OpenCLKernels | MetalKernels
 def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IRModule:
     """Make one kernel of each matmul with a packed weight and the operators around it, before they are legalized.
 
-    These are RMSNorm before it, where `Kernels.takes_norm`, and bias, SiLU gate and residual after it. Matmuls that the
+    These are RMSNorm before it, where `Kernels.takes_norm`, and bias, gate and residual after it. Matmuls that the
     kernels don't support stay as they are. `made` gets the matmul that each kernel computes, by the kernel's name.
     """
     fuser = _Fuser(mod, kernels, made)
@@ -40,6 +41,10 @@ def fuse_matmuls(mod: IRModule, kernels: Kernels, made: dict[str, Matmul]) -> IR
             mod = chain_matmuls(mod, kinds, kernels.chain, rows, f"{PREFIXES[rows]}_chain")
         mod = relax.transform.DeadCodeElimination()(mod)
     return mod
+
+
+_ACTIVATIONS = {"silu": "relax.nn.silu", "gelu_pytorch_tanh": "relax.nn.gelu_tanh"}
+"""The operator of each activation of `widths.ACTIVATIONS`."""
 
 
 class _FusedMatmul(NamedTuple):
@@ -66,8 +71,9 @@ class _Pattern:
         linear = self.biased | self.matmul
         self.halves = is_op("relax.split")(linear)
         self.gate, self.up = is_tuple_get_item(self.halves, 0), is_tuple_get_item(self.halves, 1)
-        self.silu = is_op("relax.nn.silu")(self.gate)
-        self.gated = _either_way("relax.multiply", self.silu, self.up)
+        self.activations = {name: is_op(op)(self.gate) for name, op in _ACTIVATIONS.items()}
+        activated = functools.reduce(DFPattern.__or__, self.activations.values())
+        self.gated = _either_way("relax.multiply", activated, self.up)
         self.sum = self.gated | linear
         self.result = _either_way("relax.add", self.sum, self.residual) | self.sum
 
@@ -77,7 +83,7 @@ class _Pattern:
         if matched is None:
             return None
         # dpl's own constraint, `only_used_by`, can't be combined with alternatives.
-        inner = (self.matmul, self.biased, self.halves, self.gate, self.up, self.silu, self.gated)
+        inner = (self.matmul, self.biased, self.halves, self.gate, self.up, *self.activations.values(), self.gated)
         for part in inner:
             readers = 2 if part is self.halves else 1
             if part in matched and not matched[part].same_as(call) and function.readers[matched[part]] > readers:
@@ -99,6 +105,7 @@ class _Pattern:
             norm_eps=float(matched[self.norm].attrs.epsilon) if self.norm in matched else None,
             bias=self.bias in matched,
             gated=self.gated in matched,
+            activation=next((name for name, each in self.activations.items() if each in matched), "silu"),
             residual=self.residual in matched,
         )
         operands = (self.x, self.weight, self.scale, self.norm_weight, self.bias, self.residual)

@@ -5,6 +5,9 @@ projection, ridge regression brings the pruned model nearest to its target: the 
 model's own input, plus half of the difference between the two models' hidden states, so that later layers correct part
 of what earlier ones left. A token is weighted by the inverse square of its hidden state's size, by which the next norm
 divides; otherwise the few tokens to which LLaMAs give enormous activations would dominate.
+
+Where a norm follows the projection, what is missing behind it is carried to the projection's own output with the size
+that the uncut block's output has, as if the norm divided by that.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ from torch.nn import functional
 from edge_transact.architecture.matrices import OUTPUT, Matrix, matrices_of
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import DecoderLayer, find_linear, linear
-from edge_transact.layerwise.model import LOGITS_TOKENS, LayerwiseModel, check_finite, pieces
+from edge_transact.layerwise.model import (
+    LOGITS_TOKENS,
+    LayerwiseModel,
+    added,
+    check_finite,
+    output_norm,
+    output_size,
+    pieces,
+)
 from edge_transact.progress import bar
 from edge_transact.pruning.compensate.regression import Fit, Regression, held_out_of
 from edge_transact.pruning.cut import LayerSelection, cut_layer, kept_inputs
@@ -30,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 FROM_SOURCE = 0.5
 """The share of the difference to the source's hidden states that the target corrects."""
+
+SMALL_GAIN = 1e-2
+"""A norm's weights whose square is a smaller share of the mean square hardly pass on what is missing."""
 
 PROJECTIONS = tuple(matrix.name for matrix in CONSUMERS.values())
 
@@ -164,7 +178,7 @@ class _Layer:
         if full is None or cut is None:
             for of_source in pieces(source, model):
                 if full is not None:
-                    of_source += full(compute(self.full, of_source)).to(of_source.device)
+                    of_source += added(self.full, matrix, full(compute(self.full, of_source))).to(of_source.device)
                 advance(1)
             return {}
         regression, kept = Regression(cut.weight), self._kept(matrix)
@@ -175,7 +189,7 @@ class _Layer:
         activations = self.journal.room((*model.windows.shape, cut.in_features), model.dtype)
         states = held_out_of(len(source)), source, pruned, activations
         for held_out, of_source, of_pruned, kept_back in zip(*(pieces(t, model) for t in states), strict=True):
-            of_source += full(compute(self.full, of_source)).to(of_source.device)
+            of_source += added(self.full, matrix, full(compute(self.full, of_source))).to(of_source.device)
             uncut = compute(self.full, of_pruned)
             activation = compute(self.cut, of_pruned) if kept is None else uncut[..., kept]
             kept_back.copy_(activation)
@@ -185,16 +199,27 @@ class _Layer:
             else:
                 lost = functional.linear(uncut[..., gone], weight_of_gone, bias_of_gone)
             # The output lacks what is lost, and a share of the distance that the uncut block would leave:
-            # `lost + FROM_SOURCE * (of_source - of_pruned - uncut output)`.
+            # `lost + FROM_SOURCE * (of_source - of_pruned - what the uncut block adds)`.
+            whole = output + lost
             missing = of_source.to(model.device, torch.float32, copy=True)
-            missing.sub_(of_pruned.to(model.device)).sub_(output).mul_(FROM_SOURCE).add_(lost, alpha=1 - FROM_SOURCE)
-            regression.add_windows(activation, missing, of_source, held_out)
+            missing.sub_(of_pruned.to(model.device)).sub_(added(self.full, matrix, whole)).mul_(FROM_SOURCE)
+            size = output_size(self.full, matrix, whole)
+            missing.mul_(size).mul_(self._gain_inverse(matrix)).add_(lost)
+            regression.add_windows(activation, missing, of_source.to(model.device) * size, held_out)
             advance(1)
         weight, fit = regression.solve()
         cut.weight = torch.nn.Parameter(weight.to(model.dtype), requires_grad=False)
         for hidden, activation in zip(pieces(pruned, model), pieces(activations, model), strict=True):
-            hidden += cut(activation.to(model.device)).to(hidden.device)
+            hidden += added(self.cut, matrix, cut(activation.to(model.device))).to(hidden.device)
         return _solved(self.cut, matrix, fit)
+
+    def _gain_inverse(self, matrix: Matrix) -> torch.Tensor:
+        """One over the weights of the norm of the output, fp32 ``[hidden_size]``, with small ones damped; 1 without."""
+        norm = output_norm(self.full, matrix)
+        if norm is None:
+            return torch.ones((), device=self.model.device)
+        gain: torch.Tensor = norm.get_parameter("weight").float()
+        return gain / (gain.square() + SMALL_GAIN * gain.square().mean())
 
     def _kept(self, matrix: Matrix) -> torch.Tensor | None:
         """The inputs of a matrix that the cut layer has, int64; `None` if RoPE pairs or a rotation change all."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from edge_transact.architecture.matrices import ATTENTION_NORM, MLP_NORM, norms_of
+from edge_transact.architecture.matrices import HIDDEN_NORMS, norms_of
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import DecoderLayer, final_norm
 from edge_transact.checkpoint.layout import EMBEDDING, LAST_NORM
@@ -79,7 +79,7 @@ class _Training:
 
     def _of_layer(self, index: int, selection: LayerSelection) -> list[str]:
         norms = norms_of(self.model.checkpoint.plan, selection.widths)
-        return [f"{LAYERS_PREFIX}{index}.{norm}.weight" for norm in (ATTENTION_NORM, MLP_NORM) if norm in norms]
+        return [f"{LAYERS_PREFIX}{index}.{norm}.weight" for norm in HIDDEN_NORMS if norm in norms]
 
     def run(self) -> dict[str, torch.Tensor]:
         """The better weights by name, and ``fit``: the held-out divergence before and after, fp64 ``[2]``."""

@@ -15,7 +15,7 @@ import torch
 from edge_transact.architecture.matrices import OUTPUT
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint.layers import linear
-from edge_transact.layerwise.model import LayerwiseModel, pieces
+from edge_transact.layerwise.model import LayerwiseModel, added, output_size, pieces
 from edge_transact.progress import bar
 from edge_transact.pruning.compensate.regression import Regression, held_out_of
 from edge_transact.pruning.cut import cut_layer, kept_inputs, select
@@ -107,13 +107,15 @@ class _Layer:
             regression = Regression(linear(narrow, matrix).weight)
             for batch, held_out in zip(pieces(hidden, model), pieces(held_out_of(len(hidden)), model), strict=True):
                 activation, missing = compute(self.whole, batch), None
-                after = batch + linear(self.whole, matrix)(activation).to(batch.device)
+                output = linear(self.whole, matrix)(activation)
+                after = batch + added(self.whole, matrix, output).to(batch.device)
                 if dims < full:
                     activation = compute(narrow, batch)
-                    missing = (after - batch).to(activation.device).float() - linear(narrow, matrix)(activation)
+                    missing = output.float() - linear(narrow, matrix)(activation)
                 else:
                     batch.copy_(after)
-                regression.add_windows(activation, missing, after, held_out)
+                size = output_size(self.whole, matrix, output)
+                regression.add_windows(activation, missing, after.to(size.device) * size, held_out)
             tensors |= self._solved(module, regression, [each for each in levels if each.qk_head_dim == dims])
         return tensors
 
