@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 from edge_transact.widths import WidthPlan
 
+GEMMA3_PATTERN, GEMMA3_LOCAL_THETA = 6, 10000.0
+"""Of llama.cpp's ``gemma3``: the last of so many layers has no window, and the base of RoPE in the others."""
+
 K_QUANT_BLOCK = 256
 """Weights of a block of llama.cpp's K-quants, along the inputs."""
 
@@ -42,7 +45,15 @@ def gguf_architecture(plan: WidthPlan) -> tuple[str, str | None]:
     widths = {replace(layer, **dims) for layer in plan.layers}
     is_square = {layer.num_attention_heads * plan.head_dim for layer in plan.layers} == {plan.hidden_size}
     has_more_biases = plan.attention_out_bias or plan.mlp_bias
-    if plan.rotary_dim != plan.head_dim:
+    if plan.use_output_norms:
+        name = "gemma3"
+        sixth = tuple(index for index in range(plan.num_hidden_layers) if (index + 1) % GEMMA3_PATTERN)
+        has_scale = plan.query_pre_attn_scalar == plan.head_dim
+        if not has_scale or plan.window_layers != sixth or plan.local_rope_theta != GEMMA3_LOCAL_THETA:
+            return name, "it has Gemma 3's softmax scale, local RoPE, and windows in five of six layers"
+    elif plan.window_layers:
+        return "llama", "it has no sliding windows"
+    elif plan.rotary_dim != plan.head_dim:
         name = "phi3"
     elif plan.nope_layers:
         name = "smollm3"
@@ -59,7 +70,7 @@ def gguf_architecture(plan: WidthPlan) -> tuple[str, str | None]:
         return name, "it has none of this model's biases"
     if plan.rope_type not in ("default", "yarn", *(["longrope"] if name == "phi3" else [])):
         return name, f"it doesn't scale RoPE as {plan.rope_type} does"
-    if (plan.use_qk_norm and name != "qwen3") or (plan.nope_layers and name != "smollm3"):
+    if (plan.use_qk_norm and name not in ("qwen3", "gemma3")) or (plan.nope_layers and name != "smollm3"):
         return name, "it has no norms of heads, or no layers without RoPE"
     if len(widths) > 1:
         return name, f"layers differ, and {name} has one width for all: prune with --allocation uniform"

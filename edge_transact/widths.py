@@ -120,6 +120,11 @@ class WidthPlan:
         rope_type: transformers' name of how RoPE's frequencies are scaled.
         hidden_act: transformers' name of the MLP's activation, one of `ACTIVATIONS`.
         use_output_norms: Whether an RMSNorm follows attention, and one the MLP, before their outputs are added.
+        embedding_multiplier: The factor of the embedding's rows where they become hidden states.
+        query_pre_attn_scalar: The number whose inverse square root is the softmax scale; 0 stands for `head_dim`.
+        window_size: The last tokens, itself included, that a token attends to in `window_layers`.
+        window_layers: The layers with a sliding window.
+        local_rope_theta: The base of plain RoPE in `window_layers`; 0 if they have that of the others.
 
     Raises:
         UsageError: A size is not a positive integer, no layer has heads or MLP dims, their q-per-kv ratios differ, or a
@@ -140,11 +145,17 @@ class WidthPlan:
     rope_type: str = "default"
     hidden_act: str = "silu"
     use_output_norms: bool = False
+    embedding_multiplier: float = 1.0
+    query_pre_attn_scalar: float = 0.0
+    window_size: int = 0
+    window_layers: tuple[int, ...] = ()
+    local_rope_theta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.attention_out_bias is None:
             object.__setattr__(self, "attention_out_bias", self.attention_bias)
-        object.__setattr__(self, "nope_layers", tuple(self.nope_layers))  # from JSON, a list
+        for name in ("nope_layers", "window_layers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # from JSON, a list
         if not self.layers:
             raise UsageError("the plan has no layers", fix="Give the widths of at least one layer.")
         ratios = sorted({layer.q_per_kv for layer in self.layers if layer.has_attention})
@@ -165,6 +176,8 @@ class WidthPlan:
         _require_sizes(sizes)  # they become source code, in `definition`
         object.__setattr__(self, "head_dim", self.head_dim or widest)
         object.__setattr__(self, "rotary_dim", self.rotary_dim or self.head_dim)
+        object.__setattr__(self, "query_pre_attn_scalar", self.query_pre_attn_scalar or float(self.head_dim))
+        self._require_structure()
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UsageError(
                 f"RoPE rotates {self.rotary_dim} of {self.head_dim} dims of a head",
@@ -177,6 +190,15 @@ class WidthPlan:
             )
         if self.use_qk_norm and any(map(self.has_rope_pairs, self.layers)):
             raise UsageError(f"qk_head_dim is less than {self.head_dim}: {PAIRS_ARE_NORMED}", fix="Leave it as it is.")
+
+    def _require_structure(self) -> None:
+        if self.hidden_act not in ACTIVATIONS:
+            raise UsageError(f"hidden_act is {self.hidden_act!r}", fix=f"It can be {' or '.join(ACTIVATIONS)}.")
+        for name in ("embedding_multiplier", "query_pre_attn_scalar", "local_rope_theta"):
+            if not isinstance(value := getattr(self, name), int | float) or not 0 <= value < math.inf:
+                raise UsageError(f"{name} is {value!r}", fix=f"Set {name} to a finite number of at least 0.")
+        _require_sizes({"window_size": self.window_size}, least=1 if self.window_layers else 0)
+        _require_sizes({f"window_layers[{i}]": layer for i, layer in enumerate(self.window_layers)}, least=0)
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> WidthPlan:
@@ -204,7 +226,8 @@ class WidthPlan:
             )
         out_bias, rope = config.get("attention_out_bias"), config.get("rope_parameters") or config.get("rope_scaling")
         rope = rope if isinstance(rope, Mapping) else {}
-        has_rope = config.get("no_rope_layers")  # transformers' name of a list that has 1 for layers with RoPE
+        # Lists that have 1 for layers with RoPE, by transformers' name, and for those with a window.
+        has_rope, has_window = config.get("no_rope_layers"), config.get("window_layers")
         overrides = _per_layer_widths(config, num_hidden_layers)
         return cls(
             hidden_size=hidden_size,
@@ -221,6 +244,11 @@ class WidthPlan:
             rope_type=str(rope.get("rope_type") or rope.get("type") or "default"),
             hidden_act=str(config.get("hidden_act") or "silu"),
             use_output_norms=bool(config.get("use_output_norms", False)),
+            embedding_multiplier=float(str(config.get("embedding_multiplier") or 1)),
+            query_pre_attn_scalar=float(str(config.get("query_pre_attn_scalar") or 0)),
+            window_size=_size(config, "window_size", default=0),
+            window_layers=tuple(i for i, has in enumerate(has_window) if has) if isinstance(has_window, list) else (),
+            local_rope_theta=float(str(config.get("local_rope_theta") or 0)),
         )
 
     @property
@@ -252,21 +280,23 @@ class WidthPlan:
     def is_stock(self) -> bool:
         """Whether the family's own configuration can state all widths: layers are alike, heads have all their dims.
 
-        transformers takes only numbers of query heads that divide the hidden size.
+        Gemma's norms have other names and weights, which aren't written. transformers takes only numbers of query heads
+        that divide the hidden size.
         """
         is_uniform = len(set(self.layers)) == 1 and self.layers[0].has_mlp and not self.has_own_head_dims
-        return is_uniform and self.hidden_size % self.layers[0].num_attention_heads == 0
+        return is_uniform and not self.use_output_norms and self.hidden_size % self.layers[0].num_attention_heads == 0
 
     @property
     def is_llama(self) -> bool:
         """Whether layers compute what LLaMA's do."""
-        is_plain = self._has_plain_rope and self.hidden_act == "silu"
-        has_norms = self.use_qk_norm or self.use_output_norms
-        return is_plain and not has_norms and self.attention_out_bias == self.attention_bias
+        ours = (self.hidden_act, self.use_qk_norm, self.use_output_norms, self.embedding_multiplier, self.window_layers)
+        has_scale = self.query_pre_attn_scalar == self.head_dim
+        is_plain = self._has_plain_rope and has_scale and self.attention_out_bias == self.attention_bias
+        return is_plain and ours == ("silu", False, False, 1, ())
 
     @property
     def _has_plain_rope(self) -> bool:
-        is_whole = self.rotary_dim == self.head_dim and not self.nope_layers
+        is_whole = self.rotary_dim == self.head_dim and not self.nope_layers and not self.local_rope_theta
         return is_whole and self.rope_type in ("default", "llama3")
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_transact.architecture.families import FAMILIES, window_of
+from edge_transact.architecture.families import FAMILIES, LAYER_TYPES, SOFTCAPS, windows_of
 from edge_transact.widths import ACTIVATIONS
 
 OURS = "edge_llama"
@@ -64,9 +64,9 @@ _FEATURES = (
 
 _LAYER_NORM = "LayerNorm instead of RMSNorm, and an MLP or attention unlike LLaMA's"
 _OUTPUT_NORMS = "norms of the outputs of attention and the MLP"
-_GEMMA = f"{_OUTPUT_NORMS}, a GELU MLP and windows of attention"
+_GEMMA = "caps of logits, or norms unlike Gemma 3's"
 _OTHERS = {
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), (_GEMMA, "Qwen/Qwen3-1.7B")),
+    **dict.fromkeys(("gemma", "gemma2"), (_GEMMA, "google/gemma-3-1b-it")),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4", "glm4"), (_OUTPUT_NORMS, "Qwen/Qwen3-1.7B")),
     "granite": ("multipliers of embeddings, attention, residuals and logits", "meta-llama/Llama-3.2-3B-Instruct"),
     "ministral": ("windows of attention in some layers", "mistralai/Mistral-7B-Instruct-v0.3"),
@@ -86,6 +86,10 @@ def unsupported(config: Mapping[str, Any]) -> tuple[str, str] | None:
     model_type = config.get("model_type")
     name = f"{', '.join(config.get('architectures') or []) or 'unknown'} (model_type {model_type!r})"
     values = {**(config.get("text_config") or {}), **config}
+    if model_type == "gemma3":
+        fix = "Use a model of text alone, such as google/gemma-3-1b-it, or save the text part of this one: "
+        fix += "Gemma3ForConditionalGeneration's language_model and lm_head, as a Gemma3ForCausalLM."
+        return f"{name} has a vision tower beside its language model, which is a gemma3_text", fix
     for feature in _FEATURES:
         if any(values.get(field) for field in feature.fields):
             return f"{name} {feature.has}, which would need {feature.needs}", f"Use {feature.nearest}."
@@ -97,13 +101,41 @@ def unsupported(config: Mapping[str, Any]) -> tuple[str, str] | None:
         method = quantized.get("quant_method", "mlx" if "quantization" in config else "unknown")
         problem = f"its weights are quantized already ({method}), and would have to be dequantized first"
         return problem, "Use the checkpoint that it was made from, in BF16 or F16; `build` quantizes it."
-    if (activation := config.get("hidden_act", "silu")) not in ACTIVATIONS:
+    if (activation := config.get("hidden_activation") or config.get("hidden_act", "silu")) not in ACTIVATIONS:
         known = " or ".join(map(repr, ACTIVATIONS))
         return f"the MLP's activation is {activation!r}, not {known}", "Use a model with a SiLU MLP."
-    if window := window_of(config):
+    if capped := next((field for field in SOFTCAPS if config.get(field)), None):
+        return f"{capped} caps logits, which is not computed", "Use a model without it, such as google/gemma-3-1b-it."
+    if config.get("use_bidirectional_attention"):
+        return "attention looks ahead (use_bidirectional_attention), as in an encoder", "Use a language model."
+    if refused := _unknown_layers(config):
+        return refused, "Use the config.json that belongs to these weights."
+    window, _ = windows_of(config)
+    if window and model_type != "gemma3_text":
         problem = f"attention has a sliding window of {window} tokens, which would need a KV cache that forgets"
         fix = (
             f'If {window} tokens are enough, set "sliding_window" to null in config.json: so far, it changes nothing. '
         )
         return problem, f"{fix}Or use a model without one, such as Mistral v0.3 or Qwen2.5."
+    return None
+
+
+def _unknown_layers(config: Mapping[str, Any]) -> str | None:
+    """Why the kinds of layers in ``config.json`` can't be right; `None` if they can."""
+    types, layers = config.get("layer_types"), config.get("num_hidden_layers")
+    if types is None or config.get("model_type") not in FAMILIES:
+        return None
+    if unknown := next((kind for kind in types if kind not in LAYER_TYPES), None):
+        return f"layer_types has {unknown!r}, which is neither {' nor '.join(LAYER_TYPES)}"
+    if isinstance(layers, int) and len(types) != layers:
+        return f"layer_types has {len(types)} entries for {layers} layers"
+    rope = config.get("rope_parameters")
+    local = rope.get("sliding_attention") if isinstance(rope, Mapping) else None
+    if isinstance(local, Mapping) and local.get("rope_type", "default") != "default":
+        return f"rope_parameters scales RoPE as {local['rope_type']} in layers with a sliding window"
+    if config["model_type"] != "gemma3_text":
+        return None
+    window, has_sliding = config.get("sliding_window", 0), "sliding_attention" in types
+    if (window is None) == has_sliding:
+        return f"sliding_window is {window}, and layer_types has {'' if has_sliding else 'no '}sliding_attention"
     return None

@@ -11,7 +11,10 @@ from transformers import LlamaConfig
 
 PER_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "qk_head_dim", "v_head_dim", "intermediate_size")
 
-FAMILY_FIELDS = ("attention_out_bias", "use_qk_norm", "use_output_norms", "no_rope_layers", "source_model_type")
+FAMILY_FIELDS = (
+    "attention_out_bias", "use_qk_norm", "use_output_norms", "no_rope_layers", "embedding_multiplier",
+    "query_pre_attn_scalar", "window_size", "window_layers", "local_rope_theta", "source_model_type",
+)  # fmt: skip
 """What families other than LLaMA need; left out where it is null."""
 
 
@@ -32,6 +35,11 @@ class EdgeLlamaConfig(LlamaConfig):
         use_qk_norm: Whether an RMSNorm follows the projections of every query and key head, before RoPE.
         use_output_norms: Whether an RMSNorm follows attention, and one the MLP, before their outputs are added.
         no_rope_layers: For each layer, 1 if it has RoPE or 0; by default, all layers have it.
+        embedding_multiplier: The factor of the embedding's rows where they become hidden states; 1 by default.
+        query_pre_attn_scalar: The number whose inverse square root is the softmax scale; `head_dim` by default.
+        window_size: How many tokens, itself included, a token attends to in layers with a sliding window.
+        window_layers: For each layer, 1 if it has that window or 0; by default, none has.
+        local_rope_theta: The base of plain RoPE in layers with the window; by default, they have that of the others.
         source_model_type: The `model_type` of the model that was pruned, if it isn't a LLaMA.
     """
 
@@ -44,6 +52,11 @@ class EdgeLlamaConfig(LlamaConfig):
     use_qk_norm: bool | None = None
     use_output_norms: bool | None = None
     no_rope_layers: list[int] | None = None
+    embedding_multiplier: float | int | None = None
+    query_pre_attn_scalar: float | int | None = None
+    window_size: int | None = None
+    window_layers: list[int] | None = None
+    local_rope_theta: float | int | None = None
     source_model_type: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -63,14 +76,15 @@ class EdgeLlamaConfig(LlamaConfig):
         Raises:
             ValueError: A per-layer field isn't one of `PER_LAYER_FIELDS`, a width is below what it may be, the query
                 heads are not a multiple of the KV heads, or a `qk_head_dim` is odd, above `head_dim`, or below it with
-                `use_qk_norm`. The message names the layer. Or no layer has heads or MLP dims, or `no_rope_layers` lacks
-                layers.
+                `use_qk_norm`. The message names the layer. Or no layer has heads or MLP dims, or `no_rope_layers` or
+                `window_layers` lacks layers.
         """
         unknown = sorted((self.per_layer_attributes or set()) - set(PER_LAYER_FIELDS))
         if unknown:
             raise ValueError(f"per_layer_config: unknown {unknown[0]!r}; the fields are {', '.join(PER_LAYER_FIELDS)}")
-        if self.no_rope_layers is not None and len(self.no_rope_layers) < self.num_hidden_layers:
-            raise ValueError(f"no_rope_layers has {len(self.no_rope_layers)} of {self.num_hidden_layers} layers")
+        for name in ("no_rope_layers", "window_layers"):
+            if (of_layers := getattr(self, name)) is not None and len(of_layers) < self.num_hidden_layers:
+                raise ValueError(f"{name} has {len(of_layers)} of {self.num_hidden_layers} layers")
         for field in ("num_attention_heads", "intermediate_size"):
             if not any(getattr(layer, field) for layer in self.per_layer_config):
                 raise ValueError(f"{field} is 0 in all layers")

@@ -28,7 +28,8 @@ def layer_config(checkpoint: Checkpoint, widths: LayerWidths, index: int) -> Edg
     # A model has heads and MLP dims in some layer.
     other = LayerWidths(widths.q_per_kv or plan.q_per_kv, 1, plan.head_dim, plan.head_dim, 1)
     has_rope = [int(index not in plan.nope_layers), 1] if plan.nope_layers else None
-    changes = {"attn_implementation": causal_attention.NAME, "no_rope_layers": has_rope}
+    has_window = [int(index in plan.window_layers), 1] if plan.window_layers else None
+    changes = {"attn_implementation": causal_attention.NAME, "no_rope_layers": has_rope, "window_layers": has_window}
     return model_config(checkpoint.config, plan.with_layers([widths, other]), **changes).per_layer_config[0]
 
 
@@ -59,7 +60,7 @@ def find_linear(layer: nn.Module, matrix: Matrix) -> nn.Linear | None:
     return found
 
 
-def rotation(checkpoint: Checkpoint, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rotation(checkpoint: Checkpoint, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """RoPE's cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `like`."""
     config = layer_config(checkpoint, checkpoint.plan.widest, 0)
     return EdgeLlamaRotaryEmbedding(config).to(positions.device)(like, positions)

@@ -36,22 +36,30 @@ from .configuration_edge_llama import EdgeLlamaConfig
 class EdgeLlamaRotaryEmbedding(Phi3RotaryEmbedding):
     """LLaMA's cosines and sines of all dims of a head. With a `partial_rotary_factor`, the last pairs don't rotate."""
 
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `x`."""
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cosines and sines at positions ``[batch, n]``, each ``[batch, n, head_dim]`` with the dtype of `x`.
+
+        With a `local_rope_theta`, those of layers with a sliding window follow.
+        """
         cos, sin = super().forward(x, position_ids)
         if still := (self.config.head_dim - cos.shape[-1]) // 2:
             cos, sin = (
                 functional.pad(angles.chunk(2, dim=-1)[0], (0, still), value=value).repeat(1, 1, 2)
                 for angles, value in ((cos, 1.0), (sin, 0.0))
             )
-        return cos, sin
+        if not self.config.local_rope_theta:
+            return cos, sin
+        dims = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=x.device) / self.config.head_dim
+        angles = position_ids[..., None].float() / self.config.local_rope_theta**dims
+        angles = torch.cat((angles, angles), dim=-1)
+        return cos, sin, angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 class EdgeLlamaAttention(LlamaAttention):
     """`LlamaAttention` whose heads lost dims of q and k or of v. It computes what zeros in these dims would give.
 
-    It also has what other families than LLaMA have: a norm of every query and key head, a bias of q, k and v alone, and
-    layers without RoPE.
+    It also has what other families than LLaMA have: a norm of every query and key head, a bias of q, k and v alone,
+    layers without RoPE, and layers with a sliding window, whose RoPE may have a base of its own.
 
     RoPE rotates the pairs ``(i, i + head_dim / 2)`` of a head. The buffer `rope_pairs`, int32
     ``[num_key_value_heads, qk_head_dim / 2]``, lists the pairs that each KV head kept; they keep their frequencies.
@@ -70,7 +78,8 @@ class EdgeLlamaAttention(LlamaAttention):
         self.has_rope = has_rope(config, layer_idx)
         self.qk_head_dim, self.v_head_dim = config.qk_head_dim, config.v_head_dim
         self.num_key_value_groups = heads // kv_heads
-        self.scaling = config.head_dim**-0.5
+        self.scaling = (config.query_pre_attn_scalar or config.head_dim) ** -0.5
+        self.window_size: int = config.window_size if has_window(config, layer_idx) else 0
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
         hidden, bias, out_bias = config.hidden_size, config.attention_bias, config.attention_out_bias
@@ -89,7 +98,7 @@ class EdgeLlamaAttention(LlamaAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: tuple[torch.Tensor, ...],
         attention_mask: torch.Tensor | None = None,
         cache: Any = None,
         **kwargs: Any,
@@ -105,7 +114,8 @@ class EdgeLlamaAttention(LlamaAttention):
         value = self.v_proj(hidden_states).view(*shape, -1, self.v_head_dim).transpose(1, 2)
 
         if self.has_rope:
-            cos, sin = (self._of_heads(angles) for angles in position_embeddings)
+            own = position_embeddings[-2:] if self.window_size else position_embeddings[:2]
+            cos, sin = (self._of_heads(angles) for angles in own)
             query = query * cos + rotate_half(query) * sin
             # The query heads of a KV group have the angles of its KV head. With all pairs there is one set of angles.
             first = slice(None, None, self.num_key_value_groups)
@@ -113,6 +123,9 @@ class EdgeLlamaAttention(LlamaAttention):
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
 
+        if self.window_size:
+            attention_mask = self._windowed(attention_mask, query, key)
+            kwargs["sliding_window"] = self.window_size
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(
             self,
@@ -126,6 +139,29 @@ class EdgeLlamaAttention(LlamaAttention):
         )
         return self.o_proj(output.reshape(*shape, -1)), weights
 
+    def _windowed(self, mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
+        """The mask without the keys before the window; attention functions of other names read `sliding_window`.
+
+        The cache has all keys, so that layers with and without a window share its length.
+
+        Raises:
+            ValueError: The attention function takes masks of another kind.
+        """
+        name, queries, keys = self.config._attn_implementation, query.shape[2], key.shape[2]
+        if name == "flex_attention" or name.startswith("paged"):
+            raise ValueError(f"{name} has no sliding windows here: set attn_implementation to sdpa or eager")
+        if name not in ("sdpa", "eager") or keys <= self.window_size:
+            return mask
+        slots = torch.arange(keys, device=key.device)
+        if mask is None:
+            # Several queries are the first tokens of a cache that may have room for more; one sees all of it.
+            last = slots[:queries, None] if queries > 1 else slots[-1:, None]
+            return ((slots <= last) & (slots > last - self.window_size))[None, None]
+        # A query sees itself last. In a static cache, keys that are not there yet follow.
+        visible = mask if mask.dtype == torch.bool else mask == 0
+        near = slots > (visible * slots).amax(dim=-1, keepdim=True) - self.window_size
+        return mask & near if mask.dtype == torch.bool else mask.masked_fill(~near, torch.finfo(mask.dtype).min)
+
     def _of_heads(self, angles: torch.Tensor) -> torch.Tensor:
         """Selects cosines or sines ``[batch, n, head_dim]`` by query head: ``[batch, heads or 1, n, qk_head_dim]``."""
         if self.rope_pairs is None:
@@ -137,6 +173,21 @@ class EdgeLlamaAttention(LlamaAttention):
 
 def has_rope(config: Any, index: int) -> bool:
     return config.no_rope_layers is None or bool(config.no_rope_layers[index])
+
+
+def has_window(config: Any, index: int) -> bool:
+    return config.window_layers is not None and bool(config.window_layers[index])
+
+
+class EdgeLlamaEmbedding(nn.Embedding):
+    """`nn.Embedding` whose rows are multiplied by a number where they become hidden states."""
+
+    def __init__(self, *args: Any, multiplier: float) -> None:
+        super().__init__(*args)
+        self.multiplier = multiplier
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids) * torch.tensor(self.multiplier, dtype=self.weight.dtype)
 
 
 class EdgeLlamaDecoderLayer(LlamaDecoderLayer):
@@ -175,7 +226,8 @@ class EdgeLlamaDecoderLayer(LlamaDecoderLayer):
 def attention_of(config: Any, index: int) -> LlamaAttention:
     """The attention of a layer; stock if LLaMA has such attention."""
     has_own_dims = (config.qk_head_dim, config.v_head_dim) != (config.head_dim, config.head_dim)
-    is_llama = has_rope(config, index) and not config.use_qk_norm and config.attention_out_bias is None
+    other = (config.use_qk_norm, config.attention_out_bias, config.query_pre_attn_scalar, config.local_rope_theta)
+    is_llama = has_rope(config, index) and not has_window(config, index) and other == (None,) * len(other)
     return LlamaAttention(config, index) if is_llama and not has_own_dims else EdgeLlamaAttention(config, index)
 
 
@@ -217,6 +269,9 @@ class EdgeLlamaModel(EdgeLlamaPreTrainedModel, LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        if config.embedding_multiplier:
+            sizes = config.vocab_size, config.hidden_size, self.padding_idx
+            self.embed_tokens = EdgeLlamaEmbedding(*sizes, multiplier=config.embedding_multiplier)
         self.layers = nn.ModuleList(
             decoder_layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
         )

@@ -15,11 +15,11 @@ from pydantic import BaseModel
 
 from edge_transact import costs
 from edge_transact.architecture.families import FAMILIES, order_in_heads, rope_parameters, translated
-from edge_transact.architecture.matrices import KEY, QUERY
+from edge_transact.architecture.matrices import KEY, QUERY, norms_of
 from edge_transact.architecture.unsupported import unsupported
 from edge_transact.artifacts.digests import files_digest
 from edge_transact.artifacts.summary import Summarized, Summary, summary_of_widths
-from edge_transact.checkpoint.layout import ROPE_PAIRS, tensor_shapes
+from edge_transact.checkpoint.layout import LAST_NORM, ROPE_PAIRS, tensor_shapes
 from edge_transact.checkpoint.schema import Configuration, Kind
 from edge_transact.errors import EdgeTransactError
 from edge_transact.reading import AGAIN, checked, opened, read_model, read_object
@@ -49,7 +49,10 @@ class _Index(BaseModel):
 
 @dataclass(frozen=True)
 class _StoredTensor:
-    """A tensor, or some rows of a tensor with several matrices: from `first` on, in the order of `order_in_heads`."""
+    """A tensor, or some rows of a tensor with several matrices: from `first` on, in the order of `order_in_heads`.
+
+    With an `offset`, that is added to what is stored, in fp32, which `dtype` says.
+    """
 
     file: Path
     dtype: str
@@ -57,6 +60,7 @@ class _StoredTensor:
     name: str
     first: int = 0
     order_in_heads: tuple[int, ...] = ()
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,6 +130,8 @@ class Checkpoint(Summarized):
             tensor = file.get_tensor(stored.name)[stored.first : stored.first + stored.shape[0]]
         if order := stored.order_in_heads:
             tensor = tensor.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
+        if stored.offset:
+            tensor = tensor.float() + stored.offset
         if name.endswith(ROPE_PAIRS):
             pairs = self.plan.head_dim // 2
             if tensor.min() < 0 or tensor.max() >= pairs or (tensor.diff(dim=1) <= 0).any():
@@ -157,7 +163,9 @@ class Checkpoint(Summarized):
                 stored = self._stored[name]
                 of_file = files[stored.file].get_slice(stored.name)
                 inside = (
-                    self.tensor(name)[a:b] if stored.order_in_heads else of_file[stored.first + a : stored.first + b]
+                    self.tensor(name)[a:b]
+                    if stored.order_in_heads or stored.offset
+                    else of_file[stored.first + a : stored.first + b]
                 )
                 parts.append(inside)
             return torch.cat(parts)
@@ -214,10 +222,14 @@ def _translated_tensors(
     found = dict(stored)
     if model_type not in FAMILIES:
         return found
-    order = order_in_heads(plan)
+    family, order = FAMILIES[model_type], order_in_heads(plan)
     for index, layer in enumerate(plan.layers):
         prefix = f"model.layers.{index}."
-        for fused, parts in FAMILIES[model_type].fused.items():
+        for norm, size in norms_of(plan, layer).items() if family.norm_offset else ():
+            name = f"{prefix}{family.norms.get(norm, norm)}.weight"
+            _check_shape(path, stored, name, (size,))
+            found[f"{prefix}{norm}.weight"] = _plus(stored[name], family.norm_offset)
+        for fused, parts in family.fused.items():
             name, first = f"{prefix}{fused}.weight", 0
             shapes = [part.shape(plan, layer) for part in parts]
             _check_shape(path, found, name, (sum(rows for rows, _ in shapes), plan.hidden_size))
@@ -227,7 +239,13 @@ def _translated_tensors(
         for part, kind in product((QUERY, KEY), ("weight", "bias")):
             if order and (tensor := found.get(f"{prefix}{part.name}.{kind}")):
                 found[f"{prefix}{part.name}.{kind}"] = replace(tensor, order_in_heads=order)
+    if family.norm_offset and LAST_NORM in found:
+        found[LAST_NORM] = _plus(found[LAST_NORM], family.norm_offset)
     return found
+
+
+def _plus(stored: _StoredTensor, offset: float) -> _StoredTensor:
+    return replace(stored, offset=offset, dtype="F32" if stored.dtype in WEIGHT_DTYPES else stored.dtype)
 
 
 def _check_rope_factors(path: Path, config: Mapping[str, Any], pairs: int) -> None:

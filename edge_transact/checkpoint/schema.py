@@ -35,6 +35,8 @@ class Rope(BaseModel):
     original_max_position_embeddings: PositiveInt | None = None
     short_factor: list[Number] | None = None
     long_factor: list[Number] | None = None
+    full_attention: Rope | None = None
+    sliding_attention: Rope | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> Rope:
@@ -72,6 +74,16 @@ class Configuration(BaseModel):
     mlp_bias: bool | None = None
     use_qk_norm: bool | None = None
     use_output_norms: bool | None = None
+    hidden_activation: str | None = None
+    embedding_multiplier: Number | None = None
+    query_pre_attn_scalar: Number | None = None
+    sliding_window: PositiveInt | None = None
+    sliding_window_pattern: PositiveInt | None = None
+    max_window_layers: NonNegativeInt | None = None
+    rope_local_base_freq: Number | None = None
+    window_size: PositiveInt | None = None
+    window_layers: list[int | bool] | None = None
+    local_rope_theta: Number | None = None
     no_rope_layers: list[int | bool] | None = None
     no_rope_layer_interval: PositiveInt | None = None
     bos_token_id: int | None = None

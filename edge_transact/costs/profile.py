@@ -107,7 +107,7 @@ def parts_of_layer(plan: WidthPlan, layer: LayerWidths, calls: int) -> list[Part
 def shape_of(plan: WidthPlan) -> dict[str, Any]:
     """What the plans of a profile have in common: all but the widths of layers, and which layers lack RoPE."""
     shared = asdict(plan)
-    for name in ("layers", "nope_layers"):
+    for name in ("layers", "nope_layers", "window_layers"):
         del shared[name]
     return {**shared, "q_per_kv": plan.q_per_kv}
 

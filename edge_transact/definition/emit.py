@@ -25,7 +25,15 @@ FILES = (MODEL_FILE, "edge_llama_loader.py", "edge_llama_register.py", "__init__
 
 
 def render(plan: WidthPlan) -> dict[str, str]:
-    """The definition's package, file name to text: the model, with the plan's widths; the loader; the registration."""
+    """The definition's package, file name to text: the model, with the plan's widths; the loader; the registration.
+
+    An `EdgeTransactError` if the definition has no form of what the model's layers compute.
+    """
+    if plan.window_layers or plan.embedding_multiplier != 1 or plan.query_pre_attn_scalar != plan.head_dim:
+        raise EdgeTransactError(
+            "libraries of models with sliding windows or scaled embeddings, such as Gemma 3, can't be built yet",
+            fix="Use the model in transformers, or in llama.cpp by `edge-transact export`.",
+        )
     roles = {"attention_inputs": ATTENTION_INPUTS, "attention_output": [OUTPUT], "mlp_inputs": MLP_INPUTS}
     roles["mlp_output"] = [DOWN]
     names = {role: [matrix.name.rpartition(".")[2] for matrix in matrices] for role, matrices in roles.items()}

@@ -137,6 +137,8 @@ def _add_sizes(writer: gguf.GGUFWriter, model: Model) -> None:
     writer.add_rope_dimension_count(plan.rotary_dim)
     if model.architecture == "phi3":
         writer.add_sliding_window(0)  # none, as llama.cpp's converter states it
+    if model.architecture == "gemma3":
+        writer.add_sliding_window(plan.window_size)
     if scaling := model.rope_scaling:
         _add_rope_scaling(writer, scaling)
     writer.add_key_length(plan.head_dim)

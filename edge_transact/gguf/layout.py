@@ -108,6 +108,7 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     names = gguf.get_tensor_name_map(kinds[architecture], len(plan.layers))
     family = next((each for each in FAMILIES.values() if each.gguf == architecture), None)
     fused = {part.name: whole for whole, parts in family.fused.items() for part in parts} if family else {}
+    others = fused | {f".{ours}.": f".{theirs}." for ours, theirs in family.norms.items()} if family else {}
     dims = _dims(plan, architecture)
     rows: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
@@ -124,7 +125,7 @@ def places(plan: WidthPlan, rope_pairs: Sequence[np.ndarray], architecture: str 
     for name, shape in tensor_shapes(_whole_heads(plan)).items():
         module, _, kind = name.rpartition(".")
         # The tensor in the family's own checkpoint that holds this one.
-        own = next((name.replace(part, whole) for part, whole in fused.items() if part in name), name)
+        own = next((name.replace(part, whole) for part, whole in others.items() if part in name), name)
         stored = str(names.get_name(own, try_suffixes=(".weight", ".bias")))
         found[name] = Place(
             name=stored,

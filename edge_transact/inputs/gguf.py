@@ -67,8 +67,11 @@ def convert_gguf(file: Path, directory: Path) -> None:
     matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) > 1]
     dtype = torch.float32 if any(tensor.tensor_type in exact for tensor in matrices) else torch.bfloat16
 
+    # One more than a small weight has more digits than bf16.
+    is_exact = family_of(model.config).norm_offset != 0
+
     def cast(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return tensor.to(dtype) if tensor.is_floating_point() and not (is_exact and tensor.dim() == 1) else tensor
 
     shapes = tensor_shapes(model.plan)
     values = track(model.values(), f"convert {file.name}", total=len(shapes))
@@ -235,7 +238,7 @@ class _Model:
             raise EdgeTransactError(f"{self.file} has no token_embd.weight", fix=NOT_A_LLAMA)
         architecture = self.field("general.architecture")
         config: dict[str, Any] = {
-            "model_type": architecture if architecture in FAMILIES else "llama",
+            "model_type": next((f.model_type for f in FAMILIES.values() if f.gguf == architecture), "llama"),
             "hidden_size": hidden,
             "num_hidden_layers": layers,
             **{name: max(values) for name, values in widths.items()},
@@ -244,6 +247,8 @@ class _Model:
             "max_position_embeddings": count("context_length", 2048),
             "rms_norm_eps": size("attention.layer_norm_rms_epsilon", 1e-6),
             "sliding_window": self.field(f"{architecture}.attention.sliding_window"),
+            # In llama.cpp, that of all Gemma 3 models but the largest.
+            **({"query_pre_attn_scalar": head_dim} if architecture == "gemma3" else {}),
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": size("rope.freq_base", 10000.0),

@@ -94,12 +94,17 @@ class LayerwiseModel:
         rows = self.checkpoint.tensor(EMBEDDING)
         hidden = journal.room((*self.windows.shape, rows.shape[1]), self.dtype)
         for ids, batch in zip(self.batches, pieces(hidden, self), strict=True):
-            batch.copy_(rows[ids])
+            batch.copy_(self.scaled(rows[ids]))
             checked(batch, f"{self.checkpoint.path}: {EMBEDDING}")
         return hidden
 
+    def scaled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Hidden states of rows of the embedding."""
+        multiplier = self.checkpoint.plan.embedding_multiplier
+        return rows if multiplier == 1 else rows.to(self.dtype) * multiplier
+
     @cached_property
-    def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def rotary(self) -> tuple[torch.Tensor, ...]:
         positions = torch.arange(self.windows.shape[1], device=self.device)[None]
         return rotation(self.checkpoint, positions, torch.empty(0, dtype=self.dtype, device=self.device))
 

@@ -62,7 +62,7 @@ def probes_of(plan: WidthPlan, depth: int) -> list[Probe]:
 
     def model(*layers: LayerWidths, depth: int = depth) -> WidthPlan:
         repeated = [layers[i % len(layers)] for i in range(depth)]
-        return replace(plan, layers=tuple(repeated), nope_layers=())
+        return replace(plan, layers=tuple(repeated), nope_layers=(), window_layers=())
 
     def with_heads(count: int) -> LayerWidths:
         return replace(widest, num_attention_heads=count * plan.q_per_kv, num_key_value_heads=count)

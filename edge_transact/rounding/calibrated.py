@@ -139,7 +139,7 @@ def _embed(
     hidden = journal.room((*model.windows.shape, weight.shape[1]), model.dtype)
     for ids, batch in zip(model.batches, pieces(hidden, model), strict=True):
         rows = dequantized(codes[ids.flatten()], scales[ids.flatten()], weight.shape[1], quantization)
-        batch.copy_(rows.view(*ids.shape, -1))
+        batch.copy_(model.scaled(rows.view(*ids.shape, -1)))
     return hidden
 
 

@@ -82,7 +82,7 @@ class Student:
             _detach(projections)
             for name, gradient in zip(projections, by_scales, strict=True):
                 yield name, gradient.cpu() * self._scales(name)
-        by_rows = _by_scales(by_output[0].cpu(), self._codes[EMBEDDING][ids], self._quantization)
+        by_rows = _by_scales(self._model.scaled(by_output[0].cpu()), self._codes[EMBEDDING][ids], self._quantization)
         by_embedding.index_add_(0, ids, by_rows)
         yield EMBEDDING, by_embedding * self._scales(EMBEDDING)
 
@@ -91,7 +91,7 @@ class Student:
         model = self._model
         codes, scales = self._codes[EMBEDDING][ids], self._changed(EMBEDDING, ids)
         rows = dequantized(codes, scales, model.checkpoint.plan.hidden_size, self._quantization)
-        states = [rows[None].to(model.device, model.dtype)]
+        states = [model.scaled(rows)[None].to(model.device, model.dtype)]
         for index in range(len(self._layers)):
             layer, projections = self._layer(index)
             states.append(model.run(layer, states[-1]))

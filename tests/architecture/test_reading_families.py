@@ -51,6 +51,23 @@ PUBLISHED = {
         | {"sliding_window": 262144, "max_position_embeddings": 131072, "rope_scaling": {"type": "longrope"}},
         {"rope_type": "longrope", "rotary_dim": 96, "rotates_in_model": True},
     ),
+    "google/gemma-3-1b-it": (
+        {"model_type": "gemma3_text", "hidden_size": 1152, "num_attention_heads": 4, "num_key_value_heads": 1}
+        | {"sliding_window": 512, "num_hidden_layers": 7, "query_pre_attn_scalar": 256, "rope_local_base_freq": 10000},
+        {"head_dim": 256, "window_size": 512, "window_layers": (0, 1, 2, 3, 4, 6), "local_rope_theta": 10000.0}
+        | {"hidden_act": "gelu_pytorch_tanh", "embedding_multiplier": 1152**0.5, "tie_word_embeddings": True},
+    ),
+    "google/gemma-3-270m, as transformers 5 writes it": (
+        {"model_type": "gemma3_text", "hidden_size": 640, "num_attention_heads": 4, "num_key_value_heads": 1}
+        | {"sliding_window": 512, "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+        | {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+                "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+            }
+        },
+        {"window_layers": (0,), "local_rope_theta": 20000.0, "rope_type": "default", "use_output_norms": True},
+    ),
     "microsoft/Phi-4-mini-instruct": (
         {"model_type": "phi3", "hidden_size": 3072, "num_attention_heads": 24, "num_key_value_heads": 8}
         | {"sliding_window": 262144, "max_position_embeddings": 131072, "partial_rotary_factor": 0.75},
@@ -99,9 +116,39 @@ REFUSED = {
         {"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}},
         ("vision or audio tower", "an encoder of images", "text alone"),
     ),
-    "google/gemma-3-1b": (
-        {"model_type": "gemma3_text", "sliding_window": 512},
-        ("none of LLaMA, Mistral, Qwen2", "GELU", "windows", "Qwen/Qwen3-1.7B"),
+    "google/gemma-3-4b-it": (
+        {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {"depth": 27}},
+        ("a vision tower beside its language model, which is a gemma3_text", "google/gemma-3-1b-it", "language_model"),
+    ),
+    "google/gemma-2-2b": ({"model_type": "gemma2"}, ("caps of logits", "google/gemma-3-1b-it")),
+    "Gemma 3 with caps": (
+        {"model_type": "gemma3_text", "final_logit_softcapping": 30.0},
+        ("final_logit_softcapping caps logits",),
+    ),
+    "Gemma 3 as an encoder": (
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+        ("attention looks ahead",),
+    ),
+    "a kind of layer too few": (
+        {"model_type": "gemma3_text", "num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention"]},
+        ("layer_types has 2 entries for 3 layers",),
+    ),
+    "an unknown kind of layer": (
+        {"model_type": "gemma3_text", "num_hidden_layers": 1, "layer_types": ["linear_attention"]},
+        ("layer_types has 'linear_attention', which is neither full_attention nor sliding_attention",),
+    ),
+    "a window without sliding layers": (
+        {"model_type": "gemma3_text", "sliding_window": 512, "layer_types": ["full_attention"]},
+        ("sliding_window is 512, and layer_types has no sliding_attention",),
+    ),
+    "sliding layers without a window": (
+        {"model_type": "gemma3_text", "sliding_window": None, "layer_types": ["sliding_attention"]},
+        ("sliding_window is None, and layer_types has sliding_attention",),
+    ),
+    "scaled RoPE in sliding layers": (
+        {"model_type": "gemma3_text", "layer_types": ["sliding_attention"]}
+        | {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}, "full_attention": {"rope_type": "default"}}},
+        ("scales RoPE as yarn in layers with a sliding window",),
     ),
     "allenai/OLMo-2-1B": ({"model_type": "olmo2"}, ("norms of the outputs of attention",)),
     "ibm-granite/granite-3.3-2b": (

@@ -99,8 +99,10 @@ def test_gguf_keeps_llama3_scaling(make_llama, tmp_path):
 
 def test_gguf_of_other_models_and_broken_ones(make_llama, tmp_path, own_cache):
     source = Checkpoint.open(make_llama())
-    write_gguf(tmp_path / "q.gguf", source, "F32", architecture="gemma3")
-    with pytest.raises(EdgeTransactError, match="'gemma3', and only deci, llama, qwen2, qwen3, smollm3, phi3 are read"):
+    write_gguf(tmp_path / "q.gguf", source, "F32", architecture="gemma2")
+    with pytest.raises(
+        EdgeTransactError, match="'gemma2', and only deci, llama, qwen2, qwen3, smollm3, phi3, gemma3 are read"
+    ):
         resolve_model(str(tmp_path / "q.gguf"))
     write_gguf(tmp_path / "m.gguf", source, "F32")
     content = (tmp_path / "m.gguf").read_bytes()

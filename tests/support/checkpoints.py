@@ -48,6 +48,12 @@ FAMILIES = {
 }  # fmt: skip
 """Other families than LLaMA, for `save_llama`."""
 
+GEMMA3 = {
+    "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 12,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}  # fmt: skip
+"""A Gemma 3, for `save_llama`; the window is shorter than most texts."""
+
 WHOLE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.2, 1.5, 2.0]}
 WHOLE |= {"long_factor": [1.5, 3.0, 4.0, 5.0]}
 MODELS = {**FAMILIES, "phi3, whole heads": FAMILIES["phi3"] | {"rope_parameters": WHOLE}}
@@ -66,6 +72,8 @@ def save_llama(path: Path, seed: int = 0, model_type: str = "llama", **config) -
             torch.nn.init.normal_(parameter, std=0.2)
         if name.endswith(("q_norm.weight", "k_norm.weight")):
             torch.nn.init.uniform_(parameter, 0.3, 3)
+        elif model_type == "gemma3_text" and name.endswith("norm.weight"):
+            torch.nn.init.uniform_(parameter, -0.5, 1.5)
     model.save_pretrained(path)
     return path
 

@@ -142,7 +142,7 @@ class _Training:
 
     def _forward(self, batch: torch.Tensor, inputs: list[torch.Tensor]) -> torch.Tensor:
         """The last layer's output for windows, on `device`; adds every layer's input to `inputs`."""
-        hidden = self.rows[self.model.windows[batch]].to(self.model.device, self.model.dtype)
+        hidden = self.model.scaled(self.rows[self.model.windows[batch]]).to(self.model.device, self.model.dtype)
         for index in range(len(self.selections)):
             inputs.append(hidden)
             hidden = self.model.run(self._layer(index)[0], hidden)

@@ -87,7 +87,7 @@ class Scoring:
 
     def _run(self, model: LayerwiseModel, plans: Sequence[WidthPlan]) -> list[torch.Tensor]:
         """The output of each plan's last layer, ``[windows, window, hidden_size]``; plans share it where they agree."""
-        states = [model.checkpoint.tensor(EMBEDDING)[model.windows].to(model.dtype)]
+        states = [model.scaled(model.checkpoint.tensor(EMBEDDING)[model.windows]).to(model.dtype)]
         at = [0] * len(plans)  # the state of each plan
         for index in range(len(model.checkpoint.plan.layers)):
             for module in MODULES:
