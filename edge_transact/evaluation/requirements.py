@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_transact.artifacts.dist_files import MANIFEST, TOKENIZER_FILES
 from edge_transact.artifacts.manifest import Manifest
-from edge_transact.checkpoint.writer import PROVENANCE_FILE, write_quality
+from edge_transact.checkpoint.writer import MODEL_CARD, PROVENANCE_FILE, write_quality
 from edge_transact.costs import Requirements
 from edge_transact.costs.memory import PACKAGES_BYTES, logits_bytes, model_bytes
 from edge_transact.errors import EdgeTransactError
@@ -93,7 +93,7 @@ def gate(model: Path, source: Path | None = None) -> CollapseFigures | None:
     if not figures:
         return None
     before = asked(source) if source else None
-    if (model / PROVENANCE_FILE).is_file():
+    if (model / PROVENANCE_FILE).is_file() and (model / MODEL_CARD).is_file():  # a DIST has no card
         write_quality(model, {"unusable test answers": beside(figures, before)})
     if before and before["share"] > THRESHOLD:
         logger.warning(f"{described(before)} test answers of {source} itself are unusable: is it trained to chat?")

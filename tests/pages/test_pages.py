@@ -172,7 +172,9 @@ def test_every_chart_says_what_it_shows(page: Page) -> None:
 def test_the_first_line_is_the_answer_and_the_first_picture_the_widths(browser: Browser, tmp_path) -> None:
     page = browser.new_page()
     page.goto(pruned_page(tmp_path / "report", 1).as_uri())
-    assert re.match(r"\d+ % smaller, perplexity 22\.3 → 33\.5\n", page.locator("body").inner_text())
+    assert re.match(
+        r"\d+ % smaller, perplexity \+49 % on average, \+71 % on Python code\n", page.locator("body").inner_text()
+    )
     assert page.locator("section:has(svg) h2").first.inner_text() == "Widths by layer"
     assert NAME in page.locator("main").inner_text()
     chart = page.locator("svg.et-chart").first

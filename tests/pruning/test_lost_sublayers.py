@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from edge_transact.cache.journal import Journal
 from edge_transact.checkpoint import Checkpoint, write_checkpoint
-from edge_transact.evaluation.models import evaluate_model
+from edge_transact.evaluation.models import REPORT_TEXTS, evaluate_model
 from edge_transact.healing.options import HealOptions
 from edge_transact.healing.run import heal
 from edge_transact.layerwise.model import LayerwiseModel
@@ -166,7 +166,7 @@ def test_pruned_again(lost, tmp_path: Path, options: dict, calibration: dict) ->
         # What is gone stays gone; only an allocation that weighs drops takes more.
         assert all(map(le, after, before)) if result.options.drop else after == before
     assert sum(layer.intermediate_size for layer in plan.layers) < 2 * 96
-    values = write_report(result, tmp_path / "report", TEXT)
+    values = write_report(result, tmp_path / "report", dict.fromkeys(REPORT_TEXTS, TEXT))
     assert values["models"]["pruned"]["perplexity"] > 0
     assert "mlp.down_proj" not in values["layers"][1]["compensation"]
 
